@@ -1,0 +1,119 @@
+"""One file format for our models: safetensors tensors with a self-describing JSON header.
+
+The header carries everything needed to run the model: the network's configuration, the flow it was trained with,
+the noise range and how it was made. Nothing in the file is executed on loading.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from stbn_cli.errors import CheckpointError
+from stbn_cli.models.stbn import STBN, STBNConfig
+
+FORMAT = "stbn-1"
+FLOW_PREFIX = "flow."  # tensors of a flow network that travels with the model
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a checkpoint says of itself beside the network's shape."""
+
+    name: str  # short name, for people
+    flow: str = "dis"  # the flow estimator it was trained with, one of flow.ESTIMATOR_NAMES
+    sigma_range: tuple[float, float] = (0.0, 255.0)  # noise levels it was trained for, 0-255 scale
+    licence: str = ""
+    training: dict[str, Any] = field(default_factory=dict)  # recipe, data, metrics; free form
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A loaded file: configuration, weights and description; the network is built by `build`."""
+
+    config: STBNConfig
+    info: ModelInfo
+    weights: dict[str, Tensor]
+    flow_weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def build(self) -> STBN:
+        """A new network with these weights, float32, on the CPU, in evaluation mode."""
+        network = STBN(self.config)
+        network.load_state_dict({name: tensor.float() for name, tensor in self.weights.items()})
+        return network.eval()
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint, dtype: torch.dtype = torch.float16) -> None:
+    """Write `checkpoint` to `path` with tensors stored in `dtype`; the file appears whole or not at all."""
+    header = {
+        "format": FORMAT,
+        "config": json.dumps(asdict(checkpoint.config), sort_keys=True),
+        "info": json.dumps(asdict(checkpoint.info), sort_keys=True),
+    }
+    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in checkpoint.weights.items()}
+    for name, tensor in checkpoint.flow_weights.items():
+        tensors[FLOW_PREFIX + name] = tensor.to(dtype).contiguous()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    save_file(tensors, partial, metadata=header)
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a file written by `save_checkpoint`.
+
+    Raises `CheckpointError` if it cannot be read, is not of our format, or its tensors do not fit its configuration.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise CheckpointError(f"The model file {str(path)!r} does not exist. Check the path.") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"The model file {str(path)!r} cannot be read ({error}). It is damaged or no safetensors file; "
+            "an official .pth model has to be converted first: stbn weights import MODEL.pth -o MODEL.safetensors."
+        ) from error
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{str(path)!r} is a safetensors file, but not an stbn model (format {header.get('format')!r}). "
+            "Give a file made by stbn train or stbn weights import."
+        )
+    try:
+        config = STBNConfig(**json.loads(header["config"]))
+        fields = json.loads(header["info"])
+        info = ModelInfo(**{**fields, "sigma_range": tuple(fields["sigma_range"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The header of {str(path)!r} cannot be understood ({error}). "
+            "The file is damaged or was made by a newer version of stbn: update stbn."
+        ) from error
+    flow_weights = {
+        name.removeprefix(FLOW_PREFIX): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(FLOW_PREFIX)
+    }
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(FLOW_PREFIX)}
+    _check_fit(path, config, weights)
+    return Checkpoint(config, info, weights, flow_weights)
+
+
+def _check_fit(path: Path, config: STBNConfig, weights: dict[str, Tensor]) -> None:
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in STBN(config).state_dict().items()}
+    for name in sorted(expected.keys() ^ weights.keys()):
+        problem = "is missing" if name in expected else "does not belong there"
+        raise CheckpointError(f"The model file {str(path)!r} is damaged: tensor {name!r} {problem}.")
+    for name, shape in expected.items():
+        if weights[name].shape != shape:
+            raise CheckpointError(
+                f"The model file {str(path)!r} is damaged: tensor {name!r} has shape "
+                f"{list(weights[name].shape)} where {list(shape)} is expected."
+            )

@@ -1,0 +1,67 @@
+"""Layers that never look at the pixel they predict.
+
+The centre-masked 3x3 convolution reaches only offsets that are not (even, even); everything after it works on
+one pixel parity at a time (see `phases`), so it moves by even offsets and can never come back to the centre.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stbn_cli.models.phases import apply_mask
+
+
+class CentreMaskedConv2d(nn.Conv2d):
+    """3x3 convolution, zero padded, whose centre weight does not act whatever its value is.
+
+    The mask is applied at use: the stored weight is never changed and the gradient of the centre is exactly zero.
+    """
+
+    centre_mask: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, kernel_size=3, padding=1)
+        mask = torch.ones(1, 1, 3, 3)
+        mask[..., 1, 1] = 0.0
+        self.register_buffer("centre_mask", mask, persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`(N, C, H, W)` to `(N, C, H, W)`."""
+        return F.conv2d(input, self.weight * self.centre_mask, self.bias, padding=1)
+
+
+class PhaseResidualBlock(nn.Module):
+    """3x3 convolution, ReLU, 1x1 convolution, added to the input; on phase-domain features.
+
+    The paper's dilated residual block: its dilation of 2 is the phase domain's step of one.
+    """
+
+    def __init__(self, channels: int, groups: int = 1) -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(channels, channels, kernel_size=3, padding=1, groups=groups)
+        self.pointwise = nn.Conv2d(channels, channels, kernel_size=1)
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`(4 N, C, h, w)` to the same shape; positions outside `mask` come out zero."""
+        residual = self.pointwise(F.relu(self.spatial(features), inplace=True))
+        return apply_mask(features + residual, mask)
+
+
+class PhaseHead(nn.Module):
+    """1x1 convolution without bias, residual blocks, 1x1 convolution without bias; on phase-domain features.
+
+    Serves as temporal fusion (2 C to C channels) and as the output head (C to 9 or to the image channels).
+    """
+
+    def __init__(self, inputs: int, channels: int, outputs: int, blocks: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(inputs, channels, kernel_size=1, bias=False)
+        self.blocks = nn.ModuleList(PhaseResidualBlock(channels) for _ in range(blocks))
+        self.leave = nn.Conv2d(channels, outputs, kernel_size=1, bias=False)
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`(4 N, inputs, h, w)` to `(4 N, outputs, h, w)`."""
+        features = apply_mask(self.enter(features), mask)
+        for block in self.blocks:
+            features = block(features, mask)
+        return self.leave(features)

@@ -1,0 +1,78 @@
+"""One direction's branch: noisy frame, aligned hidden state and noise level in, blind-spot features out."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stbn_cli.models.blindspot import CentreMaskedConv2d, PhaseResidualBlock
+from stbn_cli.models.phases import apply_mask, to_phases
+
+
+class PropagationBranch(nn.Module):
+    """Frame head (1x1, full resolution), centre-masked 3x3, then phase-domain layers.
+
+    `noise_level`: whether the head has inputs for the noise map (the raw network has none).
+    `tail`: the three 1x1 layers of the published network that squeeze to half the channels and back.
+    """
+
+    def __init__(
+        self, *, image_channels: int, channels: int, blocks: int, noise_level: bool, tail: bool
+    ) -> None:
+        super().__init__()
+        self.image_channels = image_channels
+        self.channels = channels
+        self.noise_level = noise_level
+        inputs = image_channels + channels + (image_channels if noise_level else 0)
+        self.head = nn.Conv2d(inputs, channels, kernel_size=1)
+        self.masked = CentreMaskedConv2d(channels)
+        self.mix1 = nn.Conv2d(channels, channels, kernel_size=1)
+        self.mix2 = nn.Conv2d(channels, channels, kernel_size=1)
+        self.blocks = nn.ModuleList(PhaseResidualBlock(channels) for _ in range(blocks))
+        self.out = nn.Conv2d(channels, channels, kernel_size=1) if tail else None
+        self.squeeze1 = nn.Conv2d(channels, channels // 2, kernel_size=1) if tail else None
+        self.squeeze2 = nn.Conv2d(channels // 2, channels // 2, kernel_size=1) if tail else None
+        self.expand = nn.Conv2d(channels // 2, channels, kernel_size=1) if tail else None
+
+    def forward(self, frame: Tensor, state: Tensor | None, sigma: Tensor, mask: Tensor | None) -> Tensor:
+        """Phase-domain features `(4 N, C, ceil(H / 2), ceil(W / 2))` of one frame.
+
+        `frame (N, image_channels, H, W)`; `state (N, C, H, W)`, already aligned to the frame, or None for zeros;
+        `sigma` broadcasts to `frame`; `mask` as `valid_mask` gives it.
+        """
+        features = F.relu(self._head(frame, state, sigma), inplace=True)
+        features = F.relu(self.masked(features), inplace=True)
+        features = to_phases(features)
+        features = F.relu(self.mix1(features), inplace=True)
+        features = apply_mask(F.relu(self.mix2(features), inplace=True), mask)
+        for block in self.blocks:
+            features = block(features, mask)
+        if self.out is None or self.squeeze1 is None or self.squeeze2 is None or self.expand is None:
+            return features
+        features = F.relu(self.out(features), inplace=True)
+        features = F.relu(self.squeeze1(features), inplace=True)
+        features = F.relu(self.squeeze2(features), inplace=True)
+        return self.expand(features)
+
+    def _head(self, frame: Tensor, state: Tensor | None, sigma: Tensor) -> Tensor:
+        """The 1x1 head with two savings that are exact: no zero state is read, a constant sigma is a bias."""
+        weight, bias = self.head.weight, self.head.bias
+        image_end = self.image_channels
+        state_end = image_end + self.channels
+        assert bias is not None
+        inputs, used = [frame], [weight[:, :image_end]]
+        if state is not None:
+            inputs.append(state)
+            used.append(weight[:, image_end:state_end])
+        offset = None
+        if self.noise_level:
+            noise_weight = weight[:, state_end:]
+            if sigma.shape[-2:] == (1, 1):
+                level = sigma.expand(sigma.shape[0], self.image_channels, 1, 1).to(weight.dtype)
+                offset = F.conv2d(level, noise_weight)  # (N or 1, C, 1, 1)
+            else:
+                inputs.append(sigma.expand_as(frame).to(frame.dtype))
+                used.append(noise_weight)
+        if offset is not None and offset.shape[0] == 1:
+            bias, offset = bias + offset.flatten(), None
+        features = F.conv2d(torch.cat(inputs, 1), torch.cat(used, 1), bias)
+        return features if offset is None else features + offset

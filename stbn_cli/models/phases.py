@@ -1,0 +1,50 @@
+"""Phase domain: the four pixel parities of a picture stacked on the batch axis (space-to-batch).
+
+After the centre-masked convolution every layer of STBN moves by even offsets only, so pixels of different
+parity never meet again. Stacking the parities once turns each 3x3 convolution of dilation 2 into a dense one
+of dilation 1, which is the fast path of every convolution library. Results are equal, not approximate.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+PHASES = 4  # 2 x 2 pixel parities
+
+
+def to_phases(picture: Tensor) -> Tensor:
+    """Split `(N, C, H, W)` into its parities: `(4 N, C, ceil(H / 2), ceil(W / 2))`.
+
+    Batch index `4 n + 2 i + j` holds the pixels of rows `2 r + i` and columns `2 c + j`. An odd height or width
+    is padded with one zero row or column; `valid_mask` tells those positions apart.
+    """
+    height, width = picture.shape[-2:]
+    if height % 2 or width % 2:
+        picture = F.pad(picture, (0, width % 2, 0, height % 2))
+    # Working on the channels-last view makes this one copy that keeps the memory format.
+    phases = rearrange(picture.permute(0, 2, 3, 1), "n (h i) (w j) c -> (n i j) h w c", i=2, j=2)
+    return phases.permute(0, 3, 1, 2)
+
+
+def from_phases(phases: Tensor, height: int, width: int) -> Tensor:
+    """Undo `to_phases`: `(4 N, C, h, w)` to `(N, C, height, width)`; padding is cropped."""
+    picture = rearrange(phases.permute(0, 2, 3, 1), "(n i j) h w c -> n (h i) (w j) c", i=2, j=2)
+    return picture.permute(0, 3, 1, 2)[..., :height, :width]
+
+
+def valid_mask(batch: int, height: int, width: int, like: Tensor) -> Tensor | None:
+    """Mask `(4 batch, 1, ceil(height / 2), ceil(width / 2))` of real pixels; None where all are real.
+
+    A padded row must read as zero to every convolution, as the zero padding at the border of the full picture
+    would; but a bias or an earlier layer makes it non-zero, so it is multiplied away.
+    """
+    if height % 2 == 0 and width % 2 == 0:
+        return None
+    ones = torch.ones((batch, 1, height, width), dtype=like.dtype, device=like.device)
+    return to_phases(ones)
+
+
+def apply_mask(features: Tensor, mask: Tensor | None) -> Tensor:
+    """Zero the padded positions of phase-domain features; a no-op for `mask=None`."""
+    return features if mask is None else features * mask

@@ -1,0 +1,244 @@
+"""STBN, the spatiotemporal blind-spot network (arXiv 2412.11820), computed in the phase domain.
+
+`STBN.forward` processes a whole clip; it is built from the public steps `propagate_forward`,
+`propagate_backward` and `fuse`, which a streaming engine calls itself. Knows nothing of devices or files.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from stbn_cli.models.blindspot import PhaseHead, PhaseResidualBlock
+from stbn_cli.models.branch import PropagationBranch
+from stbn_cli.models.expansion import ReceptiveFieldExpansion
+from stbn_cli.models.phases import from_phases, to_phases, valid_mask
+from stbn_cli.models.warp import warp_nearest
+from stbn_cli.noise.levels import Sigma, broadcast_sigma
+from stbn_cli.noise.posterior import GAUSSIAN_CHANNELS, MEAN_CHANNELS
+
+Direction: TypeAlias = Literal["forward", "backward"]
+
+MINIMUM_SIZE = 8  # smallest height and width, pixels
+
+
+@dataclass(frozen=True, slots=True)
+class STBNConfig:
+    """Shape of the network. The defaults are the published sRGB network."""
+
+    channels: int = 64  # of the hidden state
+    blocks: int = 5  # residual blocks in each branch
+    image_channels: int = 3  # 3 RGB, 4 packed Bayer
+    head: Literal["gaussian", "plain"] = "gaussian"  # mean and covariance factor, or the estimate itself
+    noise_level: bool = True  # the branches are told sigma
+    tail: bool = True  # the 1x1 bottleneck at the end of each branch
+    fusion_channels: int = 128
+    fusion_blocks: int = 5
+    expansion_channels: int = 256
+    expansion_stages: int = 2
+    expansion_blocks: int = 8  # in each stage
+    expansion_groups: int = 2
+    head_blocks: int = 2
+    # Adds both directions' features to the expansion's output: a short path that small models learn from first.
+    feature_skip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.head not in ("gaussian", "plain"):
+            raise ValueError(f"expected head 'gaussian' or 'plain', got {self.head!r}")
+        if self.head == "gaussian" and self.image_channels != MEAN_CHANNELS:
+            raise ValueError(f"a Gaussian head needs {MEAN_CHANNELS} image channels, got {self.image_channels}")
+        if self.expansion_channels % self.expansion_groups:
+            raise ValueError("expansion_channels must be a multiple of expansion_groups")
+
+    @property
+    def output_channels(self) -> int:
+        return GAUSSIAN_CHANNELS if self.head == "gaussian" else self.image_channels
+
+    @property
+    def propagation_reach(self) -> int:
+        """How far (pixels) a hidden state depends on its frame and on the aligned state before it."""
+        return 1 + 2 * (self.blocks + self.fusion_blocks)
+
+    @property
+    def fusion_reach(self) -> int:
+        """How far (pixels) the outputs depend on the hidden states of their frame.
+
+        A 3x3 convolution reaches two pixels in the phase domain and four in the expansion, whose unshuffle adds up to
+        two more within its blocks.
+        """
+        expansion = 4 * (2 + self.expansion_stages * self.expansion_blocks) + 2
+        return expansion + 2 * self.head_blocks
+
+
+# The named sizes. The small ones are leaner where it was measured to pay: a short path from the propagated
+# features to the head, no bottleneck, fusion at the state's own width, dense instead of grouped convolutions.
+MODEL_SIZES: dict[str, STBNConfig] = {
+    "stbn": STBNConfig(),
+    "stbn-s": STBNConfig(
+        channels=32,
+        blocks=3,
+        tail=False,
+        fusion_channels=32,
+        fusion_blocks=3,
+        expansion_channels=128,
+        expansion_stages=1,
+        expansion_blocks=8,
+        expansion_groups=1,
+        head_blocks=1,
+        feature_skip=True,
+    ),
+    "stbn-xs": STBNConfig(
+        channels=16,
+        blocks=3,
+        tail=False,
+        fusion_channels=16,
+        fusion_blocks=3,
+        expansion_channels=64,
+        expansion_stages=1,
+        expansion_blocks=6,
+        expansion_groups=1,
+        head_blocks=1,
+        feature_skip=True,
+    ),
+}
+
+
+class STBN(nn.Module):
+    """Predicts every pixel of every frame from its neighbours in space and time, never from itself."""
+
+    def __init__(self, config: STBNConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.channels
+
+        def branch() -> PropagationBranch:
+            return PropagationBranch(
+                image_channels=config.image_channels,
+                channels=channels,
+                blocks=config.blocks,
+                noise_level=config.noise_level,
+                tail=config.tail,
+            )
+
+        self.forward_branch = branch()
+        self.backward_branch = branch()
+        self.fusion = PhaseHead(2 * channels, config.fusion_channels, channels, config.fusion_blocks)
+        self.expansion = ReceptiveFieldExpansion(
+            channels=channels,
+            width=config.expansion_channels,
+            stages=config.expansion_stages,
+            blocks=config.expansion_blocks,
+            groups=config.expansion_groups,
+        )
+        self.head = PhaseHead(channels, channels, config.output_channels, config.head_blocks)
+
+    def forward(
+        self, noisy: Tensor, sigma: Sigma, flow_to_previous: Tensor, flow_to_next: Tensor
+    ) -> Tensor:
+        """Head outputs `(N, T, outputs, H, W)` of a whole clip.
+
+        `noisy (N, T, C, H, W)`, H and W at least 8, nominal [0, 1]. `sigma`: the noise's standard deviation on the
+        same scale: a number, `(N,)`, `(N, T)`, or a map that broadcasts to `noisy`. `flow_to_previous[:, t]
+        (N, T, 2, H, W)` leads from frame t to t - 1 in pixels (entry 0 is not used), `flow_to_next[:, t]` from t to
+        t + 1 (the last entry is not used). Raises `ValueError` for shapes that do not fit.
+        """
+        self._check(noisy, flow_to_previous, flow_to_next)
+        frames = noisy.shape[1]
+        level = broadcast_sigma(sigma, noisy).expand(-1, frames, -1, -1, -1)
+        forward_states: list[Tensor] = []
+        backward_states: list[Tensor] = []
+        state = None
+        for t in range(frames):
+            state = self.propagate_forward(noisy[:, t], level[:, t], state, flow_to_previous[:, t])
+            forward_states.append(state)
+        state = None
+        for t in reversed(range(frames)):
+            state = self.propagate_backward(noisy[:, t], level[:, t], state, flow_to_next[:, t])
+            backward_states.append(state)
+        outputs = self.fuse(
+            torch.stack(forward_states, 1).flatten(0, 1), torch.stack(backward_states[::-1], 1).flatten(0, 1)
+        )
+        return outputs.unflatten(0, noisy.shape[:2])
+
+    def propagate_forward(
+        self, frame: Tensor, sigma: Tensor, previous_state: Tensor | None, flow_to_previous: Tensor | None
+    ) -> Tensor:
+        """The forward hidden state `(N, channels, H, W)` of a frame `(N, C, H, W)`.
+
+        `sigma` broadcasts to `frame`; `previous_state` is the state of the frame before and `flow_to_previous
+        (N, 2, H, W)` leads there; `previous_state=None` starts the recurrence (first frame, or after a cut).
+        """
+        return self.advance("forward", frame, sigma, _align(previous_state, flow_to_previous))
+
+    def propagate_backward(
+        self, frame: Tensor, sigma: Tensor, next_state: Tensor | None, flow_to_next: Tensor | None
+    ) -> Tensor:
+        """The backward hidden state of a frame; as `propagate_forward`, seen from the frame after."""
+        return self.advance("backward", frame, sigma, _align(next_state, flow_to_next))
+
+    def advance(
+        self, direction: Direction, frame: Tensor, sigma: Tensor, aligned_state: Tensor | None
+    ) -> Tensor:
+        """A frame's hidden state from its neighbour's, which is already warped to the frame; None starts anew."""
+        branch = self.forward_branch if direction == "forward" else self.backward_branch
+        batch, _, height, width = frame.shape
+        mask = valid_mask(batch, height, width, frame)
+        features = branch(frame, aligned_state, sigma, mask)
+        if aligned_state is not None:
+            features = self.fusion(torch.cat((features, to_phases(aligned_state)), 1), mask)
+        return from_phases(features, height, width)
+
+    def fuse(self, forward_state: Tensor, backward_state: Tensor) -> Tensor:
+        """Head outputs `(N, outputs, H, W)` from both hidden states `(N, channels, H, W)` of the same frame."""
+        batch, _, height, width = forward_state.shape
+        mask = valid_mask(batch, height, width, forward_state)
+        forward_phases, backward_phases = to_phases(forward_state), to_phases(backward_state)
+        features = self.expansion(forward_phases, backward_phases)
+        if self.config.feature_skip:
+            features = features + forward_phases + backward_phases
+        return from_phases(self.head(features, mask), height, width)
+
+    def _check(self, noisy: Tensor, flow_to_previous: Tensor, flow_to_next: Tensor) -> None:
+        if noisy.ndim != 5 or noisy.shape[2] != self.config.image_channels:
+            raise ValueError(
+                f"expected noisy (N, T, {self.config.image_channels}, H, W), got {tuple(noisy.shape)}"
+            )
+        batch, frames, _, height, width = noisy.shape
+        if min(height, width) < MINIMUM_SIZE:
+            raise ValueError(f"expected at least {MINIMUM_SIZE}x{MINIMUM_SIZE} pixels, got {height}x{width}")
+        for name, flow in (("flow_to_previous", flow_to_previous), ("flow_to_next", flow_to_next)):
+            if flow.shape != (batch, frames, 2, height, width):
+                raise ValueError(
+                    f"expected {name} {(batch, frames, 2, height, width)}, got {tuple(flow.shape)}"
+                )
+
+
+def _align(state: Tensor | None, flow: Tensor | None) -> Tensor | None:
+    if state is None:
+        return None
+    if flow is None:
+        raise ValueError("a hidden state needs the flow that leads to its frame")
+    return warp_nearest(state, flow)
+
+
+def initialise_near_identity(network: STBN, residual_scale: float = 0.1) -> None:
+    """Start for training: He-normal weights, zero biases, residual branches scaled down.
+
+    With default weights a deep stack of residual blocks without normalisation starts far from the identity and
+    learns slowly; scaling the last layer of each block is the usual cure (EDSR, BasicVSR).
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, PhaseResidualBlock):
+                module.pointwise.weight.mul_(residual_scale)
+        for linear in (network.expansion.leave1, network.expansion.leave2, network.expansion.leave3):
+            linear.weight.mul_(0.5**0.5)  # no ReLU follows, so He's factor of two is too much
+        network.head.leave.weight.mul_(residual_scale)
+
+

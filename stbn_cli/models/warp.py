@@ -1,0 +1,56 @@
+"""Backward warp by nearest neighbour.
+
+Bilinear sampling would mix the noise of neighbouring pixels and break the independence that blind-spot training
+needs (STBN paper, figures 4 and 7), so nearest neighbour is not a shortcut here.
+"""
+
+import torch
+from torch import Tensor
+
+
+def warp_nearest(features: Tensor, flow: Tensor, top: int = 0, left: int = 0) -> Tensor:
+    """Sample `features (N, C, H, W)` at `(column + flow_x, row + flow_y)`; zeros outside the picture.
+
+    `flow` is `(N, 2, h, w)` in pixels, (dx, dy), float32: of the whole picture, or of the part of it whose first
+    pixel is `(top, left)`. Halves round to even, and a position belongs to the picture while it rounds to a pixel in
+    it: both as `torch.nn.functional.grid_sample` in nearest mode has it. Returns `(N, C, h, w)` in the dtype of
+    `features`, channels last in memory.
+    """
+    batch, channels, height, width = features.shape
+    part_height, part_width = flow.shape[-2:]
+    if flow.shape[:2] != (batch, 2) or top + part_height > height or left + part_width > width:
+        raise ValueError(
+            f"expected flow of shape {(batch, 2, height, width)} or a part of it, got {tuple(flow.shape)}"
+        )
+    rows, columns = _sample_positions(flow, top, left, height, width)
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    # NaN compares false everywhere, so a broken flow reads zeros instead of raising an index error.
+    index = torch.where(inside, rows * width + columns, 0).long()  # (N, H, W)
+    pixels = features.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+    offsets = torch.arange(batch, device=flow.device).view(batch, 1, 1) * (height * width)
+    gathered = pixels.reshape(-1, channels).index_select(0, (index + offsets).reshape(-1))
+    gathered = gathered * inside.reshape(-1, 1).to(gathered.dtype)
+    return gathered.reshape(batch, part_height, part_width, channels).permute(0, 3, 1, 2)
+
+
+def _sample_positions(flow: Tensor, top: int, left: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Rounded sampling rows and columns, `(N, h, w)` each, still floating point."""
+    flow = flow.float()
+    part_height, part_width = flow.shape[-2:]
+    columns = torch.arange(left, left + part_width, device=flow.device, dtype=torch.float32) + flow[:, 0]
+    rows = torch.arange(top, top + part_height, device=flow.device, dtype=torch.float32)
+    return (
+        _round_as_grid_sample(rows.view(-1, 1) + flow[:, 1], height),
+        _round_as_grid_sample(columns, width),
+    )
+
+
+def _round_as_grid_sample(position: Tensor, size: int) -> Tensor:
+    """Round a position in pixels after the detour through [-1, 1] that `grid_sample` (align_corners=True) takes.
+
+    The detour costs a few units in the last place, which decides where a position halfway between two pixels goes:
+    equality with the reference for such flows needs the same detour.
+    """
+    span = max(size - 1, 1)
+    normalised = 2.0 * position / span - 1.0
+    return ((normalised + 1.0) / 2.0 * span).round()
