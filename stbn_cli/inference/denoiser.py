@@ -1,0 +1,271 @@
+"""The ready-to-run denoiser: frames of any number in, as many denoised frames out, in bounded memory.
+
+Splits the stream into scenes, finds each scene's noise level, runs the chunks, and falls back where memory or
+precision do not suffice. Knows nothing of files or the command line.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stbn_cli.errors import InputError, MemoryExhaustedError
+from stbn_cli.flow.estimator import FlowEstimator
+from stbn_cli.inference.device import usable_memory
+from stbn_cli.inference.plan import EngineOptions, Plan, make_plan, smaller_plan
+from stbn_cli.inference.scene import NonFiniteError, Scene
+from stbn_cli.inference.scenes import CutDetector
+from stbn_cli.models.stbn import MINIMUM_SIZE, STBN
+from stbn_cli.noise.estimate import estimate_sigma
+
+INTEGER_MAXIMUM = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
+
+
+@dataclass(frozen=True, slots=True)
+class SceneReport:
+    """What was found out about a scene."""
+
+    first_frame: int
+    sigma: float  # [0, 1]
+    estimated: bool
+
+
+@dataclass(slots=True)
+class EngineReport:
+    """What happened in the last run."""
+
+    scenes: list[SceneReport] = field(default_factory=list)
+    fp32_chunks: int = 0  # chunks done again in float32
+    replans: int = 0  # times memory ran out and the plan shrank
+    messages: list[str] = field(default_factory=list)
+    plan: Plan | None = None  # the last one used
+
+
+class Denoiser:
+    """A network with everything it needs to denoise frames. Not to be used from two threads at once.
+
+    `sigma_range`: noise levels ([0, 1]) the network was trained for. Outside, it is told the nearest one, while the
+    posterior uses the true one. `on_message` receives whole sentences about fallbacks as they happen.
+    """
+
+    def __init__(
+        self,
+        network: STBN,
+        flow: FlowEstimator,
+        options: EngineOptions,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        sigma_range: tuple[float, float] | None = None,
+        on_message: Callable[[str], None] | None = None,
+    ) -> None:
+        self._exact_network = network.eval().float()
+        self._exact_on_device = dtype == torch.float32
+        self._network = _place(network if self._exact_on_device else copy.deepcopy(network), device, dtype)
+        self._flow = flow
+        self._sigma_range = sigma_range
+        self._on_message = on_message
+        self.options = options
+        self.device = device
+        self.dtype = dtype
+        self.report = EngineReport()
+
+    def plan_for(self, height: int, width: int) -> Plan:
+        """The plan for frames of this size with the memory that is free now."""
+        return make_plan(
+            self._network.config,
+            max(height, MINIMUM_SIZE),
+            max(width, MINIMUM_SIZE),
+            device=self.device,
+            dtype=self.dtype,
+            options=self.options,
+            device_budget=usable_memory(self.device),
+            host_budget=usable_memory(torch.device("cpu")),
+        )
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """Denoise a clip `(T, H, W, 3)` RGB; the result has its shape and type.
+
+        uint8 and uint16 span their whole range; floating point is nominally [0, 1] and is not clipped. Raises
+        `ValueError` for other shapes or types.
+        """
+        if frames.ndim != 4 or frames.shape[-1] != 3:
+            raise ValueError(f"expected frames (T, H, W, 3), got {frames.shape}")
+        maximum = INTEGER_MAXIMUM.get(frames.dtype)
+        if maximum is None:
+            if not np.issubdtype(frames.dtype, np.floating):
+                raise ValueError(f"expected uint8, uint16 or floating point frames, got {frames.dtype}")
+            return _stack(self.stream(frame.astype(np.float32) for frame in frames), frames)
+        scaled = self.stream(frame.astype(np.float32) / np.float32(maximum) for frame in frames)
+        return _stack((np.rint(np.clip(frame, 0.0, 1.0) * maximum) for frame in scaled), frames)
+
+    def stream(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Denoise frames `(H, W, 3)` float32 RGB, nominal [0, 1], one by one; the same number in the same order.
+
+        Lazy: looks ahead by a chunk and its overlap, or to the next scene cut.
+        """
+        self.report = EngineReport()
+        detector = CutDetector() if self.options.scene_cuts else None
+        waiting: list[Tensor] = []  # the scene's frames, until there are enough to estimate its noise
+        scene: Scene | None = None
+        plan: Plan | None = None
+        size: tuple[int, int] | None = None
+        for index, frame in enumerate(frames):
+            if size is None:
+                size = frame.shape[:2]
+                plan = self.plan_for(*size)
+                self.report.plan = plan
+            elif frame.shape[:2] != size:
+                raise InputError(
+                    f"Frame {index} is {frame.shape[1]}x{frame.shape[0]} after frames of {size[1]}x{size[0]}; the size "
+                    "must not change. Split the video there."
+                )
+            assert plan is not None
+            if detector is not None and detector.is_cut(frame) and index:
+                yield from self._finish(scene, waiting, index, size)
+                scene, waiting = None, []
+            plan = self.report.plan or plan
+            tensor = _to_tensor(frame)
+            if scene is not None:
+                scene.add(tensor)
+            else:
+                waiting.append(tensor)
+                if len(waiting) >= plan.chunk + plan.chunk_overlap:
+                    scene = self._open_scene(waiting, index + 1)
+                    waiting = []
+            if scene is not None:
+                while len(scene.pending) >= plan.chunk + plan.chunk_overlap:
+                    yield from self._run(scene, size)
+                    plan = self.report.plan or plan
+            last = index
+        if size is not None:
+            yield from self._finish(scene, waiting, last + 1, size)
+
+    def _open_scene(self, waiting: list[Tensor], end: int) -> Scene:
+        """A scene of the frames that wait, the last of which is frame `end - 1`, with its noise level."""
+        sigma, estimated = self.options.sigma, False
+        if sigma is None:
+            clip = torch.cat(waiting).permute(0, 2, 3, 1)
+            sigma, estimated = estimate_sigma(clip).sigma, True
+        self.report.scenes.append(SceneReport(end - len(waiting), sigma, estimated))
+        told = sigma
+        if self._sigma_range is not None:
+            told = min(max(sigma, self._sigma_range[0]), self._sigma_range[1])
+        scene = Scene(self._flow, sigma, told)
+        for frame in waiting:
+            scene.add(frame)
+        return scene
+
+    def _finish(
+        self, scene: Scene | None, waiting: list[Tensor], end: int, size: tuple[int, int]
+    ) -> Iterator[np.ndarray]:
+        """Everything that is left of the scene that ends before frame `end`."""
+        if scene is None:
+            scene = self._open_scene(waiting, end)
+        while scene.pending:
+            yield from self._run(scene, size)
+
+    def _run(self, scene: Scene, size: tuple[int, int]) -> Iterator[np.ndarray]:
+        """One chunk, with the fallbacks for memory and precision."""
+        noisy = [frame.noisy for frame in scene.pending]
+        estimates = self._process(scene)
+        for before, after in zip(noisy, estimates, strict=False):
+            blended = torch.lerp(before, after, self.options.strength)
+            yield blended[0, :, : size[0], : size[1]].permute(1, 2, 0).contiguous().numpy()
+
+    @torch.inference_mode()
+    def _process(self, scene: Scene) -> list[Tensor]:
+        while True:
+            plan = self.report.plan
+            assert plan is not None
+            try:
+                try:
+                    return scene.process_chunk(self._network, plan)
+                except NonFiniteError:
+                    return self._process_exactly(scene, plan)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                failure = str(error)
+            # Outside the handler: the traceback holds the failed attempt's tensors.
+            self._shrink(plan, failure)
+
+    def _process_exactly(self, scene: Scene, plan: Plan) -> list[Tensor]:
+        """The chunk again in float32. Raises `InputError` if even that is not finite: the input is not."""
+        if plan.dtype != torch.float32:
+            self.report.fp32_chunks += 1
+            self._say(f"Half precision gave values that are not finite; {plan.chunk} frames are done again in fp32.")
+            network = _place(self._exact_network, self.device, torch.float32)
+            exact = make_plan(
+                network.config,
+                plan.height,
+                plan.width,
+                device=self.device,
+                dtype=torch.float32,
+                options=EngineOptions(
+                    chunk=plan.chunk, chunk_overlap=plan.chunk_overlap, tile_overlap=self.options.tile_overlap
+                ),
+                device_budget=usable_memory(self.device),
+                host_budget=usable_memory(torch.device("cpu")),
+            )
+            try:
+                return scene.process_chunk(network, exact)
+            except NonFiniteError:
+                pass
+        raise InputError(
+            "The frames hold values that are not finite (NaN or infinity), so they cannot be denoised. "
+            "Check the input."
+        )
+
+    def _shrink(self, plan: Plan, failure: str) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        smaller = smaller_plan(plan, self._network.config, self.options)
+        if smaller is None:
+            raise MemoryExhaustedError(
+                f"Memory ran out on {plan.device} with chunks of {plan.chunk} frames and tiles of {plan.tile or 'whole'} "
+                "frames, and nothing is left to shrink. Give smaller --tile and --chunk values, a smaller --model, or "
+                f"--device cpu. ({failure.splitlines()[0]})"
+            )
+        self.report.plan = smaller
+        self.report.replans += 1
+        self._say(
+            f"Memory ran out; going on with chunks of {smaller.chunk} frames and tiles of {smaller.tile or 'whole'} "
+            "pixels."
+        )
+
+    def _say(self, message: str) -> None:
+        self.report.messages.append(message)
+        if self._on_message is not None:
+            self._on_message(message)
+
+
+def _place(network: STBN, device: torch.device, dtype: torch.dtype) -> STBN:
+    return network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _to_tensor(frame: np.ndarray) -> Tensor:
+    """`(1, 3, H, W)` from `(H, W, 3)`; pictures smaller than the network's minimum are extended at their border."""
+    tensor = torch.from_numpy(np.ascontiguousarray(frame, dtype=np.float32)).permute(2, 0, 1)[None]
+    missing = [max(0, MINIMUM_SIZE - size) for size in tensor.shape[-2:]]
+    if any(missing):
+        tensor = F.pad(tensor, (0, missing[1], 0, missing[0]), mode="replicate")
+    return tensor
+
+
+def _stack(denoised: Iterable[np.ndarray], like: np.ndarray) -> np.ndarray:
+    result = np.empty_like(like)
+    for index, frame in enumerate(denoised):
+        result[index] = frame
+    return result
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """CPU allocations fail with a plain RuntimeError that only its text tells apart."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "not enough memory" in str(error) or "can't allocate memory" in str(error)

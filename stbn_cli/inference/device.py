@@ -1,0 +1,73 @@
+"""Chooses where and how precisely to compute, and asks how much memory is there."""
+
+import os
+
+import torch
+
+from stbn_cli.errors import OptionError
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# Share of the free memory that the engine plans with: the rest is for the allocator's slack, the decoder and others.
+USABLE_SHARE = {"cuda": 0.85, "cpu": 0.5, "mps": 0.5}
+FALLBACK_BYTES = 4 << 30  # planned with where the system does not tell
+
+
+def resolve_device(name: str) -> torch.device:
+    """Device of `--device`: auto (CUDA, then Apple's MPS, then CPU), cpu, cuda, cuda:N or mps.
+
+    Raises `OptionError` for a name that is not known or a device that is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in USABLE_SHARE:
+        raise OptionError(f"There is no device {name!r}; choose auto, cpu, cuda, cuda:N or mps.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise OptionError(
+            f"The device {name!r} was asked for, but torch finds {found} CUDA device{'s' * (found != 1)}; "
+            "use --device cpu, or see stbn doctor."
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise OptionError("The device 'mps' was asked for, but it is not available here; use --device cpu.")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """Data type of `--precision`; auto is half precision on GPUs and float32 on CPUs."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.float16
+    if name not in PRECISIONS:
+        raise OptionError(f"There is no precision {name!r}; choose auto, {', '.join(PRECISIONS)}.")
+    return PRECISIONS[name]
+
+
+def usable_memory(device: torch.device) -> int:
+    """Bytes of the device's memory that may be planned with."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # What torch has cached from earlier work can be used again.
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    else:
+        free = _free_host_memory()
+    return int(free * USABLE_SHARE[device.type])
+
+
+def _free_host_memory() -> int:
+    """Bytes the system could give to this process without swapping."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, OSError, ValueError):
+        return FALLBACK_BYTES

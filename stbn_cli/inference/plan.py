@@ -1,0 +1,186 @@
+"""Decides how many frames and how much picture to work on at a time. Pure: memory in, plan out."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from stbn_cli.inference.tiles import SMALLEST_TILE, TILE_GRID, Tile, plan_tiles
+from stbn_cli.models.stbn import STBNConfig
+
+LONGEST_AUTO_CHUNK = 32  # frames; longer ones save little: the overlap is then a fifth of the backward pass
+SHORTEST_CHUNK = 2
+DEFAULT_CHUNK_OVERLAP = 8
+# Memory the layers need at their peak, in multiples of (pixels x channels x bytes of the data type). Measured with
+# benchmarks/memory.py, rounded up.
+PROPAGATION_COST = 14
+FUSION_COST = 14
+# Float32 values of a frame that waits in the buffer: RGB, two flows, and the estimate.
+BUFFERED_VALUES = 3 + 4 + 3
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What a user may fix; None leaves the choice to the planner."""
+
+    sigma: float | None = None  # noise standard deviation on [0, 1]; None: estimated for each scene
+    strength: float = 1.0  # share of the estimated noise that is removed
+    chunk: int | None = None  # frames
+    chunk_overlap: int | None = None  # frames that the backward pass starts beyond the chunk
+    tile: int | None = None  # pixels; 0: never tile
+    tile_overlap: int | None = None  # pixels around a tile; None: as far as the network reaches
+    scene_cuts: bool = True  # reset the recurrence at scene cuts
+
+    def __post_init__(self) -> None:
+        if self.sigma is not None and not 0.0 <= self.sigma <= 1.0:
+            raise ValueError(f"expected sigma within 0 to 1, got {self.sigma}")
+        if not 0.0 <= self.strength <= 1.0:
+            raise ValueError(f"expected strength within 0 to 1, got {self.strength}")
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"expected a chunk of at least 1 frame, got {self.chunk}")
+        if self.chunk_overlap is not None and self.chunk_overlap < 0:
+            raise ValueError(f"expected a chunk overlap of at least 0 frames, got {self.chunk_overlap}")
+        if self.tile is not None and self.tile != 0 and self.tile < SMALLEST_TILE:
+            raise ValueError(f"expected a tile of 0 or at least {SMALLEST_TILE} pixels, got {self.tile}")
+        if self.tile_overlap is not None and self.tile_overlap < 0:
+            raise ValueError(f"expected a tile overlap of at least 0 pixels, got {self.tile_overlap}")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a clip of one frame size is processed."""
+
+    height: int
+    width: int
+    chunk: int
+    chunk_overlap: int
+    tile: int | None  # pixels of a tile's core; None: whole frames
+    propagation_halo: int
+    fusion_halo: int
+    exact_tiles: bool  # halos reach as far as the network: joints are exact and need no blending
+    state_device: torch.device
+    device: torch.device
+    dtype: torch.dtype
+    device_bytes: int  # estimated peak on the device
+    host_bytes: int  # estimated peak of what waits in host memory
+
+    @property
+    def propagation_tiles(self) -> tuple[Tile, ...]:
+        return plan_tiles(self.height, self.width, self.tile, self.propagation_halo)
+
+    @property
+    def fusion_tiles(self) -> tuple[Tile, ...]:
+        return plan_tiles(self.height, self.width, self.tile, self.fusion_halo)
+
+    def describe(self) -> dict[str, object]:
+        """The plan as plain values, for people and JSON."""
+        return {
+            "frame": f"{self.width}x{self.height}",
+            "chunk": self.chunk,
+            "chunk_overlap": self.chunk_overlap,
+            "tile": self.tile or 0,
+            "tiles": len(self.fusion_tiles),
+            "tile_overlap": self.fusion_halo if self.tile else 0,
+            "device": str(self.device),
+            "precision": str(self.dtype).removeprefix("torch."),
+            "states_on": str(self.state_device),
+            "estimated_device_mib": round(self.device_bytes / 2**20),
+            "estimated_host_mib": round(self.host_bytes / 2**20),
+        }
+
+
+def make_plan(
+    config: STBNConfig,
+    height: int,
+    width: int,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    options: EngineOptions,
+    device_budget: int,
+    host_budget: int,
+) -> Plan:
+    """The largest chunk and tile that fit the budgets (bytes); what `options` fixes is taken as it is."""
+    tile = options.tile or None
+    if options.tile is None:
+        tile = _largest_tile(config, height, width, dtype, options, device_budget)
+    plan = _with_bytes(
+        Plan(
+            height=height,
+            width=width,
+            chunk=options.chunk or LONGEST_AUTO_CHUNK,
+            chunk_overlap=DEFAULT_CHUNK_OVERLAP if options.chunk_overlap is None else options.chunk_overlap,
+            tile=tile,
+            propagation_halo=_halo(options, config.propagation_reach),
+            fusion_halo=_halo(options, config.fusion_reach),
+            exact_tiles=options.tile_overlap is None or options.tile_overlap >= config.fusion_reach,
+            state_device=device,
+            device=device,
+            dtype=dtype,
+            device_bytes=0,
+            host_bytes=0,
+        ),
+        config,
+    )
+    if device.type != "cpu" and plan.device_bytes > device_budget:
+        plan = _with_bytes(replace(plan, state_device=torch.device("cpu")), config)
+    shortest = SHORTEST_CHUNK if options.chunk is None else plan.chunk
+    while plan.chunk > shortest and (plan.host_bytes > host_budget or plan.device_bytes > device_budget):
+        plan = _with_bytes(replace(plan, chunk=max(shortest, plan.chunk // 2)), config)
+    return plan
+
+
+def smaller_plan(plan: Plan, config: STBNConfig, options: EngineOptions) -> Plan | None:
+    """The next plan to try when memory ran out: smaller tiles, then shorter chunks, within what the user left open.
+
+    None if there is nothing left to shrink.
+    """
+    if options.tile is None:
+        tile = plan.tile or max(plan.height, plan.width)
+        half = TILE_GRID * (tile // 2 // TILE_GRID)
+        if half >= SMALLEST_TILE:
+            return _with_bytes(replace(plan, tile=half), config)
+    if options.chunk is None and plan.chunk > SHORTEST_CHUNK:
+        return _with_bytes(replace(plan, chunk=max(SHORTEST_CHUNK, plan.chunk // 2)), config)
+    return None
+
+
+def _halo(options: EngineOptions, reach: int) -> int:
+    return reach if options.tile_overlap is None else min(options.tile_overlap, reach)
+
+
+def _largest_tile(
+    config: STBNConfig, height: int, width: int, dtype: torch.dtype, options: EngineOptions, budget: int
+) -> int | None:
+    """None if a whole frame fits half of the budget (the other half is for states), else the tile that does."""
+    if _activation_bytes(config, height, width, dtype) <= budget // 2:
+        return None
+    tile = max(height, width)
+    halo = 2 * _halo(options, config.fusion_reach)
+    while tile > SMALLEST_TILE:
+        tile = max(SMALLEST_TILE, TILE_GRID * (tile // 2 // TILE_GRID))
+        if _activation_bytes(config, tile + halo, tile + halo, dtype) <= budget // 2:
+            break
+    return tile
+
+
+def _activation_bytes(config: STBNConfig, height: int, width: int, dtype: torch.dtype) -> int:
+    values = max(PROPAGATION_COST, FUSION_COST) * config.channels * height * width
+    return values * dtype.itemsize
+
+
+def _with_bytes(plan: Plan, config: STBNConfig) -> Plan:
+    pixels = plan.height * plan.width
+    halo = 2 * plan.fusion_halo
+    tile_height = plan.height if plan.tile is None else min(plan.height, plan.tile + halo)
+    tile_width = plan.width if plan.tile is None else min(plan.width, plan.tile + halo)
+    activations = _activation_bytes(config, tile_height, tile_width, plan.dtype)
+    states = (plan.chunk + 2) * config.channels * pixels * plan.dtype.itemsize
+    buffered = (plan.chunk + plan.chunk_overlap + 1) * BUFFERED_VALUES * pixels * 4
+    if plan.device.type == "cpu":
+        return replace(plan, device_bytes=activations + states + buffered, host_bytes=states + buffered)
+    on_device = plan.state_device.type != "cpu"
+    return replace(
+        plan,
+        device_bytes=activations + (states if on_device else 0),
+        host_bytes=buffered + (0 if on_device else states),
+    )

@@ -1,0 +1,78 @@
+"""The network's steps on whole frames, computed tile by tile where the plan says so.
+
+Hidden states are always whole frames; only the computation is cut. The warp reads from the whole state, so motion
+across tile borders loses nothing.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from stbn_cli.inference.plan import Plan
+from stbn_cli.inference.tiles import Tile, blend_weights
+from stbn_cli.models.stbn import STBN, Direction
+from stbn_cli.models.warp import warp_nearest
+
+
+def advance_state(
+    network: STBN,
+    plan: Plan,
+    direction: Direction,
+    frame: Tensor,
+    sigma: Tensor,
+    state: Tensor | None,
+    flow: Tensor | None,
+) -> Tensor:
+    """Hidden state `(1, channels, H, W)` of `frame (1, C, H, W)`, on the plan's state device.
+
+    `state` is the neighbour's, `flow (1, 2, H, W)` leads there; None for both starts the recurrence.
+    """
+
+    def compute(tile: Tile) -> Tensor:
+        rows, columns = tile.rows.outer, tile.columns.outer
+        aligned = None
+        if state is not None and flow is not None:
+            part = flow[..., rows, columns].to(state.device)
+            aligned = warp_nearest(state, part, rows.start, columns.start).to(plan.device)
+        level = sigma if sigma.shape[-2:] == (1, 1) else sigma[..., rows, columns]
+        return network.advance(direction, frame[..., rows, columns], level, aligned)
+
+    return _assemble(compute, plan.propagation_tiles, plan, plan.state_device)
+
+
+def fuse_states(network: STBN, plan: Plan, forward_state: Tensor, backward_state: Tensor) -> Tensor:
+    """Head outputs `(1, outputs, H, W)` on the plan's device from whole-frame hidden states."""
+
+    def compute(tile: Tile) -> Tensor:
+        part = (..., tile.rows.outer, tile.columns.outer)
+        return network.fuse(forward_state[part].to(plan.device), backward_state[part].to(plan.device))
+
+    return _assemble(compute, plan.fusion_tiles, plan, plan.device)
+
+
+def _assemble(
+    compute: Callable[[Tile], Tensor], tiles: Sequence[Tile], plan: Plan, device: torch.device
+) -> Tensor:
+    """Whole-frame result of `compute`, which gives a tile's extent."""
+    if len(tiles) == 1:
+        return compute(tiles[0]).to(device)
+    whole: Tensor | None = None
+    total = torch.zeros(plan.height, plan.width, device=device)
+    for tile in tiles:
+        result = compute(tile)
+        if whole is None:
+            shape = (*result.shape[:-2], plan.height, plan.width)
+            # Blended sums are kept in float32: half precision would round at every tile.
+            dtype = result.dtype if plan.exact_tiles else torch.float32
+            whole = torch.zeros(shape, dtype=dtype, device=device)
+        if plan.exact_tiles:
+            core = result[..., tile.rows.core_in_outer, tile.columns.core_in_outer]
+            whole[..., tile.rows.core, tile.columns.core] = core.to(device)
+            continue
+        weights = blend_weights(tile).to(device)
+        part = (..., tile.rows.outer, tile.columns.outer)
+        whole[part] += weights * result.to(device)
+        total[part] += weights
+    assert whole is not None
+    return whole if plan.exact_tiles else (whole / total).to(plan.dtype)
