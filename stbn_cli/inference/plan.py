@@ -174,7 +174,7 @@ def _with_bytes(plan: Plan, config: STBNConfig) -> Plan:
     tile_height = plan.height if plan.tile is None else min(plan.height, plan.tile + halo)
     tile_width = plan.width if plan.tile is None else min(plan.width, plan.tile + halo)
     activations = _activation_bytes(config, tile_height, tile_width, plan.dtype)
-    states = (plan.chunk + 2) * config.channels * pixels * plan.dtype.itemsize
+    states = (plan.chunk + 2) * config.state_channels * pixels * plan.dtype.itemsize
     buffered = (plan.chunk + plan.chunk_overlap + 1) * BUFFERED_VALUES * pixels * 4
     if plan.device.type == "cpu":
         return replace(plan, device_bytes=activations + states + buffered, host_bytes=states + buffered)

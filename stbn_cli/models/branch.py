@@ -16,13 +16,20 @@ class PropagationBranch(nn.Module):
     """
 
     def __init__(
-        self, *, image_channels: int, channels: int, blocks: int, noise_level: bool, tail: bool
+        self,
+        *,
+        image_channels: int,
+        channels: int,
+        state_channels: int,
+        blocks: int,
+        noise_level: bool,
+        tail: bool,
     ) -> None:
         super().__init__()
         self.image_channels = image_channels
-        self.channels = channels
+        self.state_channels = state_channels
         self.noise_level = noise_level
-        inputs = image_channels + channels + (image_channels if noise_level else 0)
+        inputs = image_channels + state_channels + (image_channels if noise_level else 0)
         self.head = nn.Conv2d(inputs, channels, kernel_size=1)
         self.masked = CentreMaskedConv2d(channels)
         self.mix1 = nn.Conv2d(channels, channels, kernel_size=1)
@@ -36,7 +43,7 @@ class PropagationBranch(nn.Module):
     def forward(self, frame: Tensor, state: Tensor | None, sigma: Tensor, mask: Tensor | None) -> Tensor:
         """Phase-domain features `(4 N, C, ceil(H / 2), ceil(W / 2))` of one frame.
 
-        `frame (N, image_channels, H, W)`; `state (N, C, H, W)`, already aligned to the frame, or None for zeros;
+        `frame (N, image_channels, H, W)`; `state (N, state_channels, H, W)`, already aligned to the frame, or None for zeros;
         `sigma` broadcasts to `frame`; `mask` as `valid_mask` gives it.
         """
         features = F.relu(self._head(frame, state, sigma), inplace=True)
@@ -57,7 +64,7 @@ class PropagationBranch(nn.Module):
         """The 1x1 head with two savings that are exact: no zero state is read, a constant sigma is a bias."""
         weight, bias = self.head.weight, self.head.bias
         image_end = self.image_channels
-        state_end = image_end + self.channels
+        state_end = image_end + self.state_channels
         assert bias is not None
         inputs, used = [frame], [weight[:, :image_end]]
         if state is not None:

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from stbn_cli.models.blindspot import PhaseHead, PhaseResidualBlock
+from stbn_cli.models.blindspot import PhaseHead
 from stbn_cli.models.branch import PropagationBranch
 from stbn_cli.models.expansion import ReceptiveFieldExpansion
 from stbn_cli.models.phases import from_phases, to_phases, valid_mask
@@ -42,6 +42,10 @@ class STBNConfig:
     head_blocks: int = 2
     # Adds both directions' features to the expansion's output: a short path that small models learn from first.
     feature_skip: bool = False
+    # The hidden state carries its noisy frame along. The published state knows a pixel of an earlier frame only
+    # through that pixel's neighbours, which small models fail to unravel; a frame's own pixel stays unseen, since only
+    # the states of other frames are read with it.
+    carry_frame: bool = False
 
     def __post_init__(self) -> None:
         if self.head not in ("gaussian", "plain"):
@@ -54,6 +58,11 @@ class STBNConfig:
     @property
     def output_channels(self) -> int:
         return GAUSSIAN_CHANNELS if self.head == "gaussian" else self.image_channels
+
+    @property
+    def state_channels(self) -> int:
+        """Channels of a hidden state."""
+        return self.channels + (self.image_channels if self.carry_frame else 0)
 
     @property
     def propagation_reach(self) -> int:
@@ -87,6 +96,7 @@ MODEL_SIZES: dict[str, STBNConfig] = {
         expansion_groups=1,
         head_blocks=1,
         feature_skip=True,
+        carry_frame=True,
     ),
     "stbn-xs": STBNConfig(
         channels=16,
@@ -100,6 +110,7 @@ MODEL_SIZES: dict[str, STBNConfig] = {
         expansion_groups=1,
         head_blocks=1,
         feature_skip=True,
+        carry_frame=True,
     ),
 }
 
@@ -116,6 +127,7 @@ class STBN(nn.Module):
             return PropagationBranch(
                 image_channels=config.image_channels,
                 channels=channels,
+                state_channels=config.state_channels,
                 blocks=config.blocks,
                 noise_level=config.noise_level,
                 tail=config.tail,
@@ -123,7 +135,9 @@ class STBN(nn.Module):
 
         self.forward_branch = branch()
         self.backward_branch = branch()
-        self.fusion = PhaseHead(2 * channels, config.fusion_channels, channels, config.fusion_blocks)
+        self.fusion = PhaseHead(
+            channels + config.state_channels, config.fusion_channels, channels, config.fusion_blocks
+        )
         self.expansion = ReceptiveFieldExpansion(
             channels=channels,
             width=config.expansion_channels,
@@ -164,7 +178,7 @@ class STBN(nn.Module):
     def propagate_forward(
         self, frame: Tensor, sigma: Tensor, previous_state: Tensor | None, flow_to_previous: Tensor | None
     ) -> Tensor:
-        """The forward hidden state `(N, channels, H, W)` of a frame `(N, C, H, W)`.
+        """The forward hidden state `(N, state_channels, H, W)` of a frame `(N, C, H, W)`.
 
         `sigma` broadcasts to `frame`; `previous_state` is the state of the frame before and `flow_to_previous
         (N, 2, H, W)` leads there; `previous_state=None` starts the recurrence (first frame, or after a cut).
@@ -187,13 +201,16 @@ class STBN(nn.Module):
         features = branch(frame, aligned_state, sigma, mask)
         if aligned_state is not None:
             features = self.fusion(torch.cat((features, to_phases(aligned_state)), 1), mask)
-        return from_phases(features, height, width)
+        state = from_phases(features, height, width)
+        return torch.cat((state, frame), 1) if self.config.carry_frame else state
 
     def fuse(self, forward_state: Tensor, backward_state: Tensor) -> Tensor:
-        """Head outputs `(N, outputs, H, W)` from both hidden states `(N, channels, H, W)` of the same frame."""
+        """Head outputs `(N, outputs, H, W)` from both hidden states `(N, state_channels, H, W)` of one frame."""
         batch, _, height, width = forward_state.shape
         mask = valid_mask(batch, height, width, forward_state)
-        forward_phases, backward_phases = to_phases(forward_state), to_phases(backward_state)
+        # Not the frame that a state may carry: that would be the very pixel to predict.
+        forward_phases = to_phases(forward_state[:, : self.config.channels])
+        backward_phases = to_phases(backward_state[:, : self.config.channels])
         features = self.expansion(forward_phases, backward_phases)
         if self.config.feature_skip:
             features = features + forward_phases + backward_phases
@@ -220,25 +237,3 @@ def _align(state: Tensor | None, flow: Tensor | None) -> Tensor | None:
     if flow is None:
         raise ValueError("a hidden state needs the flow that leads to its frame")
     return warp_nearest(state, flow)
-
-
-def initialise_near_identity(network: STBN, residual_scale: float = 0.1) -> None:
-    """Start for training: He-normal weights, zero biases, residual branches scaled down.
-
-    With default weights a deep stack of residual blocks without normalisation starts far from the identity and
-    learns slowly; scaling the last layer of each block is the usual cure (EDSR, BasicVSR).
-    """
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, PhaseResidualBlock):
-                module.pointwise.weight.mul_(residual_scale)
-        for linear in (network.expansion.leave1, network.expansion.leave2, network.expansion.leave3):
-            linear.weight.mul_(0.5**0.5)  # no ReLU follows, so He's factor of two is too much
-        network.head.leave.weight.mul_(residual_scale)
-
-

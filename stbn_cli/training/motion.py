@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 # Ranges of the motion, per frame.
-SPEED_RANGE = (0.2, 10.0)  # pixels, drawn log-uniformly
+SPEED_RANGE = (0.2, 14.0)  # pixels, drawn log-uniformly
 ACCELERATION = 0.15  # share of the speed
 ROTATION = 0.012  # radians, standard deviation
 ZOOM = 0.008  # relative, standard deviation

@@ -21,7 +21,9 @@ FLOW_MARGIN = 24
 # Clips are shrunk by up to this factor: more scales, and less of the source's compression.
 SMALLEST_SCALE = 0.55
 KEEP_SCALE_SHARE = 0.4  # of the clip sequences are not shrunk at all
-SECOND_FRAME_SHARE = 0.2  # of the clip sequences take every second frame
+# Chances of taking every frame, every second, every third: motion too large for the flow has to be met in training,
+# or the network trusts what is badly aligned.
+STRIDE_CHANCES = (0.6, 0.25, 0.15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
     def _crop_clip(self, random: np.random.Generator) -> np.ndarray:
         clip = self.library.clips[random.choice(len(self.library.clips), p=self._clip_weights)]
         wanted = self.options.frames
-        stride = 2 if random.random() < SECOND_FRAME_SHARE and len(clip) > 2 * wanted else 1
+        stride = 1 + int(random.choice(len(STRIDE_CHANCES), p=STRIDE_CHANCES))
+        stride = max(1, min(stride, len(clip) // wanted))
         span = (wanted - 1) * stride + 1
         start = int(random.integers(max(len(clip) - span, 0) + 1))
         # A clip shorter than the sequence plays forth and back.

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
 from stbn_cli.errors import InputError, OptionError
 from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
-from stbn_cli.models.stbn import MODEL_SIZES, STBN, initialise_near_identity
+from stbn_cli.models.stbn import MODEL_SIZES, STBN
 from stbn_cli.noise.levels import broadcast_sigma
 from stbn_cli.noise.posterior import gaussian_nll
 from stbn_cli.training.library import Library, load_library
@@ -186,9 +186,8 @@ class Trainer:
     def _initial_network(self) -> STBN:
         if self.options.initial is not None:
             return load_checkpoint(self.options.initial).build().train()
-        network = STBN(MODEL_SIZES[self.options.model])
-        initialise_near_identity(network)
-        return network
+        # torch's default weights: scaling the residual branches down, or He's gain, learned more slowly.
+        return STBN(MODEL_SIZES[self.options.model])
 
     def _log(self, row: dict[str, Any]) -> None:
         row = {"step": self.step, "minutes": round(self.seconds / 60, 2), **row}
