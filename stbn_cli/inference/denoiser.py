@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stbn_cli.errors import InputError, MemoryExhaustedError
+from stbn_cli.errors import CheckpointError, InputError, MemoryExhaustedError
 from stbn_cli.flow.estimator import FlowEstimator
 from stbn_cli.inference.device import usable_memory
 from stbn_cli.inference.plan import EngineOptions, Plan, make_plan, smaller_plan
@@ -129,7 +129,7 @@ class Denoiser:
                 yield from self._finish(scene, waiting, index, size)
                 scene, waiting = None, []
             plan = self.report.plan or plan
-            tensor = _to_tensor(frame)
+            tensor = _to_tensor(frame, index)
             if scene is not None:
                 scene.add(tensor)
             else:
@@ -195,10 +195,12 @@ class Denoiser:
             self._shrink(plan, failure)
 
     def _process_exactly(self, scene: Scene, plan: Plan) -> list[Tensor]:
-        """The chunk again in float32. Raises `InputError` if even that is not finite: the input is not."""
+        """The chunk again in float32. Raises `CheckpointError` if even that is not finite."""
         if plan.dtype != torch.float32:
             self.report.fp32_chunks += 1
-            self._say(f"Half precision gave values that are not finite; {plan.chunk} frames are done again in fp32.")
+            self._say(
+                f"Half precision gave values that are not finite; {plan.chunk} frames are done again in fp32."
+            )
             network = _place(self._exact_network, self.device, torch.float32)
             exact = make_plan(
                 network.config,
@@ -216,9 +218,9 @@ class Denoiser:
                 return scene.process_chunk(network, exact)
             except NonFiniteError:
                 pass
-        raise InputError(
-            "The frames hold values that are not finite (NaN or infinity), so they cannot be denoised. "
-            "Check the input."
+        raise CheckpointError(
+            "The model gives values that are not finite even in float32: its file is damaged. Use another --model, or "
+            "check it with stbn weights verify."
         )
 
     def _shrink(self, plan: Plan, failure: str) -> None:
@@ -227,16 +229,13 @@ class Denoiser:
         smaller = smaller_plan(plan, self._network.config, self.options)
         if smaller is None:
             raise MemoryExhaustedError(
-                f"Memory ran out on {plan.device} with chunks of {plan.chunk} frames and tiles of {plan.tile or 'whole'} "
-                "frames, and nothing is left to shrink. Give smaller --tile and --chunk values, a smaller --model, or "
-                f"--device cpu. ({failure.splitlines()[0]})"
+                f"Memory ran out on {plan.device} with {plan.in_words}, and nothing is left to shrink. Give smaller "
+                "--tile and --chunk values, a smaller --model, or --device cpu. "
+                f"({failure.splitlines()[0]})"
             )
         self.report.plan = smaller
         self.report.replans += 1
-        self._say(
-            f"Memory ran out; going on with chunks of {smaller.chunk} frames and tiles of {smaller.tile or 'whole'} "
-            "pixels."
-        )
+        self._say(f"Memory ran out; going on with {smaller.in_words}.")
 
     def _say(self, message: str) -> None:
         self.report.messages.append(message)
@@ -248,8 +247,15 @@ def _place(network: STBN, device: torch.device, dtype: torch.dtype) -> STBN:
     return network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _to_tensor(frame: np.ndarray) -> Tensor:
-    """`(1, 3, H, W)` from `(H, W, 3)`; pictures smaller than the network's minimum are extended at their border."""
+def _to_tensor(frame: np.ndarray, index: int) -> Tensor:
+    """`(1, 3, H, W)` from `(H, W, 3)`; pictures smaller than the network's minimum are extended at their border.
+
+    Raises `InputError` for values that are not finite: they would spread over every later frame.
+    """
+    if not np.isfinite(frame).all():
+        raise InputError(
+            f"Frame {index} holds values that are not finite (NaN or infinity). Check the input."
+        )
     tensor = torch.from_numpy(np.ascontiguousarray(frame, dtype=np.float32)).permute(2, 0, 1)[None]
     missing = [max(0, MINIMUM_SIZE - size) for size in tensor.shape[-2:]]
     if any(missing):

@@ -71,6 +71,12 @@ class Plan:
     def fusion_tiles(self) -> tuple[Tile, ...]:
         return plan_tiles(self.height, self.width, self.tile, self.fusion_halo)
 
+    @property
+    def in_words(self) -> str:
+        """How much is worked on at a time, for messages."""
+        picture = f"tiles of {self.tile} pixels" if self.tile else "whole pictures"
+        return f"chunks of {self.chunk} frames and {picture}"
+
     def describe(self) -> dict[str, object]:
         """The plan as plain values, for people and JSON."""
         return {

@@ -4,6 +4,7 @@ The forward hidden state is carried from chunk to chunk, so it is what a whole-c
 of each chunk starts `chunk_overlap` frames beyond it. Knows nothing of files, cuts or noise estimation.
 """
 
+import itertools
 from collections import deque
 from dataclasses import dataclass
 
@@ -97,7 +98,7 @@ class Scene:
     def _find_flows(self, window: list[PendingFrame], plan: Plan) -> None:
         """Flows between neighbours of the window, and from its first frame to the one before; each only once."""
         frames = window if self._last is None else [self._last, *window]
-        for earlier, later in zip(frames[:-1], frames[1:], strict=True):
+        for earlier, later in itertools.pairwise(frames):
             if later.to_previous is None:
                 pair = earlier.noisy.to(plan.device), later.noisy.to(plan.device)
                 later.to_previous = self._flow(pair[1], pair[0], self.sigma).cpu()

@@ -5,6 +5,7 @@ picture's border, where the network's own zero padding takes over. Where the hal
 cores computed in tiles equal those of the whole picture; with smaller halos the overlaps are blended.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -54,9 +55,7 @@ def plan_tiles(height: int, width: int, tile: int | None, halo: int) -> tuple[Ti
     if tile is None:
         return (Tile(Span(0, height, 0, height), Span(0, width, 0, width)),)
     return tuple(
-        Tile(rows, columns)
-        for rows in _split(height, tile, halo)
-        for columns in _split(width, tile, halo)
+        Tile(rows, columns) for rows in _split(height, tile, halo) for columns in _split(width, tile, halo)
     )
 
 
@@ -67,7 +66,7 @@ def _split(size: int, tile: int, halo: int) -> list[Span]:
     halo = TILE_GRID * math.ceil(halo / TILE_GRID)
     return [
         Span(start, stop, max(0, start - halo), min(size, stop + halo))
-        for start, stop in zip(edges[:-1], edges[1:], strict=True)
+        for start, stop in itertools.pairwise(edges)
     ]
 
 

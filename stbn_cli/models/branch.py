@@ -43,8 +43,8 @@ class PropagationBranch(nn.Module):
     def forward(self, frame: Tensor, state: Tensor | None, sigma: Tensor, mask: Tensor | None) -> Tensor:
         """Phase-domain features `(4 N, C, ceil(H / 2), ceil(W / 2))` of one frame.
 
-        `frame (N, image_channels, H, W)`; `state (N, state_channels, H, W)`, already aligned to the frame, or None for zeros;
-        `sigma` broadcasts to `frame`; `mask` as `valid_mask` gives it.
+        `frame (N, image_channels, H, W)`; `state (N, state_channels, H, W)`, already aligned to the frame, or
+        None for zeros; `sigma` broadcasts to `frame`; `mask` as `valid_mask` gives it.
         """
         features = F.relu(self._head(frame, state, sigma), inplace=True)
         features = F.relu(self.masked(features), inplace=True)

@@ -51,7 +51,9 @@ class STBNConfig:
         if self.head not in ("gaussian", "plain"):
             raise ValueError(f"expected head 'gaussian' or 'plain', got {self.head!r}")
         if self.head == "gaussian" and self.image_channels != MEAN_CHANNELS:
-            raise ValueError(f"a Gaussian head needs {MEAN_CHANNELS} image channels, got {self.image_channels}")
+            raise ValueError(
+                f"a Gaussian head needs {MEAN_CHANNELS} image channels, got {self.image_channels}"
+            )
         if self.expansion_channels % self.expansion_groups:
             raise ValueError("expansion_channels must be a multiple of expansion_groups")
 
@@ -81,15 +83,15 @@ class STBNConfig:
 
 
 # The named sizes. The small ones are leaner where it was measured to pay: a short path from the propagated
-# features to the head, no bottleneck, fusion at the state's own width, dense instead of grouped convolutions.
+# features to the head, the noisy frame carried with the state, no bottleneck, dense instead of grouped convolutions.
 MODEL_SIZES: dict[str, STBNConfig] = {
     "stbn": STBNConfig(),
     "stbn-s": STBNConfig(
         channels=32,
-        blocks=3,
+        blocks=2,
         tail=False,
-        fusion_channels=32,
-        fusion_blocks=3,
+        fusion_channels=64,
+        fusion_blocks=2,
         expansion_channels=128,
         expansion_stages=1,
         expansion_blocks=8,
@@ -100,10 +102,10 @@ MODEL_SIZES: dict[str, STBNConfig] = {
     ),
     "stbn-xs": STBNConfig(
         channels=16,
-        blocks=3,
+        blocks=2,
         tail=False,
-        fusion_channels=16,
-        fusion_blocks=3,
+        fusion_channels=32,
+        fusion_blocks=2,
         expansion_channels=64,
         expansion_stages=1,
         expansion_blocks=6,
@@ -147,9 +149,7 @@ class STBN(nn.Module):
         )
         self.head = PhaseHead(channels, channels, config.output_channels, config.head_blocks)
 
-    def forward(
-        self, noisy: Tensor, sigma: Sigma, flow_to_previous: Tensor, flow_to_next: Tensor
-    ) -> Tensor:
+    def forward(self, noisy: Tensor, sigma: Sigma, flow_to_previous: Tensor, flow_to_next: Tensor) -> Tensor:
         """Head outputs `(N, T, outputs, H, W)` of a whole clip.
 
         `noisy (N, T, C, H, W)`, H and W at least 8, nominal [0, 1]. `sigma`: the noise's standard deviation on the

@@ -67,8 +67,23 @@ def load_library(
                 library.stills.append(picture)
     if not library.clips and not library.stills:
         folders = ", ".join(repr(str(folder)) for folder in (*clip_folders, *still_folders))
-        raise InputError(f"No clip or picture was found in {folders}. Give folders of videos, frames or photos.")
+        raise InputError(
+            f"No clip or picture was found in {folders}. Give folders of videos, frames or photos."
+        )
     return library
+
+
+def load_clip(source: Path, maximum_frames: int | None = None) -> np.ndarray:
+    """Frames `(T, H, W, 3)` uint8 RGB of one video file or folder of frames, at most `maximum_frames`.
+
+    Raises `InputError` if there is none.
+    """
+    clip = _read_clip(source, maximum_frames)
+    if clip is None:
+        raise InputError(
+            f"No frame could be read from {str(source)!r}. Give a video file or a folder of frames."
+        )
+    return clip
 
 
 def _natural_order(path: Path) -> list[tuple[bool, int, str]]:

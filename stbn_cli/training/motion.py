@@ -11,9 +11,7 @@ ZOOM = 0.008  # relative, standard deviation
 SCALE_RANGE = (0.85, 1.5)  # photograph pixels per rendered pixel at the start
 
 
-def render_pan(
-    still: np.ndarray, frames: int, size: int, random: np.random.Generator
-) -> np.ndarray:
+def render_pan(still: np.ndarray, frames: int, size: int, random: np.random.Generator) -> np.ndarray:
     """A clip `(frames, size, size, 3)` uint8 seen by a camera that moves over `still (H, W, 3)` uint8.
 
     Content outside the photograph is mirrored.

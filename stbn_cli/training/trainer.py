@@ -52,9 +52,11 @@ class Trainer:
             torch.set_num_threads(options.threads)
         torch.manual_seed(options.seed)
         self.flow: FlowEstimator = create_flow_estimator("dis")
-        self.network = self._initial_network().to(options.device, memory_format=torch.channels_last)
+        self.network = self._initial_network().to(options.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=options.learning_rate, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=options.learning_rate, betas=(0.9, 0.99)
+        )
         self.step = 0
         self.seconds = 0.0
         self.best: float | None = None
@@ -126,7 +128,9 @@ class Trainer:
                 network.eval(), self.flow, clips, self.options.validation_sigmas, self.options.device
             )
             mean = sum(scores.values()) / len(scores)
-            self._log({"psnr": {f"{sigma:g}": round(score, 3) for sigma, score in scores.items()}, "mean": mean})
+            self._log(
+                {"psnr": {f"{sigma:g}": round(score, 3) for sigma, score in scores.items()}, "mean": mean}
+            )
             if self.best is None or mean > self.best:
                 self.best = mean
                 save_checkpoint(self.options.output / BEST_FILE, self.checkpoint())
@@ -212,7 +216,9 @@ class Trainer:
     def _load_state(self) -> None:
         path = self.options.output / STATE_FILE
         if not path.is_file():
-            raise InputError(f"There is no run to resume: {str(path)!r} does not exist. Start without --resume.")
+            raise InputError(
+                f"There is no run to resume: {str(path)!r} does not exist. Start without --resume."
+            )
         state = torch.load(path, map_location=self.options.device, weights_only=True)
         self.network.load_state_dict(state["network"])
         self.ema = state["ema"]

@@ -22,7 +22,9 @@ def network_of(config: STBNConfig, dtype: torch.dtype) -> STBN:
     return STBN(config).eval().to(dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"]
+)
 @pytest.mark.parametrize("size", [(16, 24), (17, 23)], ids=["even", "odd"])
 @pytest.mark.parametrize("name", MODEL_SIZES)
 @torch.inference_mode()
@@ -42,7 +44,7 @@ def test_outputs_do_not_see_their_own_pixel(name: str, size: tuple[int, int], dt
 def test_neighbours_of_every_parity_and_other_frames_are_seen() -> None:
     """Blind, but for the centre alone: offsets with an odd part in this frame, any pixel in the others."""
     network = network_of(MODEL_SIZES["stbn-xs"], torch.float32)
-    noisy, to_previous, to_next = random_clip(24, 24, torch.float32)
+    noisy, to_previous, _ = random_clip(24, 24, torch.float32)
     still = torch.zeros_like(to_previous)
     before = network(noisy, 0.1, still, still)
     for frame, row, column in [(1, 12, 13), (1, 13, 12), (1, 11, 11), (0, 12, 12), (2, 12, 12)]:

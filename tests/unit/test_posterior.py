@@ -56,7 +56,9 @@ def test_posterior_is_bayes_rule(head: tuple[Tensor, Tensor, Tensor]) -> None:
     torch.testing.assert_close(actual, diagonal, atol=1e-6, rtol=1e-3)
 
 
-def test_posterior_goes_from_the_pixel_to_the_prior_as_noise_rises(head: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_posterior_goes_from_the_pixel_to_the_prior_as_noise_rises(
+    head: tuple[Tensor, Tensor, Tensor],
+) -> None:
     outputs, noisy, _ = head
     mean, _ = split_head(outputs)
     little, much = torch.full((1, 1, 1, 1), 1e-4), torch.full((1, 1, 1, 1), 50.0)

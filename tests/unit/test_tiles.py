@@ -27,7 +27,9 @@ def test_cores_cover_the_picture_once(height: int, width: int, tile: int, halo: 
 
 @given(height=sizes, width=sizes, tile=st.integers(64, 300), halo=st.integers(0, 90))
 @settings(max_examples=50, deadline=None)
-def test_blended_tiles_of_the_same_picture_give_it_back(height: int, width: int, tile: int, halo: int) -> None:
+def test_blended_tiles_of_the_same_picture_give_it_back(
+    height: int, width: int, tile: int, halo: int
+) -> None:
     picture = torch.rand(height, width)
     joined, total = torch.zeros_like(picture), torch.zeros_like(picture)
     for part in plan_tiles(height, width, tile, halo):

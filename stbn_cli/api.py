@@ -1,0 +1,175 @@
+"""The job of the command line as two functions: load a model, denoise a file.
+
+The loaded denoiser also takes arrays: `denoiser(frames)` with `(T, H, W, 3)` uint8, uint16 or floating point
+RGB.
+"""
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+
+from stbn_cli.checkpoints.registry import AUTO
+from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, load_checkpoint
+from stbn_cli.checkpoints.store import resolve
+from stbn_cli.errors import CheckpointError, OptionError
+from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
+from stbn_cli.inference.denoiser import Denoiser
+from stbn_cli.inference.device import resolve_device, resolve_precision
+from stbn_cli.inference.plan import EngineOptions
+from stbn_cli.pipeline import DenoiseSummary, denoise_video
+from stbn_cli.video.reader import open_video
+from stbn_cli.video.writer import EncodeOptions, create_video
+
+SIGMA_SCALE = 255.0  # users give noise levels on the 0-255 scale, the engine computes on [0, 1]
+RGB_CHANNELS = 3
+
+
+class LoadedDenoiser(Denoiser):
+    """A `Denoiser` that remembers which file it was made from and what that file says of itself."""
+
+    model_path: Path
+    info: ModelInfo
+    flow_name: str
+
+
+def load_denoiser(
+    model: str | Path = AUTO,
+    *,
+    sigma: float | None = None,
+    strength: float = 1.0,
+    flow: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    chunk: int | None = None,
+    chunk_overlap: int | None = None,
+    tile: int | None = None,
+    tile_overlap: int | None = None,
+    scene_cuts: bool = True,
+    on_message: Callable[[str], None] | None = None,
+) -> LoadedDenoiser:
+    """Load a model, ready to denoise arrays and files.
+
+    Args:
+        model: "auto", a name listed by `stbn weights list`, a path, or "hf:owner/repo/file.safetensors".
+        sigma: standard deviation of the noise on the 0-255 scale; None estimates it for each scene.
+        strength: share of the noise that is removed, 0 to 1.
+        flow: optical flow, one of `flow.ESTIMATOR_NAMES`; None takes the one the model was trained with.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto, fp32, fp16 or bf16.
+        chunk, chunk_overlap: frames worked on at a time, and looked ahead; None: as memory allows.
+        tile, tile_overlap: pixels of a tile (0: never tile), and around it; None: as memory allows.
+        scene_cuts: start afresh at scene cuts.
+        on_message: receives sentences on fallbacks and on a sigma the model was not trained for.
+
+    Raises:
+        OptionError: an option is out of range, or the device is not there.
+        CheckpointError: the model is unknown, missing or damaged.
+    """
+    try:
+        options = EngineOptions(
+            sigma=None if sigma is None else sigma / SIGMA_SCALE,
+            strength=strength,
+            chunk=chunk,
+            chunk_overlap=chunk_overlap,
+            tile=tile,
+            tile_overlap=tile_overlap,
+            scene_cuts=scene_cuts,
+        )
+    except ValueError as error:
+        raise OptionError(f"The options cannot be used: {error}.") from error
+    where = resolve_device(device)
+    dtype = resolve_precision(precision, where)
+    path = resolve(str(model), device=where)
+    checkpoint = load_checkpoint(path)
+    _check_rgb(path, checkpoint)
+    estimator = _create_flow(checkpoint, flow or checkpoint.info.flow, where)
+    low, high = checkpoint.info.sigma_range
+    denoiser = LoadedDenoiser(
+        checkpoint.build(),
+        estimator,
+        options,
+        device=where,
+        dtype=dtype,
+        sigma_range=(low / SIGMA_SCALE, high / SIGMA_SCALE),
+        on_message=on_message,
+    )
+    denoiser.model_path, denoiser.info, denoiser.flow_name = path, checkpoint.info, estimator.name
+    if sigma is not None and on_message is not None and (warning := sigma_warning(sigma, checkpoint.info)):
+        on_message(warning)
+    return denoiser
+
+
+def denoise_file(
+    input: str | Path,
+    output: str | Path,
+    denoiser: Denoiser,
+    *,
+    encode: EncodeOptions | None = None,
+    overwrite: bool = False,
+    start: float | None = None,
+    end: float | None = None,
+    rate: Fraction | float | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> DenoiseSummary:
+    """Denoise a video file or an image sequence. `output` appears whole and verified, or not at all.
+
+    Args:
+        input: a video, a folder of images, or a pattern such as frame_%04d.png.
+        output: a video by its suffix, or a folder or pattern of images.
+        encode: how to encode; None: like the input.
+        overwrite: replace `output` if it is there.
+        start, end: half-open range in seconds from the beginning of the input.
+        rate: frames per second of an image sequence; None: 25.
+        progress: called with the number of frames denoised so far.
+
+    Raises:
+        StbnError: one of its classes, with a sentence that says what to do.
+    """
+    with (
+        open_video(input, start=start, end=end, rate=rate) as reader,
+        create_video(output, reader, encode or EncodeOptions(), overwrite=overwrite) as writer,
+    ):
+        return denoise_video(reader, denoiser, writer, progress=progress)
+
+
+def sigma_warning(sigma: float, info: ModelInfo) -> str | None:
+    """What to tell the user of a noise level (0-255 scale) outside the model's range; None inside it."""
+    low, high = info.sigma_range
+    if low <= sigma <= high:
+        return None
+    return (
+        f"The noise level {sigma:.3g} lies outside {low:g} to {high:g}, the range that model {info.name} was "
+        "trained for; expect a weaker result."
+    )
+
+
+def _check_rgb(path: Path, checkpoint: Checkpoint) -> None:
+    channels = checkpoint.config.image_channels
+    if channels != RGB_CHANNELS:
+        raise CheckpointError(
+            f"The model {path} is for raw pictures of {channels} channels, not for RGB video. "
+            "Choose another --model."
+        )
+
+
+def _create_flow(checkpoint: Checkpoint, name: str, device: torch.device) -> FlowEstimator:
+    """The estimator called `name`, with the network that travels with the model if it is of that kind."""
+    if name != checkpoint.info.flow or not checkpoint.flow_weights:
+        return create_flow_estimator(name)
+    if name == "pwc":
+        from stbn_cli.models.pwcnet import PWCNet as FlowNet
+    elif name == "light":
+        from stbn_cli.models.lightflow import LightFlowNet as FlowNet
+    else:
+        return create_flow_estimator(name)
+    network = FlowNet()
+    try:
+        network.load_state_dict({key: tensor.float() for key, tensor in checkpoint.flow_weights.items()})
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"The flow network in model {checkpoint.info.name!r} does not fit its kind, {name!r}: the file "
+            "is damaged. Use another flow with --flow dis, or import the model again."
+        ) from error
+    return create_flow_estimator(name, network.eval().to(device))

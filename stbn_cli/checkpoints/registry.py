@@ -1,0 +1,73 @@
+"""The models that stbn knows by name, read from registry.toml. Knows nothing of torch or the network."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from stbn_cli.errors import CheckpointError
+
+AUTO = "auto"
+REGISTRY_FILE = Path(__file__).with_name("registry.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSpec:
+    """One row of the registry."""
+
+    name: str
+    file: str  # file name, in weights/ and in the Hub repository
+    description: str
+    licence: str
+    sigma_range: tuple[float, float]  # noise levels it was trained for, 0-255 scale
+    sha256: str = ""  # "" = not checked
+    bundled: bool = False  # comes with the package
+    repo: str = ""  # Hub repository "owner/name"; "" = none
+    default_on: tuple[str, ...] = ()  # device types on which it is the default
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """Where a person can download the file; "" if it is on no Hub."""
+        return f"https://huggingface.co/{self.repo}/resolve/main/{self.file}" if self.repo else ""
+
+
+@cache
+def load_registry() -> dict[str, CheckpointSpec]:
+    """All known models by name, the best first."""
+    rows: list[dict[str, Any]] = tomllib.loads(REGISTRY_FILE.read_text(encoding="utf-8")).get("model", [])
+    specs = [
+        CheckpointSpec(
+            **{
+                **row,
+                "sigma_range": tuple(row["sigma_range"]),
+                "default_on": tuple(row.get("default_on", ())),
+            }
+        )
+        for row in rows
+    ]
+    return {spec.name: spec for spec in specs}
+
+
+def default_model(device: str) -> CheckpointSpec:
+    """The best model that runs well on `device` ("cpu", "cuda", "cuda:1", "mps").
+
+    Raises `CheckpointError` if there is none.
+    """
+    kind = device.partition(":")[0]
+    for spec in load_registry().values():
+        if kind in spec.default_on:
+            return spec
+    raise CheckpointError(
+        f"This installation has no default model for device {kind!r}. "
+        "Give --model the path of a .safetensors file (see stbn weights list and stbn weights import)."
+    )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ " Did you mean 'x'?" with a leading space, or "" where nothing is similar."""
+    close = difflib.get_close_matches(name.lower(), list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

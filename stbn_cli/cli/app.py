@@ -1,0 +1,60 @@
+"""The `stbn` command: its subcommands, and the boundary where errors become messages and exit codes."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from stbn_cli import __version__
+from stbn_cli.cli import denoise, doctor, train, weights
+from stbn_cli.cli.console import show
+from stbn_cli.cli.exits import FAILED, report_error
+from stbn_cli.cli.options import EXIT_CODES
+
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+
+app = typer.Typer(
+    name="stbn",
+    help="Self-supervised video denoising with a spatiotemporal blind-spot network.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings=HELP_NAMES,
+)
+app.command("denoise", epilog=denoise.EXAMPLES, no_args_is_help=True)(denoise.denoise)
+app.add_typer(weights.app, name="weights")
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command("train", epilog=train.EXAMPLES, no_args_is_help=True)(train.train)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        show(f"stbn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def stbn(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Self-supervised video denoising with a spatiotemporal blind-spot network."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; `arguments=None`: those of the process."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="stbn")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else FAILED if end.code else 0
+    except BrokenPipeError:
+        # Whoever read stdout has gone; the interpreter must not try to flush it either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (Exception, KeyboardInterrupt) as error:
+        return report_error(error)
+    return 0

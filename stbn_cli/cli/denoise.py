@@ -1,0 +1,157 @@
+"""`stbn denoise`: parse, load, run, report. Heavy libraries are imported inside, so that help is instant."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stbn_cli.cli import options as opt
+from stbn_cli.cli.console import say, show_json, show_table
+from stbn_cli.cli.exits import InterruptedByUserError
+from stbn_cli.cli.parsing import AUTO, default_output, parse_count, parse_sigma, parse_time
+from stbn_cli.cli.progress import FrameProgress
+from stbn_cli.cli.report import Job, Notes, fields, plan_encoding
+
+if TYPE_CHECKING:
+    from stbn_cli.video.writer import EncodeOptions
+
+QUIET, NORMAL, VERBOSE = range(3)
+
+EXAMPLES = opt.epilog(
+    "stbn denoise clip.mp4",
+    "stbn denoise clip.mp4 -o clean.mkv --sigma 25 --crf 14",
+    "stbn denoise clip.mp4 --start 1:30 --end 1:40 --dry-run",
+    "stbn denoise 'frames/%05d.png' -o clean/",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The command line, understood."""
+
+    source: str
+    output: str
+    overwrite: bool
+    dry_run: bool
+    span: dict[str, Any]  # arguments of `open_video`: start and end in seconds, rate in frames per second
+    engine: dict[str, Any]  # arguments of `load_denoiser`
+    coding: dict[str, Any]  # fields of `EncodeOptions`
+    verbosity: int
+    json: bool
+
+
+def denoise(
+    source: opt.InputArg,
+    output: opt.OutputOpt = None,
+    overwrite: opt.OverwriteOpt = False,
+    start: opt.StartOpt = None,
+    end: opt.EndOpt = None,
+    fps: opt.FpsOpt = None,
+    dry_run: opt.DryRunOpt = False,
+    sigma: opt.SigmaOpt = AUTO,
+    strength: opt.StrengthOpt = 1.0,
+    model: opt.ModelOpt = AUTO,
+    flow: opt.FlowOpt = None,
+    scene_cuts: opt.SceneCutsOpt = True,
+    device: opt.DeviceOpt = AUTO,
+    precision: opt.PrecisionOpt = AUTO,
+    chunk: opt.ChunkOpt = AUTO,
+    chunk_overlap: opt.ChunkOverlapOpt = AUTO,
+    tile: opt.TileOpt = AUTO,
+    tile_overlap: opt.TileOverlapOpt = AUTO,
+    codec: opt.CodecOpt = None,
+    crf: opt.CrfOpt = None,
+    preset: opt.PresetOpt = None,
+    pix_fmt: opt.PixFmtOpt = None,
+    lossless: opt.LosslessOpt = False,
+    quiet: opt.QuietOpt = False,
+    verbose: opt.VerboseOpt = False,
+    json: opt.JsonOpt = False,
+) -> None:
+    """Denoise a video; sound, subtitles, times and colours stay as they are.
+
+    The noise level is measured, the output is written beside its final name, checked, and only then renamed.
+    """
+    engine = {
+        "model": model,
+        "sigma": parse_sigma(sigma),
+        "strength": strength,
+        "flow": flow,
+        "scene_cuts": scene_cuts,
+        "device": device,
+        "precision": precision,
+        "chunk": parse_count(chunk, "--chunk", 1),
+        "chunk_overlap": parse_count(chunk_overlap, "--chunk-overlap", 0),
+        "tile": parse_count(tile, "--tile", 0),
+        "tile_overlap": parse_count(tile_overlap, "--tile-overlap", 0),
+    }
+    span = {"start": parse_time(start, "--start"), "end": parse_time(end, "--end"), "rate": fps}
+    coding = {"codec": codec, "crf": crf, "preset": preset, "pix_fmt": pix_fmt, "lossless": lossless}
+    verbosity = QUIET if quiet else VERBOSE if verbose else NORMAL
+    target = _output_name(source, output)
+    request = Request(source, target, overwrite, dry_run, span, engine, coding, verbosity, json)
+    try:
+        _run(request)
+    except KeyboardInterrupt:
+        raise InterruptedByUserError(f"Interrupted; nothing was written to {request.output}.") from None
+
+
+def _output_name(source: str, output: str | None) -> str:
+    if output is not None:
+        return output
+    from stbn_cli.video.images import IMAGE_SUFFIXES
+    from stbn_cli.video.output import MUXERS
+
+    return default_output(source, (*MUXERS, *IMAGE_SUFFIXES))
+
+
+def _run(request: Request) -> None:
+    """Everything that can be refused cheaply comes before the model is loaded."""
+    from stbn_cli.video.reader import open_video
+    from stbn_cli.video.writer import EncodeOptions, check_output
+
+    encode = EncodeOptions(**request.coding)
+    with open_video(request.source, **request.span) as reader:
+        check_output(request.source, request.output, request.overwrite)
+        metadata, notes = reader.metadata, Notes()
+        encoding = plan_encoding(metadata, request.output, encode, notes)
+    from stbn_cli.api import load_denoiser
+
+    denoiser = load_denoiser(**request.engine, on_message=notes)
+    job = Job(request.source, request.output, metadata, encoding, request.engine["sigma"], denoiser, notes)
+    if request.dry_run:
+        if request.json:
+            show_json(job.plan())
+        else:
+            show_table(list(fields(job.plan())))
+        return
+    if request.verbosity >= VERBOSE:
+        for name, value in fields(job.plan()):
+            say(f"{name}: {value}")
+    elif request.verbosity >= NORMAL:
+        say(job.headline())
+    _denoise(request, encode, job)
+
+
+def _denoise(request: Request, encode: "EncodeOptions", job: Job) -> None:
+    from stbn_cli.api import denoise_file
+
+    with FrameProgress(job.metadata.frame_count, quiet=request.verbosity <= QUIET) as progress:
+        summary = denoise_file(
+            request.source,
+            request.output,
+            job.denoiser,
+            encode=encode,
+            overwrite=request.overwrite,
+            **request.span,
+            progress=progress,
+        )
+    for warning in summary.warnings:
+        job.notes(warning)
+    if warning := job.strong_noise():
+        job.notes(warning)
+    if request.verbosity >= VERBOSE:
+        for scene in job.scenes():
+            say(f"From frame {scene['first_frame']}: noise level {scene['sigma']:.4g}")
+    if request.verbosity >= NORMAL:
+        say(job.summary(summary))
+    if request.json:
+        show_json(job.result(summary))

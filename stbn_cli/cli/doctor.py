@@ -1,0 +1,111 @@
+"""`stbn doctor`: what is installed here, what it can compute with, what it can write."""
+
+import platform
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import typer
+
+from stbn_cli import __version__
+from stbn_cli.cli import options as opt
+from stbn_cli.cli.console import show_json, show_table
+from stbn_cli.cli.report import fields
+from stbn_cli.errors import StbnError
+
+GIB = 2**30
+EXAMPLES = opt.epilog("stbn doctor", "stbn doctor --json")
+JsonOpt = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+PACKAGES = (
+    "torch",
+    "numpy",
+    "av",
+    "opencv-python-headless",
+    "safetensors",
+    "huggingface-hub",
+    "typer",
+    "rich",
+)
+
+
+def doctor(json: JsonOpt = False) -> None:
+    """Show versions, devices, codecs and models; exits with 1 if something needed does not work."""
+    problems: list[str] = []
+    found = {
+        "versions": _versions(),
+        "devices": _ask(_devices, "torch", problems),
+        "ffmpeg": _ask(_ffmpeg, "PyAV", problems),
+        "encoders": _ask(_encoders, "PyAV", problems),
+        "models": _ask(_models, "models", problems),
+        "problems": problems,
+    }
+    if json:
+        show_json(found)
+    else:
+        show_table(list(fields(found)))
+    if problems:
+        raise StbnError(f"{len(problems)} problem(s) found: {'; '.join(problems)}. Install stbn again.")
+
+
+def _ask(question: Callable[[], dict[str, Any]], what: str, problems: list[str]) -> dict[str, Any]:
+    """The answer, or {} and a problem: whatever is broken here is what this command is there to tell."""
+    try:
+        return question()
+    except Exception as error:
+        problems.append(f"{what}: {error}")
+        return {}
+
+
+def _versions() -> dict[str, str]:
+    found = {"stbn": __version__, "python": platform.python_version(), "system": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "missing"
+    return found
+
+
+def _devices() -> dict[str, Any]:
+    import torch
+
+    from stbn_cli.inference.device import resolve_device, usable_memory
+
+    memory = usable_memory(torch.device("cpu")) / GIB
+    found: dict[str, Any] = {
+        "auto": str(resolve_device("auto")),
+        "cpu": f"{torch.get_num_threads()} threads, {memory:.1f} GiB to plan with",
+    }
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / GIB:.1f} GiB"
+    if torch.backends.mps.is_available():
+        found["mps"] = "available"
+    return found
+
+
+def _ffmpeg() -> dict[str, str]:
+    import av
+
+    return {name: ".".join(map(str, numbers)) for name, numbers in av.library_versions.items()}
+
+
+def _encoders() -> dict[str, str]:
+    from stbn_cli.video.encoders import FAMILIES, find_encoder
+
+    return {family: find_encoder(family) or "none" for family in FAMILIES}
+
+
+def _models() -> dict[str, Any]:
+    from stbn_cli.checkpoints.registry import load_registry
+    from stbn_cli.checkpoints.store import bundled_folder, find_local, models_folder, verify
+
+    found: dict[str, Any] = {"bundled_folder": str(bundled_folder()), "models_folder": str(models_folder())}
+    for spec in load_registry().values():
+        local = find_local(spec)
+        if local is not None:
+            verify(local, spec.sha256)
+        elif spec.bundled:
+            raise StbnError(f"{spec.file} is missing from {bundled_folder()}")
+        found[spec.name] = str(local or "not here yet")
+    return found

@@ -1,0 +1,45 @@
+"""The one place where exceptions become a line on stderr and an exit code."""
+
+import os
+import sys
+import traceback
+
+from stbn_cli.cli.console import say
+from stbn_cli.errors import MemoryExhaustedError, StbnError
+
+DEBUG_VARIABLE = "STBN_DEBUG"
+FAILED = 1
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+class InterruptedByUserError(StbnError):
+    """Ctrl-C, with a sentence on what that means for the output."""
+
+    exit_code = INTERRUPTED
+
+
+def report_error(error: BaseException) -> int:
+    """Say what went wrong, with the traceback if STBN_DEBUG is set; the exit code."""
+    if debugging():
+        traceback.print_exception(error, file=sys.stderr)
+    if isinstance(error, InterruptedByUserError):
+        say(str(error))
+        return error.exit_code
+    if isinstance(error, StbnError):
+        say(f"Error: {error}")
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        say("Interrupted.")
+        return INTERRUPTED
+    if isinstance(error, MemoryError):
+        say("Error: Memory ran out. Give smaller --tile and --chunk values, or close other programs.")
+        return MemoryExhaustedError.exit_code
+    reason = (str(error).strip().splitlines() or [""])[0]
+    hint = "" if debugging() else " Set STBN_DEBUG=1 to see where."
+    say(f"Error: Something unexpected failed ({type(error).__name__}: {reason}); please report it.{hint}")
+    return FAILED
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted."""
+    return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")

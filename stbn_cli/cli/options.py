@@ -1,0 +1,188 @@
+"""The options of the commands, each once: names, help texts, panels. Defaults stand at the commands."""
+
+from typing import Annotated, Any
+
+import typer
+
+INPUT_OUTPUT = "Input and output"
+DENOISING = "Denoising"
+MEMORY = "Memory and speed"
+ENCODING = "Video encoding"
+LOGGING = "Logging"
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 failed; 2 wrong usage or options; 3 input unreadable; 4 model missing or damaged; "
+    "5 out of memory; 6 output cannot be written or failed its check; 130 interrupted. "
+    "STBN_DEBUG=1 shows tracebacks."
+)
+
+
+def epilog(*examples: str) -> str:
+    """Examples and exit codes for the end of a command's help, one paragraph each."""
+    return "\n\n".join(["Examples:", *(f"$ {example}" for example in examples), EXIT_CODES])
+
+
+def option(
+    panel: str, *names: str, help: str, metavar: str | None = None, default: str | bool = True, **more: Any
+) -> Any:
+    """An option in a panel; `default` replaces what the help shows as default."""
+    return typer.Option(
+        *names, help=help, metavar=metavar, show_default=default, rich_help_panel=panel, **more
+    )
+
+
+InputArg = Annotated[
+    str,
+    typer.Argument(
+        metavar="INPUT",
+        help="A video, a folder of images, or a pattern such as 'frame_%04d.png'.",
+        show_default=False,
+    ),
+]
+OutputOpt = Annotated[
+    str | None,
+    option(
+        INPUT_OUTPUT,
+        "--output",
+        "-o",
+        metavar="OUT",
+        help="A video by its suffix (.mkv .mp4 .m4v .mov .webm .ts), or a folder/ or pattern of images.",
+        default="<stem>.denoised.<suffix>",
+    ),
+]
+OverwriteOpt = Annotated[
+    bool, option(INPUT_OUTPUT, "--overwrite", help="Replace OUT if it exists. The input is never replaced.")
+]
+StartOpt = Annotated[
+    str | None,
+    option(
+        INPUT_OUTPUT,
+        "--start",
+        metavar="TIME",
+        help="Begin here: seconds, MM:SS or HH:MM:SS.",
+        default="the beginning",
+    ),
+]
+EndOpt = Annotated[
+    str | None,
+    option(INPUT_OUTPUT, "--end", metavar="TIME", help="Stop before this time.", default="the end"),
+]
+FpsOpt = Annotated[
+    float | None,
+    option(
+        INPUT_OUTPUT,
+        "--fps",
+        help="Frames per second of an image sequence; videos keep their own times.",
+        default="25",
+    ),
+]
+DryRunOpt = Annotated[
+    bool, option(INPUT_OUTPUT, "--dry-run", help="Check everything and print the plan; write nothing.")
+]
+
+SigmaOpt = Annotated[
+    str,
+    option(
+        DENOISING,
+        "--sigma",
+        "-s",
+        metavar="auto|NUMBER",
+        help="Noise level: standard deviation on the 0-255 scale, or estimated for each scene.",
+    ),
+]
+StrengthOpt = Annotated[
+    float,
+    option(DENOISING, "--strength", help="Share of the noise that is removed.", min=0.0, max=1.0),
+]
+ModelOpt = Annotated[
+    str,
+    option(
+        DENOISING,
+        "--model",
+        "-m",
+        help="auto, a name of `stbn weights list`, a .safetensors file, or hf:owner/repo/file.safetensors.",
+    ),
+]
+FlowOpt = Annotated[
+    str | None,
+    option(
+        DENOISING,
+        "--flow",
+        metavar="dis|none|pwc|light",
+        help="Optical flow between frames.",
+        default="as the model was trained",
+    ),
+]
+SceneCutsOpt = Annotated[
+    bool,
+    option(DENOISING, "--scene-cuts/--no-scene-cuts", help="Find scene cuts and start afresh at each."),
+]
+
+DeviceOpt = Annotated[
+    str, option(MEMORY, "--device", "-d", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")
+]
+PrecisionOpt = Annotated[
+    str,
+    option(MEMORY, "--precision", metavar="auto|fp32|fp16|bf16", help="auto: fp16 on a GPU, fp32 on a CPU."),
+]
+ChunkOpt = Annotated[
+    str, option(MEMORY, "--chunk", metavar="auto|FRAMES", help="Frames worked on at a time.")
+]
+ChunkOverlapOpt = Annotated[
+    str,
+    option(MEMORY, "--chunk-overlap", metavar="auto|FRAMES", help="Frames looked ahead beyond a chunk."),
+]
+TileOpt = Annotated[
+    str, option(MEMORY, "--tile", metavar="auto|PIXELS", help="Side of a tile; 0: whole frames.")
+]
+TileOverlapOpt = Annotated[
+    str,
+    option(
+        MEMORY, "--tile-overlap", metavar="auto|PIXELS", help="Pixels seen around a tile; auto: no seams."
+    ),
+]
+
+CodecOpt = Annotated[
+    str | None,
+    option(
+        ENCODING,
+        "--codec",
+        metavar="h264|hevc|av1|vp9|ffv1|prores",
+        help="Video codec of OUT.",
+        default="as the input",
+    ),
+]
+CrfOpt = Annotated[
+    float | None,
+    option(
+        ENCODING,
+        "--crf",
+        help="Constant quality, smaller is better.",
+        default="h264 16, hevc 18, av1 24, vp9 24",
+    ),
+]
+PresetOpt = Annotated[
+    str | None,
+    option(
+        ENCODING,
+        "--preset",
+        metavar="ultrafast..placebo",
+        help="Encoding speed against size.",
+        default="medium",
+    ),
+]
+PixFmtOpt = Annotated[
+    str | None,
+    option(
+        ENCODING, "--pix-fmt", metavar="FORMAT", help="FFmpeg's pixel format of OUT.", default="as the input"
+    ),
+]
+LosslessOpt = Annotated[
+    bool, option(ENCODING, "--lossless", help="Keep every value of the result (ffv1 in .mkv).")
+]
+
+QuietOpt = Annotated[bool, option(LOGGING, "--quiet", "-q", help="Only warnings and errors.")]
+VerboseOpt = Annotated[
+    bool, option(LOGGING, "--verbose", "-v", help="Also the plan and every scene's noise level.")
+]
+JsonOpt = Annotated[bool, option(LOGGING, "--json", help="One JSON document on stdout at the end.")]

@@ -1,0 +1,59 @@
+"""What the user types, understood: pure functions that raise `OptionError` with a sentence."""
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from stbn_cli.errors import OptionError
+
+AUTO = "auto"
+MAXIMUM_SIGMA = 255.0
+DENOISED = "denoised"
+FALLBACK_SUFFIX = ".mkv"  # where the input's own container cannot be written
+_CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
+
+
+def parse_sigma(text: str) -> float | None:
+    """Standard deviation on the 0-255 scale; None for auto."""
+    if text.lower() == AUTO:
+        return None
+    try:
+        sigma = float(text)
+    except ValueError:
+        raise OptionError(f"--sigma {text} is no number. Give 0 to 255, such as 25, or auto.") from None
+    if not 0 <= sigma <= MAXIMUM_SIGMA:
+        raise OptionError(f"--sigma {text} is out of range. Give 0 to 255 (8-bit scale), or auto.")
+    return sigma
+
+
+def parse_time(text: str | None, option: str) -> float | None:
+    """Seconds of "75", "75.5", "1:15" or "0:01:15.5"; None stays None."""
+    if text is None:
+        return None
+    found = _CLOCK.fullmatch(text.strip())
+    if found is None:
+        raise OptionError(f"{option} {text} is no time. Give seconds (75.5), MM:SS (1:15.5) or HH:MM:SS.")
+    hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    if found[2] is not None and (seconds >= 60 or (found[1] is not None and minutes >= 60)):
+        raise OptionError(f"{option} {text} is no time: minutes and seconds end at 59.")
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def parse_count(text: str, option: str, minimum: int) -> int | None:
+    """A whole number of at least `minimum`; None for auto."""
+    if text.lower() == AUTO:
+        return None
+    if not re.fullmatch(r"\d+", text) or int(text) < minimum:
+        raise OptionError(f"{option} {text} is neither auto nor a whole number of at least {minimum}.")
+    return int(text)
+
+
+def default_output(source: str, writable_suffixes: Collection[str]) -> str:
+    """`<stem>.denoised.<suffix>` beside the input; a folder (ends with /) for images."""
+    path = Path(source)
+    if path.is_dir() or any(mark in path.name for mark in "%*?["):
+        # Resolved, so that "." and ".." have a name.
+        folder = (path if path.is_dir() else path.parent).resolve()
+        return f"{folder}.{DENOISED}/"
+    suffix = path.suffix if path.suffix.lower() in writable_suffixes else FALLBACK_SUFFIX
+    return str(path.with_name(f"{path.stem}.{DENOISED}{suffix}"))

@@ -1,0 +1,171 @@
+"""What a run tells: before it (the plan), at its end (one line, or a document), and its warnings."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from stbn_cli.cli.console import warn
+from stbn_cli.cli.progress import clock
+
+if TYPE_CHECKING:
+    from stbn_cli.api import LoadedDenoiser
+    from stbn_cli.pipeline import DenoiseSummary
+    from stbn_cli.video.frames import VideoMetadata
+    from stbn_cli.video.writer import EncodeOptions
+
+SIGMA_SCALE = 255.0  # of 8-bit values; the engine's noise levels are on [0, 1]
+
+
+@dataclass(slots=True)
+class Notes:
+    """Shows warnings as they come, each once, and remembers them."""
+
+    messages: list[str] = field(default_factory=list)
+
+    def __call__(self, message: str) -> None:
+        if message not in self.messages:
+            self.messages.append(message)
+            warn(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A denoiser and what it is about to denoise, or has denoised."""
+
+    source: str
+    output: str
+    metadata: "VideoMetadata"
+    encoding: dict[str, Any]
+    sigma: float | None  # as asked for, 0-255 scale; None: estimated
+    denoiser: "LoadedDenoiser"
+    notes: Notes
+
+    def plan(self) -> dict[str, Any]:
+        """What would be done, as plain values."""
+        rate = self.metadata.average_rate
+        return {
+            "input": self.source,
+            "output": self.output,
+            "frames": self.metadata.frame_count,
+            "input_fps": None if rate is None else round(float(rate), 4),
+            "input_format": self.metadata.pixel_format,
+            "encoding": self.encoding,
+            "sigma": "auto" if self.sigma is None else self.sigma,
+            "strength": self.denoiser.options.strength,
+            **self._engine(),
+            "warnings": self.notes.messages,
+        }
+
+    def result(self, summary: "DenoiseSummary") -> dict[str, Any]:
+        """What was done, as plain values."""
+        report = self.denoiser.report
+        return {
+            "input": self.source,
+            "output": self.output,
+            "frames": summary.frames,
+            "seconds": round(summary.seconds, 3),
+            "fps": round(summary.frames_per_second, 3),
+            "encoding": self.encoding,
+            "strength": self.denoiser.options.strength,
+            **self._engine(),
+            "scenes": self.scenes(),
+            "fp32_chunks": report.fp32_chunks,
+            "replans": report.replans,
+            "warnings": self.notes.messages,
+        }
+
+    def scenes(self) -> list[dict[str, Any]]:
+        """The scenes found, with noise levels on the 0-255 scale."""
+        return [
+            {
+                "first_frame": scene.first_frame,
+                "sigma": round(SIGMA_SCALE * scene.sigma, 3),
+                "estimated": scene.estimated,
+            }
+            for scene in self.denoiser.report.scenes
+        ]
+
+    def strong_noise(self) -> str | None:
+        """A warning if scenes are noisier than the model was trained for; weaker noise does no harm."""
+        info = self.denoiser.info
+        highest = info.sigma_range[1]
+        levels = [scene["sigma"] for scene in self.scenes() if scene["estimated"]]
+        beyond = [level for level in levels if level > highest]
+        if not beyond:
+            return None
+        return (
+            f"The noise level was estimated as up to {max(beyond):.3g} in {len(beyond)} scene(s), above "
+            f"{highest:g}, the strongest that model {info.name} was trained for; expect a weaker result."
+        )
+
+    def headline(self) -> str:
+        """What is about to be done, in a line."""
+        count = self.metadata.frame_count
+        frames = "frames" if count is None else f"about {count} frames"
+        return f"Denoising {self.source}: {frames}, {self._how()}"
+
+    def summary(self, summary: "DenoiseSummary") -> str:
+        """What was done, in a line."""
+        speed = f"{summary.frames} frames in {clock(summary.seconds)} ({summary.frames_per_second:.2f} fps)"
+        return f"{self.output}: {speed}, {self._noise()}, {self._how()}"
+
+    def _engine(self) -> dict[str, Any]:
+        denoiser = self.denoiser
+        plan = denoiser.report.plan or denoiser.plan_for(self.metadata.height, self.metadata.width)
+        return {
+            "model": denoiser.info.name,
+            "model_file": str(denoiser.model_path),
+            "flow": denoiser.flow_name,
+            "device": str(denoiser.device),
+            "precision": self._precision(),
+            "plan": plan.describe(),
+        }
+
+    def _how(self) -> str:
+        return f"model {self.denoiser.info.name} on {self.denoiser.device}, {self._precision()}"
+
+    def _precision(self) -> str:
+        from stbn_cli.inference.device import PRECISIONS
+
+        return next(name for name, dtype in PRECISIONS.items() if dtype == self.denoiser.dtype)
+
+    def _noise(self) -> str:
+        scenes = self.scenes()
+        levels = sorted(scene["sigma"] for scene in scenes)
+        if not levels or not scenes[0]["estimated"]:
+            return f"noise level {self.sigma:g}" if self.sigma is not None else "noise level unknown"
+        if len(levels) == 1:
+            return f"noise level {levels[0]:.3g} (estimated)"
+        return f"noise levels {levels[0]:.3g} to {levels[-1]:.3g} (estimated in {len(levels)} scenes)"
+
+
+def plan_encoding(
+    metadata: "VideoMetadata", output: str, options: "EncodeOptions", notes: Notes
+) -> dict[str, Any]:
+    """How the output will be encoded. Raises `OptionError` for options that do not fit."""
+    from stbn_cli.video.encoders import plan_encoder
+    from stbn_cli.video.frames import Warnings
+    from stbn_cli.video.output import resolve_output
+
+    target = resolve_output(output)
+    if target.kind != "video":
+        return {"images": target.pattern or "named as the input's"}
+    found = Warnings()
+    plan = plan_encoder(metadata, target.muxer, options, found)
+    for message in found.messages:
+        notes(message)
+    return {
+        "container": target.muxer,
+        "encoder": plan.encoder,
+        "pix_fmt": plan.pix_fmt,
+        "options": plan.options,
+    }
+
+
+def fields(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """A document as (name, text) lines, nested names joined by dots, empty ones left out."""
+    for name, value in document.items():
+        if isinstance(value, dict):
+            yield from fields(value, f"{prefix}{name}.")
+        elif value is not None and value != []:
+            yield prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,95 @@
+"""One interface for every source of optical flow: DIS, a network, or none at all.
+
+Knows nothing of video files, tiles or checkpoints; networks live in `models/`, arrive built and loaded.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from stbn_cli.errors import OptionError
+from stbn_cli.flow.dis import DisFlow
+
+# What `create_flow_estimator` accepts; the last two need a network.
+ESTIMATOR_NAMES = ("dis", "none", "pwc", "light")
+
+
+class FlowEstimator(Protocol):
+    """Finds the motion between two batches of noisy frames."""
+
+    @property
+    def name(self) -> str:
+        """Short name, one of `ESTIMATOR_NAMES` for those made by `create_flow_estimator`."""
+        ...
+
+    def __call__(self, first: Tensor, second: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        """Flow from `first` to `second`.
+
+        Args:
+            first: (N, 3, H, W) float RGB, nominal range [0, 1], noisy (values outside are fine).
+            second: as `first`.
+            sigma: noise std on [0, 1], one number or one per clip (N,); None: not known.
+
+        Returns:
+            (N, 2, H, W) float32 flow (dx, dy) in pixels on the device of `first`: `second` sampled at
+            (col + dx, row + dy) shows what `first` shows at (col, row).
+        """
+        ...
+
+
+class NoFlow:
+    """Zero flow: frames are compared in place. A `FlowEstimator`."""
+
+    name = "none"
+
+    def __call__(self, first: Tensor, second: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        """Zeros (N, 2, H, W) float32 on the device of `first` (N, 3, H, W); the rest is unused."""
+        batch, _, height, width = first.shape
+        return torch.zeros(batch, 2, height, width, dtype=torch.float32, device=first.device)
+
+
+class NetworkFlow:
+    """Flow by a torch network `network(first, second)` or `network(first, second, sigma)`. A `FlowEstimator`.
+
+    The network stays where the caller put it, in the precision the caller gave it. No gradient is kept.
+    """
+
+    def __init__(self, network: nn.Module, name: str = "pwc") -> None:
+        self.network = network
+        self.name = name
+        # LightFlowNet reads the noise level; PWC-Net does not.
+        self._takes_sigma = bool(getattr(network, "takes_sigma", False))
+
+    @torch.no_grad()
+    def __call__(self, first: Tensor, second: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        """Flow (N, 2, H, W) float32 from `first` to `second`, both (N, 3, H, W); see `FlowEstimator`."""
+        dtype = next(self.network.parameters()).dtype
+        frames = (first.to(dtype), second.to(dtype))
+        flow = self.network(*frames, sigma) if self._takes_sigma else self.network(*frames)
+        return flow.float()
+
+
+def create_flow_estimator(name: str, network: nn.Module | None = None) -> FlowEstimator:
+    """Build the estimator called `name`.
+
+    Args:
+        name: one of `ESTIMATOR_NAMES`.
+        network: the loaded network of "pwc" or "light", on its device; not used by the others.
+
+    Raises:
+        OptionError: the name is not known, or the network that it needs was not given.
+    """
+    if name not in ESTIMATOR_NAMES:
+        raise OptionError(
+            f"There is no flow estimator called '{name}'; choose one of {', '.join(ESTIMATOR_NAMES)}."
+        )
+    if name == "dis":
+        return DisFlow()
+    if name == "none":
+        return NoFlow()
+    if network is None:
+        raise OptionError(
+            f"Flow estimator '{name}' needs a network, and this model carries none; use --flow dis instead."
+        )
+    return NetworkFlow(network, name)

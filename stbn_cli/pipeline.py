@@ -1,0 +1,205 @@
+"""Decode, denoise and encode at the same time. Knows readers, writers and denoisers only by their interface.
+
+One thread decodes into a bounded queue, the caller's thread runs the denoiser, one thread encodes from a
+bounded queue. An error in any of them stops the others and is raised, as itself, in the caller.
+"""
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from stbn_cli.video.frames import Frame, FrameReader, FrameWriter
+
+# Frames waiting between two stages: enough to smooth out key frames, little memory (25 MB each at 1080p).
+QUEUE_FRAMES = 4
+# A wait without a limit cannot be interrupted by Ctrl-C on Windows.
+WAIT_SECONDS = 0.5
+
+T = TypeVar("T")
+
+
+class FrameDenoiser(Protocol):
+    """Anything that turns a stream of noisy frames into as many denoised ones."""
+
+    def stream(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Denoise lazily, in order.
+
+        frames: (H, W, 3) float32 RGB, nominal [0, 1]. Yields arrays of the same shape and dtype, as many as
+        it takes; it may look many frames ahead before the first. Runs in the caller's thread.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiseSummary:
+    """What a run did."""
+
+    frames: int
+    seconds: float  # wall clock, decoding to verified output
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def frames_per_second(self) -> float:
+        """Mean speed; 0 where nothing was measured."""
+        return self.frames / self.seconds if self.seconds else 0.0
+
+
+def denoise_video(
+    reader: FrameReader,
+    denoiser: FrameDenoiser,
+    writer: FrameWriter,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> DenoiseSummary:
+    """Denoise every frame of `reader` into `writer` and finish the writer (verify and put in place).
+
+    progress: called in the calling thread with the number of frames denoised so far. Raises whatever reader,
+    denoiser or writer raise, KeyboardInterrupt included; the threads have ended by then.
+    """
+    begin = time.perf_counter()
+    decoded: _Channel[Frame] = _Channel(QUEUE_FRAMES)
+    encoded: _Channel[Frame] = _Channel(QUEUE_FRAMES)
+    threads = [
+        threading.Thread(target=_decode, args=(reader, decoded, encoded), name="stbn-decode", daemon=True),
+        threading.Thread(target=_encode, args=(writer, encoded), name="stbn-encode", daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        count = _denoise(decoded, denoiser, encoded, progress)
+        encoded.finish()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(WAIT_SECONDS)
+    except BaseException as error:
+        decoded.stop(error)
+        encoded.stop(error)
+        _join_all(threads)
+        raise
+    encoded.raise_error()
+    writer.finish()
+    notes = tuple(dict.fromkeys([*reader.warnings, *writer.warnings]))
+    return DenoiseSummary(count, time.perf_counter() - begin, notes)
+
+
+def _denoise(
+    decoded: "_Channel[Frame]",
+    denoiser: FrameDenoiser,
+    encoded: "_Channel[Frame]",
+    progress: Callable[[int], None] | None,
+) -> int:
+    # Times of frames inside the denoiser; as long as the denoiser looks ahead, and no longer.
+    waiting: deque[tuple[Frame, tuple[int, ...]]] = deque()
+
+    def noisy() -> Iterator[np.ndarray]:
+        for frame in decoded:
+            encoded.raise_error()
+            rgb = frame.rgb
+            # Only the times wait: the pixels belong to the denoiser now.
+            waiting.append((Frame(_NO_PIXELS, frame.pts, frame.time_base, frame.duration), rgb.shape))
+            del frame
+            yield rgb
+
+    count = 0
+    for rgb in denoiser.stream(noisy()):
+        if not waiting:
+            raise RuntimeError("the denoiser returned more frames than it was given")
+        frame, shape = waiting.popleft()
+        if rgb.shape != shape:
+            raise RuntimeError(f"the denoiser returned a frame of shape {rgb.shape} instead of {shape}")
+        frame.rgb = rgb
+        encoded.put(frame)
+        count += 1
+        if progress is not None:
+            progress(count)
+    if waiting or next(iter(decoded), None) is not None:
+        raise RuntimeError("the denoiser returned fewer frames than it was given")
+    return count
+
+
+def _join_all(threads: list[threading.Thread]) -> None:
+    """Wait for threads told to stop, also through more Ctrl-C: they use files that are closed next."""
+    for thread in threads:
+        while thread.is_alive():
+            with contextlib.suppress(KeyboardInterrupt):
+                thread.join(WAIT_SECONDS)
+
+
+_NO_PIXELS = np.empty((0, 0, 3), np.float32)
+
+
+def _decode(reader: FrameReader, decoded: "_Channel[Frame]", encoded: "_Channel[Frame]") -> None:
+    try:
+        for frame in reader:
+            decoded.put(frame)
+        decoded.finish()
+    except BaseException as error:
+        # Also wakes a caller that waits for room in the encoder's queue.
+        decoded.stop(error)
+        encoded.stop(error)
+
+
+def _encode(writer: FrameWriter, encoded: "_Channel[Frame]") -> None:
+    try:
+        for frame in encoded:
+            writer.write(frame)
+    except BaseException as error:
+        encoded.stop(error)
+
+
+class _Channel(Generic[T]):
+    """A bounded queue for one producer and one consumer that either side can end, also with an error."""
+
+    def __init__(self, size: int) -> None:
+        self._items: deque[T] = deque()
+        self._size = size
+        self._changed = threading.Condition()
+        self._finished = False
+        self._error: BaseException | None = None
+
+    def put(self, item: T) -> None:
+        """Wait for room and add `item`; raises the error with which the channel was stopped."""
+        with self._changed:
+            while len(self._items) >= self._size and self._error is None:
+                self._changed.wait(WAIT_SECONDS)
+            self.raise_error()
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[T]:
+        """Items until `finish()`; raises the error with which the channel was stopped."""
+        while True:
+            with self._changed:
+                while not self._items and not self._finished and self._error is None:
+                    self._changed.wait(WAIT_SECONDS)
+                self.raise_error()
+                if not self._items:
+                    return
+                item = self._items.popleft()
+                self._changed.notify_all()
+            yield item
+            del item
+
+    def finish(self) -> None:
+        """The producer has nothing more."""
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+
+    def stop(self, error: BaseException) -> None:
+        """End both sides with `error`; the first one counts. What waits in the queue is dropped."""
+        with self._changed:
+            self._error = self._error or error
+            self._items.clear()
+            self._changed.notify_all()
+
+    def raise_error(self) -> None:
+        """Raise the error with which the channel was stopped, if it was."""
+        if self._error is not None:
+            raise self._error

@@ -1,0 +1,278 @@
+"""Which encoder, pixel format and options write a video: the choice only, nothing is opened here."""
+
+from dataclasses import dataclass, replace
+
+from av.codec import Codec
+from av.codec.codec import UnknownCodecError
+
+from stbn_cli.errors import InputError, OptionError
+from stbn_cli.video.color import PixelLayout
+from stbn_cli.video.frames import RANGE_FULL, RANGE_LIMITED, ColorSpec, VideoMetadata, Warnings
+from stbn_cli.video.pixels import (
+    MATRIX_NUMBERS,
+    MATRIX_RGB,
+    describe_format,
+    has_alpha,
+    planar_format,
+    require_format,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeOptions:
+    """How the output is encoded; None = chosen from the source and the container."""
+
+    codec: str | None = None  # h264, hevc, av1, vp9, ffv1 or prores
+    crf: float | None = None  # constant quality; smaller is better
+    preset: str | None = None  # speed against size, by the encoder's own names
+    pix_fmt: str | None = None  # FFmpeg's pixel format name
+    lossless: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CodecFamily:
+    """What we know of a codec: its encoders in order of preference and the sense of its options."""
+
+    encoders: tuple[str, ...]
+    default_crf: float | None  # None = the codec has no constant-quality mode
+    max_crf: int
+    default_preset: str | None  # None = no presets
+    can_be_lossless: bool = True
+
+
+FAMILIES = {
+    "h264": CodecFamily(("libx264",), 16, 51, "medium"),
+    "hevc": CodecFamily(("libx265",), 18, 51, "medium"),
+    "av1": CodecFamily(("libsvtav1", "libaom-av1"), 24, 63, "medium"),
+    "vp9": CodecFamily(("libvpx-vp9",), 24, 63, None),
+    "ffv1": CodecFamily(("ffv1",), None, 0, None),
+    "prores": CodecFamily(("prores_ks",), None, 0, None, can_be_lossless=False),
+}
+ALIASES = {
+    "avc": "h264",
+    "x264": "h264",
+    "h265": "hevc",
+    "x265": "hevc",
+    **{encoder: name for name, family in FAMILIES.items() for encoder in family.encoders},
+}
+# Muxer -> codecs it carries, the fallback first.
+CONTAINER_CODECS = {
+    "matroska": ("h264", "hevc", "av1", "vp9", "ffv1", "prores"),
+    "mp4": ("h264", "hevc", "av1", "vp9"),
+    "mov": ("h264", "hevc", "prores"),
+    "webm": ("vp9", "av1"),
+    "mpegts": ("h264", "hevc"),
+}
+X26X_PRESETS = (
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+    "placebo",
+)
+# x264 and x265 refuse a size that their chroma does not divide; the others round chroma up.
+EVEN_SIZES = ("libx264", "libx265")
+# The same ladder for AV1 encoders, whose own presets are numbers (0 slowest).
+AV1_PRESETS: dict[str, int] = dict(zip(X26X_PRESETS, (10, 9, 9, 8, 7, 6, 5, 4, 2, 1), strict=True))
+AV1_FASTEST = 13  # of SVT-AV1
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderPlan:
+    """A ready choice: FFmpeg's encoder, pixel format, colour of the output and encoder options."""
+
+    family: str
+    encoder: str
+    pix_fmt: str
+    color: ColorSpec
+    options: dict[str, str]
+    codec_tag: str | None = None
+
+
+def plan_encoder(source: VideoMetadata, muxer: str, options: EncodeOptions, notes: Warnings) -> EncoderPlan:
+    """Choose encoder and pixel format. What is lost against the source is said in `notes`.
+
+    Raises OptionError for contradictory or impossible options.
+    """
+    family = _choose_family(source, muxer, options)
+    encoder = find_encoder(family)
+    if encoder is None:
+        raise OptionError(f"This FFmpeg build has no {family} encoder. Choose another --codec.")
+    _check_options(family, options)
+    pix_fmt = _choose_format(source, encoder, options, notes)
+    layout = describe_format(pix_fmt)
+    color = _output_color(source, layout, family)
+    tag = "hvc1" if family == "hevc" and muxer in ("mp4", "mov") else None  # Apple players ask for hvc1
+    return EncoderPlan(
+        family, encoder, pix_fmt, color, _encoder_options(encoder, family, layout, options), tag
+    )
+
+
+def find_encoder(family: str) -> str | None:
+    """The first encoder of the family that this FFmpeg build has."""
+    for name in FAMILIES[family].encoders:
+        try:
+            Codec(name, "w")
+        except UnknownCodecError:
+            continue
+        return name
+    return None
+
+
+def _choose_family(source: VideoMetadata, muxer: str, options: EncodeOptions) -> str:
+    allowed = CONTAINER_CODECS[muxer]
+    if options.codec is not None:
+        family = ALIASES.get(options.codec.lower(), options.codec.lower())
+        if family not in FAMILIES:
+            raise OptionError(f"Unknown codec {options.codec!r}. Choose one of {', '.join(FAMILIES)}.")
+        if family not in allowed:
+            raise OptionError(
+                f"A {muxer} file cannot hold {family}. Choose one of {', '.join(allowed)}, or another suffix."
+            )
+        return family
+    if options.lossless and muxer == "matroska":
+        return "ffv1"
+    wanted = source.codec or ""
+    if (
+        wanted in allowed
+        and find_encoder(wanted)
+        and (FAMILIES[wanted].can_be_lossless or not options.lossless)
+    ):
+        return wanted
+    return next((family for family in allowed if find_encoder(family)), allowed[0])
+
+
+def _check_options(family: str, options: EncodeOptions) -> None:
+    known = FAMILIES[family]
+    if options.lossless and options.crf is not None:
+        raise OptionError("--lossless and --crf contradict each other. Give one of them.")
+    if options.lossless and not known.can_be_lossless:
+        raise OptionError(f"{family} cannot be lossless. Choose --codec ffv1, h264 or hevc.")
+    if options.crf is not None and known.default_crf is None:
+        raise OptionError(f"{family} has no constant-quality mode. Leave out --crf.")
+    if options.crf is not None and not 0 <= options.crf <= known.max_crf:
+        raise OptionError(f"--crf {options.crf:g} is out of range for {family}. Give 0 to {known.max_crf}.")
+    if options.preset is None:
+        return
+    if known.default_preset is None:
+        raise OptionError(f"{family} has no presets. Leave out --preset.")
+    numbers = [str(number) for number in range(AV1_FASTEST + 1)] if family == "av1" else []
+    if options.preset not in (*X26X_PRESETS, *numbers):
+        raise OptionError(f"Unknown preset {options.preset!r}. Choose one of {', '.join(X26X_PRESETS)}.")
+
+
+def _encoder_options(
+    encoder: str, family: str, layout: PixelLayout, options: EncodeOptions
+) -> dict[str, str]:
+    known = FAMILIES[family]
+    crf = (
+        "" if known.default_crf is None else f"{known.default_crf if options.crf is None else options.crf:g}"
+    )
+    preset = options.preset or known.default_preset or ""
+    # x265 prints to stderr by itself unless told otherwise.
+    quality = {"x265-params": "log-level=none"} if family == "hevc" else {}
+    if family == "h264":
+        # qp 0 is x264's lossless mode at every depth; crf 0 is not at 10 bits.
+        quality |= {"preset": preset} | ({"qp": "0"} if options.lossless else {"crf": crf})
+    elif family == "hevc":
+        quality |= {"preset": preset} | ({} if options.lossless else {"crf": crf})
+        quality["x265-params"] += ":lossless=1" if options.lossless else ""
+    elif encoder == "libsvtav1":
+        quality |= {"preset": str(AV1_PRESETS.get(preset, preset))}
+        quality |= {"svtav1-params": "lossless=1"} if options.lossless else {"crf": crf}
+    elif encoder == "libaom-av1":
+        quality |= {"cpu-used": str(min(int(AV1_PRESETS.get(preset, preset)), 8)), "row-mt": "1"}
+        quality |= {"aom-params": "lossless=1"} if options.lossless else {"crf": crf, "b": "0"}
+    elif family == "vp9":
+        quality |= {"deadline": "good", "cpu-used": "2", "row-mt": "1"}
+        quality |= {"lossless": "1"} if options.lossless else {"crf": crf, "b": "0"}
+    elif family == "ffv1":
+        quality |= {"level": "3", "slicecrc": "1"}  # version 3: checksums and colour tags in every slice
+    else:
+        # 3 = ProRes 422 HQ, 4 = ProRes 4444.
+        quality |= {"profile": "4" if layout.sub_x == 1 else "3", "vendor": "apl0"}
+    return quality
+
+
+def encoder_layouts(encoder: str) -> dict[str, PixelLayout]:
+    """Pixel formats the encoder takes that we can write (no alpha, no hardware, no floating point)."""
+    layouts = {}
+    for video_format in Codec(encoder, "w").video_formats or []:
+        name = video_format.name
+        try:
+            layout = describe_format(name)
+        except InputError:
+            continue
+        if not has_alpha(name) and not name.startswith("yuvj") and not video_format.has_palette:
+            layouts[name] = layout
+    return layouts
+
+
+def _choose_format(source: VideoMetadata, encoder: str, options: EncodeOptions, notes: Warnings) -> str:
+    layouts = {
+        name: layout
+        for name, layout in encoder_layouts(encoder).items()
+        if encoder not in EVEN_SIZES or not (source.width % layout.sub_x or source.height % layout.sub_y)
+    }
+    wanted = describe_format(source.pixel_format)
+    if options.pix_fmt is not None:
+        chosen = options.pix_fmt.lower().replace("yuvj", "yuv")
+        require_format(chosen)
+        if chosen not in layouts:
+            raise OptionError(
+                f"{encoder} cannot write {chosen} at {source.width}x{source.height}. "
+                f"Choose one of {', '.join(layouts)}."
+            )
+        return chosen
+    if not layouts:
+        raise OptionError(f"{encoder} tells no pixel format that can be written. Choose another --codec.")
+    chosen = min(
+        layouts, key=lambda name: (_cost(wanted, layouts[name]), name != planar_format(layouts[name]))
+    )
+    if any(_cost(wanted, layouts[chosen])[:4]):
+        notes.add(
+            f"The source is {source.pixel_format}, which {encoder} cannot write; the output is {chosen}. "
+            "Another --codec (ffv1 writes everything) or --pix-fmt changes that."
+        )
+    elif encoder in EVEN_SIZES and (source.width % wanted.sub_x or source.height % wanted.sub_y):
+        notes.add(
+            f"{encoder} cannot write {source.pixel_format} at {source.width}x{source.height}; the output is "
+            f"{chosen}, which not every player shows."
+        )
+    return chosen
+
+
+def _cost(source: PixelLayout, layout: PixelLayout) -> tuple[int, int, int, int, int]:
+    """What is lost by writing `source` as `layout`, the worst first; the last item is waste, not loss."""
+    colour = int(layout.family == "gray" and source.family != "gray")
+    # In powers of two; gray has no chroma to lose and wants as little of it as there is.
+    lost_x, lost_y = (
+        0 if source.family == "gray" else new.bit_length() - old.bit_length()
+        for new, old in ((layout.sub_x, source.sub_x), (layout.sub_y, source.sub_y))
+    )
+    depth = source.depth - layout.depth
+    waste = max(-lost_x, 0) + max(-lost_y, 0) + max(-depth, 0)
+    if source.family == "gray":
+        waste -= layout.sub_x * layout.sub_y
+    return colour, max(lost_x, 0) + max(lost_y, 0), max(depth, 0), int(source.family != layout.family), waste
+
+
+def _output_color(source: VideoMetadata, layout: PixelLayout, family: str) -> ColorSpec:
+    color = source.color
+    if layout.family == "rgb":
+        if color.matrix == "rgb":
+            return color
+        return replace(color, matrix="rgb", full_range=True, matrix_tag=MATRIX_RGB, range_tag=RANGE_FULL)
+    if color.matrix == "rgb":
+        # The choice is ours here, so it is tagged: BT.709, limited, what players assume least wrongly.
+        color = replace(color, matrix="bt709", matrix_tag=MATRIX_NUMBERS["bt709"], full_range=False)
+        return replace(color, range_tag=RANGE_LIMITED)
+    if family == "prores" and color.full_range:
+        # ProRes has no range flag: every decoder takes it as limited.
+        return replace(color, full_range=False, range_tag=RANGE_LIMITED)
+    return color

@@ -1,0 +1,134 @@
+"""The value types that pass between reading, denoising and writing. Knows nothing of PyAV, files or torch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+
+# FFmpeg's (and ITU-T H.273's) number for "not tagged" in matrix, primaries and transfer.
+UNSPECIFIED = 2
+# FFmpeg's AVColorRange numbers.
+RANGE_UNSPECIFIED, RANGE_LIMITED, RANGE_FULL = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class ColorSpec:
+    """How code values become RGB, and the tags exactly as the source carries them.
+
+    `matrix` and `full_range` are what the conversion uses; the `*_tag` fields are what the file says
+    (H.273 numbers), so that an untagged source stays untagged in the output. `assumed` names what had to be
+    guessed ("matrix", "range"), by the rule in `pixels.resolve_color`.
+    """
+
+    matrix: str  # "bt601", "bt709", "bt2020", "fcc", "smpte240m" or "rgb"
+    full_range: bool
+    matrix_tag: int = UNSPECIFIED
+    range_tag: int = RANGE_UNSPECIFIED
+    primaries: int = UNSPECIFIED
+    transfer: int = UNSPECIFIED
+    chroma_location: int | None = None  # PyAV 16-19 does not expose it; None = unknown
+    assumed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VideoMetadata:
+    """What is known of a video before its frames are read.
+
+    Sizes are pixels of the picture as decoded: rotation is not applied, pixels may be non-square.
+    """
+
+    width: int
+    height: int
+    pixel_format: str  # FFmpeg's name, such as "yuv420p10le"
+    bit_depth: int  # bits per component, 8..16
+    color: ColorSpec
+    frame_count: int | None  # an estimate for progress displays; the file may hold more or fewer
+    average_rate: Fraction | None  # frames per second; never used to compute times of frames that have one
+    time_base: Fraction  # seconds per tick of `Frame.pts`
+    duration_seconds: float | None
+    sample_aspect_ratio: Fraction | None = None  # width : height of one pixel; None = not stated
+    rotation: int = 0  # degrees counter-clockwise that a player turns the picture
+    display_matrix: tuple[int, ...] | None = None  # the 9 integers of FFmpeg's display matrix
+    has_alpha: bool = False
+    interlaced: bool = False
+    codec: str | None = None  # canonical name, such as "h264"; None for image sequences
+    container: str | None = None  # FFmpeg's demuxer name
+
+
+@dataclass(slots=True)
+class Frame:
+    """One picture with its time.
+
+    rgb: (H, W, 3) float32, nominal [0, 1], not clipped: colours outside RGB's gamut survive a round trip.
+    pts: presentation time in ticks of `time_base` seconds; strictly increasing over a video.
+    duration: in the same ticks, or None where the source does not say.
+    """
+
+    rgb: np.ndarray
+    pts: int
+    time_base: Fraction
+    duration: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSource:
+    """Where the writer finds the streams, chapters and metadata that are copied beside the video.
+
+    start, end: half-open range in seconds of the source's own clock; None = unbounded.
+    shift: seconds subtracted from every time in the output.
+    """
+
+    path: Path
+    video_index: int
+    start: Fraction | None = None
+    end: Fraction | None = None
+    shift: Fraction = Fraction(0)
+
+
+@dataclass(slots=True)
+class Warnings:
+    """A list of sentences without repetitions."""
+
+    messages: list[str] = field(default_factory=list)
+
+    def add(self, message: str) -> None:
+        """Append `message` unless it is already there (a reader may be iterated more than once)."""
+        if message not in self.messages:
+            self.messages.append(message)
+
+
+class FrameReader(Protocol):
+    """A source of frames: a video file or a folder of images. Each iteration starts again at the first."""
+
+    path: Path
+    metadata: VideoMetadata
+
+    @property
+    def warnings(self) -> list[str]: ...
+    @property
+    def stream_source(self) -> StreamSource | None: ...
+    @property
+    def image_names(self) -> tuple[str, ...] | None: ...
+    def __iter__(self) -> Iterator[Frame]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def close(self) -> None: ...
+
+
+class FrameWriter(Protocol):
+    """A sink of frames. Nothing has the final name before `finish()` has verified what was written."""
+
+    @property
+    def warnings(self) -> list[str]: ...
+    def write(self, frame: Frame) -> None: ...
+    def finish(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

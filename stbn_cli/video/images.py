@@ -1,0 +1,278 @@
+"""Image sequences (PNG, JPEG, TIFF; 8 and 16 bit) as videos, through OpenCV. Knows nothing of PyAV."""
+
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import cv2
+import numpy as np
+
+from stbn_cli.errors import InputError, OptionError, OutputError
+from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes
+from stbn_cli.video.frames import ColorSpec, Frame, StreamSource, VideoMetadata, Warnings
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+DEFAULT_RATE = Fraction(25)
+# Names for frames that have none of their own.
+DEFAULT_NAME = "frame_%06d"
+JPEG_QUALITY = 95
+# Images have no stream to take a matrix from; RGB needs none, and gray is the mean of equal channels.
+_GRAY_MATRIX = "bt601"
+_NUMBER_FIELD = re.compile(r"%0?\d*d")
+
+
+def is_image_source(path: str | Path) -> bool:
+    """Whether `path` names images: an image file, a folder of them, or a pattern (`%04d`, `*`, `?`)."""
+    path = Path(path)
+    if path.is_dir():
+        return any(child.suffix.lower() in IMAGE_SUFFIXES for child in path.iterdir())
+    if path.exists():
+        return path.suffix.lower() in IMAGE_SUFFIXES
+    return is_pattern(path)
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether the last part of `path` stands for several images."""
+    return bool(_NUMBER_FIELD.search(path.name)) or any(mark in path.name for mark in "*?[")
+
+
+def exact_seconds(seconds: float) -> Fraction:
+    """A time the user typed, to the microsecond: 0.2 is 1/5, not the float a little above it."""
+    return Fraction(seconds).limit_denominator(1_000_000)
+
+
+def natural_key(name: str) -> list[tuple[bool, int, str]]:
+    """Sort key that puts frame2 before frame10."""
+    return [
+        (not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)
+    ]
+
+
+def list_images(path: Path) -> list[Path]:
+    """The images that `path` names, in natural order. Raises InputError when there are none."""
+    if path.is_dir():
+        found = [child for child in path.iterdir() if child.suffix.lower() in IMAGE_SUFFIXES]
+    elif path.exists():
+        found = [path]
+    elif not path.parent.is_dir():
+        raise InputError(f"There is no folder {path.parent}. Check the name.")
+    elif field := _NUMBER_FIELD.search(path.name):
+        before, after = re.escape(path.name[: field.start()]), re.escape(path.name[field.end() :])
+        wanted = re.compile(before + r"\d+" + after)
+        found = [child for child in path.parent.iterdir() if wanted.fullmatch(child.name)]
+    else:
+        found = [child for child in path.parent.glob(path.name) if child.suffix.lower() in IMAGE_SUFFIXES]
+    found = [child for child in found if not child.name.startswith(".")]
+    if not found:
+        raise InputError(f"No PNG, JPEG or TIFF image matches {path}. Check the folder and the pattern.")
+    return sorted(found, key=lambda child: natural_key(child.name))
+
+
+class ImageReader:
+    """Frames of an image sequence at a constant rate; see `reader.open_video`."""
+
+    stream_source: StreamSource | None = None
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        start: float | None = None,
+        end: float | None = None,
+        rate: Fraction | float | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._notes = Warnings()
+        if rate is not None and rate <= 0:
+            raise OptionError(f"The frame rate {rate} is not positive. Give frames per second, such as 25.")
+        rate = DEFAULT_RATE if rate is None else Fraction(rate).limit_denominator(1001)
+        first = 0 if start is None else math.ceil(exact_seconds(start) * rate)
+        last = None if end is None else math.ceil(exact_seconds(end) * rate)
+        self._files = list_images(self.path)[first:last]
+        if not self._files:
+            raise InputError(
+                f"{path} has no image between {start or 0:g} s and {end} s. Choose another range."
+            )
+        image = _read_image(self._files[0])
+        depth, gray = image.dtype.itemsize * 8, image.ndim == 2
+        if image.ndim == 3 and image.shape[2] == 4:
+            self._notes.add(
+                f"The alpha channel of {self._files[0].name} is dropped: only colour is denoised."
+            )
+        self._layout = PixelLayout("gray" if gray else "rgb", depth)
+        self.metadata = VideoMetadata(
+            width=image.shape[1],
+            height=image.shape[0],
+            pixel_format={(8, 0): "rgb24", (16, 0): "rgb48le", (8, 1): "gray", (16, 1): "gray16le"}[
+                depth, gray
+            ],
+            bit_depth=depth,
+            color=ColorSpec("rgb", full_range=True, matrix_tag=0),
+            frame_count=len(self._files),
+            average_rate=rate,
+            time_base=1 / rate,
+            duration_seconds=float(len(self._files) / rate),
+            has_alpha=image.ndim == 3 and image.shape[2] == 4,
+        )
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences for the user."""
+        return self._notes.messages
+
+    @property
+    def image_names(self) -> tuple[str, ...] | None:
+        """File names, in order, for an output folder to repeat."""
+        return tuple(file.name for file in self._files)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing is held open between frames."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, file in enumerate(self._files):
+            image = _read_image(file)
+            if image.shape[:2] != (self.metadata.height, self.metadata.width):
+                raise InputError(
+                    f"{file} is {image.shape[1]}x{image.shape[0]} but the first image is "
+                    f"{self.metadata.width}x{self.metadata.height}. Put images of one size in the folder."
+                )
+            yield Frame(_image_to_rgb(image), index, self.metadata.time_base, 1)
+
+
+def _read_image(file: Path) -> np.ndarray:
+    """(H, W), (H, W, 3) or (H, W, 4) BGR(A), uint8 or uint16; a JPEG's EXIF orientation is applied."""
+    try:
+        data = np.fromfile(file, np.uint8)  # not cv2.imread: that cannot open every name on every system
+    except OSError as error:
+        raise InputError(
+            f"The image {file} cannot be read: {error.strerror}. Check its permissions."
+        ) from error
+    flags = cv2.IMREAD_UNCHANGED
+    if file.suffix.lower() in JPEG_SUFFIXES:
+        flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # UNCHANGED would ignore the EXIF orientation
+    image = cv2.imdecode(data, flags) if data.size else None
+    if image is None:
+        raise InputError(f"The image {file} is empty or damaged. Copy it again or remove it from the folder.")
+    if image.dtype not in (np.uint8, np.uint16) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
+        raise InputError(
+            f"The image {file} is neither 8- nor 16-bit gray or RGB. Convert it to 16-bit RGB first."
+        )
+    return image
+
+
+def _image_to_rgb(image: np.ndarray) -> np.ndarray:
+    depth = image.dtype.itemsize * 8
+    if image.ndim == 2:
+        return planes_to_rgb([image], PixelLayout("gray", depth), _GRAY_MATRIX, True)
+    planes = [image[..., channel] for channel in (1, 0, 2)]  # BGR -> G, B, R
+    return planes_to_rgb(planes, PixelLayout("rgb", depth), "rgb", True)
+
+
+class ImageWriter:
+    """Write frames as images into a hidden folder, moved to its final place by `finish()`."""
+
+    def __init__(
+        self, folder: Path, name: str, reader_metadata: VideoMetadata, names: tuple[str, ...] | None
+    ) -> None:
+        """folder: the final place. name: a `%d` pattern with suffix, used where `names` has no entry."""
+        self.path = folder
+        self._notes = Warnings()
+        self._pattern = name
+        self._names = names
+        suffix = Path(name).suffix.lower()
+        depth = 8 if reader_metadata.bit_depth == 8 else 16
+        if depth == 16 and suffix in JPEG_SUFFIXES:
+            self._notes.add(
+                f"JPEG holds 8 bits; the {reader_metadata.bit_depth}-bit source is rounded. Use .png."
+            )
+            depth = 8
+        gray = reader_metadata.pixel_format.startswith("gray")
+        self._layout = PixelLayout("gray" if gray else "rgb", depth)
+        self._written: list[str] = []
+        self._finished = False
+        # Beside the new folder, or inside one that exists: never across a file system border.
+        hidden = f".{folder.name}.{os.getpid()}.part"
+        self._partial = folder / hidden if folder.is_dir() else folder.parent / hidden
+        try:
+            self._partial.mkdir(parents=True)
+        except OSError as error:
+            raise OutputError(
+                f"The folder {folder} cannot be made: {error.strerror}. Choose another place."
+            ) from error
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences for the user."""
+        return self._notes.messages
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._finished:
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+    def write(self, frame: Frame) -> None:
+        """Encode and write one frame. Raises OutputError when the disk refuses it."""
+        index = len(self._written)
+        name = self._name(index)
+        planes = rgb_to_planes(frame.rgb, self._layout, _GRAY_MATRIX, True)
+        image = planes[0] if len(planes) == 1 else cv2.merge([planes[1], planes[0], planes[2]])
+        parameters = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if name.lower().endswith(JPEG_SUFFIXES) else []
+        done, data = cv2.imencode(Path(name).suffix, image, parameters)
+        try:
+            if not done:
+                raise OSError("OpenCV cannot encode it")
+            data.tofile(self._partial / name)
+        except OSError as error:
+            raise OutputError(
+                f"The image {name} cannot be written to {self._partial}: {error}. Free some space or choose "
+                "another place."
+            ) from error
+        self._written.append(name)
+
+    def _name(self, index: int) -> str:
+        if self._names is not None and index < len(self._names):
+            return Path(self._names[index]).stem + Path(self._pattern).suffix
+        return self._pattern % (index + 1)
+
+    def finish(self) -> None:
+        """Check that every image is there and move them to the final folder. Other files in it stay."""
+        if self._finished:
+            return
+        files = [self._partial / name for name in self._written]
+        if (
+            not files
+            or len(set(files)) != len(files)
+            or not all(f.is_file() and f.stat().st_size for f in files)
+        ):
+            raise OutputError(
+                f"Not every image arrived in {self._partial}; nothing was moved. Check the disk."
+            )
+        try:
+            if self.path.is_dir():
+                for file in files:
+                    os.replace(file, self.path / file.name)
+                self._partial.rmdir()
+            else:
+                os.replace(self._partial, self.path)
+        except OSError as error:
+            raise OutputError(f"The images cannot be moved to {self.path}: {error.strerror}.") from error
+        self._finished = True

@@ -1,0 +1,195 @@
+"""PyAV frames <-> planes of code values, and the colour tags of a stream.
+
+Only lossless rearrangements are left to FFmpeg's scaler (nv12 -> yuv420p, bgra -> gbrp, ...); matrix, range
+and chroma resampling are `color.py`'s, because the scaler guesses what PyAV does not pass to it.
+"""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.video.format import VideoFormat
+
+from stbn_cli.errors import InputError, OptionError
+from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes
+from stbn_cli.video.frames import RANGE_FULL, RANGE_LIMITED, RANGE_UNSPECIFIED, UNSPECIFIED, ColorSpec, Frame
+
+# H.273 matrix numbers that are a 3 x 3 matrix on gamma-encoded values. 3 is reserved: read as untagged.
+MATRIX_NAMES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}
+MATRIX_NUMBERS = {"rgb": 0, "bt709": 1, "fcc": 4, "bt601": 6, "smpte240m": 7, "bt2020": 9}
+MATRIX_RGB = 0
+UNTAGGED_MATRICES = (UNSPECIFIED, 3)
+UNSUPPORTED_MATRICES = {
+    8: "YCgCo",
+    10: "BT.2020 constant luminance",
+    11: "SMPTE 2085",
+    12: "chromaticity-derived",
+    13: "chromaticity-derived constant luminance",
+    14: "ICtCp",
+    15: "IPT-C2",
+    16: "YCgCo-Re",
+    17: "YCgCo-Ro",
+}
+# From here on an untagged picture is taken as high definition, hence BT.709.
+HD_HEIGHT, HD_WIDTH = 720, 1280
+# Sample depths for which FFmpeg has planar formats.
+PLANAR_DEPTHS = (8, 9, 10, 12, 14, 16)
+SUBSAMPLING_NAMES = {(1, 1): "444", (2, 1): "422", (2, 2): "420", (4, 1): "411", (1, 2): "440", (4, 4): "410"}
+
+# The scaler's moves are too short for a pool of threads, which it would build anew for every frame.
+_ONE_THREAD: dict = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+
+
+def describe_format(pixel_format: str) -> PixelLayout:
+    """The planar layout that holds all of FFmpeg's `pixel_format` but its alpha.
+
+    Raises InputError for what has none: hardware frames, Bayer mosaics, floating point, XYZ.
+    """
+    try:
+        video_format = VideoFormat(pixel_format, 64, 64)
+        components = [part for part in video_format.components if not part.is_alpha]
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"FFmpeg knows no pixel format {pixel_format!r}. Choose another one.") from error
+    depth = max((part.bits for part in components), default=0)
+    unusable = not depth or depth > 16 or video_format.is_bayer or pixel_format.startswith("xyz")
+    if unusable or any(mark in pixel_format for mark in ("f16", "f32")):
+        raise InputError(
+            f"The pixel format {pixel_format} cannot be denoised: it is not integer RGB, YUV or gray. "
+            "Convert the video to an ordinary format such as yuv420p or rgb48 first."
+        )
+    depth = min(known for known in PLANAR_DEPTHS if known >= depth)
+    if video_format.is_rgb or video_format.has_palette:
+        return PixelLayout("rgb", depth)
+    if len(components) == 1:
+        return PixelLayout("gray", depth)
+    return PixelLayout(
+        "yuv", depth, 64 // video_format.chroma_width(64), 64 // video_format.chroma_height(64)
+    )
+
+
+def planar_format(layout: PixelLayout) -> str:
+    """FFmpeg's name of the little-endian planar format with this layout."""
+    suffix = "" if layout.depth == 8 else f"{layout.depth}le"
+    if layout.family == "rgb":
+        return f"gbrp{suffix}"
+    if layout.family == "gray":
+        return f"gray{suffix}"
+    return f"yuv{SUBSAMPLING_NAMES[layout.sub_x, layout.sub_y]}p{suffix}"
+
+
+def has_alpha(pixel_format: str) -> bool:
+    """Whether the format has an alpha component."""
+    return any(part.is_alpha for part in VideoFormat(pixel_format, 64, 64).components)
+
+
+def resolve_color(
+    pixel_format: str,
+    width: int,
+    height: int,
+    *,
+    matrix: int,
+    color_range: int,
+    primaries: int,
+    transfer: int,
+) -> ColorSpec:
+    """Colour as tagged, with the documented rule where a tag is missing.
+
+    Untagged matrix: BT.709 from 720 rows or 1280 columns on, else BT.601. Untagged range: full for RGB, for
+    the yuvj formats and for palettes, else limited. The tags are H.273/FFmpeg numbers. Raises InputError for
+    matrices that are not a plain matrix (YCgCo, constant luminance, ICtCp, ...).
+    """
+    family = describe_format(pixel_format).family
+    assumed = []
+    if family == "rgb":
+        name = "rgb"
+    elif family == "yuv" and matrix in UNSUPPORTED_MATRICES:
+        raise InputError(
+            f"The video's colour matrix is {UNSUPPORTED_MATRICES[matrix]}, which is not supported. "
+            "Convert it to BT.709 or BT.2020 non-constant luminance first."
+        )
+    elif matrix in MATRIX_NAMES:
+        name = MATRIX_NAMES[matrix]
+    else:
+        name = "bt709" if height >= HD_HEIGHT or width >= HD_WIDTH else "bt601"
+        assumed.append("matrix")
+    full = color_range == RANGE_FULL or pixel_format.startswith("yuvj")
+    if color_range not in (RANGE_LIMITED, RANGE_FULL) and not full:
+        full = family == "rgb"
+        assumed.append("range")
+    tagged_range = RANGE_FULL if pixel_format.startswith("yuvj") else color_range
+    return ColorSpec(name, full, matrix, tagged_range, primaries, transfer, assumed=tuple(assumed))
+
+
+def frame_to_rgb(frame: av.VideoFrame, color: ColorSpec) -> np.ndarray:
+    """A decoded picture as (H, W, 3) float32, nominal [0, 1], not clipped. Alpha is dropped."""
+    name = frame.format.name
+    layout = describe_format(name)
+    planar = planar_format(layout)
+    if name.replace("yuvj", "yuv").replace("yuva", "yuv").replace("gbrap", "gbrp") != planar:
+        frame = _rearrange(frame, planar)
+    planes = [_plane_view(frame, index, layout) for index in range(layout.planes)]
+    return planes_to_rgb(planes, layout, color.matrix, color.full_range)
+
+
+def rgb_to_frame(frame: Frame, pixel_format: str, color: ColorSpec) -> av.VideoFrame:
+    """An RGB picture as a tagged PyAV frame of `pixel_format`, with its time."""
+    layout = describe_format(pixel_format)
+    planar = planar_format(layout)
+    height, width = frame.rgb.shape[:2]
+    picture = av.VideoFrame(width, height, planar)
+    # The picture is tagged before and after: the rearrangement must see equal range on both sides.
+    _tag(picture, color)
+    for index, plane in enumerate(rgb_to_planes(frame.rgb, layout, color.matrix, color.full_range)):
+        _plane_view(picture, index, layout)[...] = plane
+    if pixel_format.replace("yuvj", "yuv") != planar:
+        picture = _rearrange(picture, pixel_format)
+        _tag(picture, color)
+    picture.pts = frame.pts
+    picture.time_base = frame.time_base
+    if frame.duration and hasattr(picture, "duration"):
+        picture.duration = frame.duration
+    return picture
+
+
+def _tag(picture: av.VideoFrame, color: ColorSpec) -> None:
+    picture.colorspace = color.matrix_tag
+    picture.color_range = color.range_tag
+    if hasattr(picture, "color_trc"):  # from PyAV 17 on; before it the encoder's own fields have to do
+        picture.color_primaries = color.primaries
+        picture.color_trc = color.transfer
+
+
+def _rearrange(frame: av.VideoFrame, pixel_format: str) -> av.VideoFrame:
+    # Equal, explicit ranges on both sides keep the scaler from "correcting" yuvj or full range.
+    frame_range = frame.color_range if frame.color_range in (RANGE_LIMITED, RANGE_FULL) else RANGE_UNSPECIFIED
+    return frame.reformat(
+        format=pixel_format, src_color_range=frame_range, dst_color_range=frame_range, **_ONE_THREAD
+    )
+
+
+def _plane_view(frame: av.VideoFrame, index: int, layout: PixelLayout) -> np.ndarray:
+    """The plane as a writable view, without the padding FFmpeg keeps at the end of each row."""
+    plane = frame.planes[index]
+    height, width = layout.plane_shape(index, frame.height, frame.width)
+    item = np.dtype(layout.dtype)
+    flat = np.frombuffer(memoryview(plane), item)  # type: ignore[arg-type]
+    rows = flat.reshape(-1, abs(plane.line_size) // item.itemsize)
+    if plane.line_size < 0:  # stored bottom-up; the buffer starts at its lowest address
+        rows = rows[::-1]
+    return rows[:height, :width]
+
+
+def to_fraction(value: object) -> Fraction | None:
+    """A PyAV rational as a Fraction; None where unset.
+
+    PyAV up to 18 gives Fraction or None, PyAV 19 an AVRational that is falsy, never None, when unset.
+    """
+    return Fraction(value.numerator, value.denominator) if value else None  # type: ignore[attr-defined]
+
+
+def require_format(pixel_format: str) -> PixelLayout:
+    """`describe_format` for an option the user typed: raises OptionError."""
+    try:
+        return describe_format(pixel_format)
+    except InputError as error:
+        raise OptionError(f"--pix-fmt {pixel_format} cannot be used: {error}") from error

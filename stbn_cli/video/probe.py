@@ -1,0 +1,179 @@
+"""What a container says of its video stream before it is read: the stream itself, its metadata, its end."""
+
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
+
+from stbn_cli.errors import InputError
+from stbn_cli.video.frames import UNSPECIFIED, VideoMetadata, Warnings
+from stbn_cli.video.pixels import describe_format, has_alpha, resolve_color, to_fraction
+
+# Demuxers that turn any text file into "video" (ANSI art); a text file must be refused instead.
+TEXT_DEMUXERS = {"tty", "bin", "xbin", "adf", "idf"}
+# FFmpeg's ticks per second for times of a whole container.
+CONTAINER_TICKS = 1_000_000
+
+# Tags in some other encoding must not stop a video; PyAV 19 sees to that by itself and has no such option.
+_TAG_OPTIONS: dict = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
+def open_container(path: Path) -> InputContainer:
+    if not path.exists():
+        raise InputError(f"There is no file {path}. Check the name and the folder.")
+    if path.is_dir():
+        raise InputError(
+            f"The folder {path} holds no PNG, JPEG or TIFF images. Name a video file or another folder."
+        )
+    if path.stat().st_size == 0:
+        raise InputError(f"The file {path} is empty. Copy or download it again.")
+    try:
+        container = av.open(str(path), **_TAG_OPTIONS)
+    except PermissionError as error:
+        raise InputError(
+            f"The file {path} cannot be read: permission denied. Change its permissions."
+        ) from error
+    except (FFmpegError, OSError) as error:
+        raise InputError(
+            f"{path} cannot be read as a video ({error_reason(error)}): it is not a video, or it is damaged "
+            "or truncated. Check that a player opens it."
+        ) from error
+    if container.format.name in TEXT_DEMUXERS:
+        container.close()
+        raise InputError(f"{path} is a text file, not a video. Name a video file or a folder of images.")
+    return container
+
+
+def find_video_stream(container: InputContainer, path: Path, notes: Warnings) -> VideoStream:
+    streams = [s for s in container.streams.video if not is_cover(s)]
+    if not streams:
+        what = "only sound" if container.streams.audio else "no video"
+        raise InputError(
+            f"{path} holds {what}: there is nothing to denoise. Name a file with a video stream."
+        )
+    stream = streams[0]
+    if stream.codec_context is None:
+        raise InputError(f"{path} uses a video codec that this FFmpeg build cannot decode. Convert it first.")
+    if len(streams) > 1:
+        notes.add(
+            f"{path.name} holds {len(streams)} video streams; the first is denoised, the others are copied."
+        )
+    return stream
+
+
+def is_cover(stream: Stream) -> bool:
+    """Whether a video stream is a still cover picture."""
+    return Disposition.attached_pic in stream.disposition
+
+
+def error_reason(error: Exception) -> str:
+    """FFmpeg's own words for a failure, for use in a sentence."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def describe(
+    container: InputContainer,
+    stream: VideoStream,
+    first: av.VideoFrame,
+    start: Fraction | None = None,
+    end: Fraction | None = None,
+) -> VideoMetadata:
+    """Metadata of a stream from its tags and its first decoded picture.
+
+    start, end: half-open range in seconds of the source's own clock, for the estimates of length.
+    """
+    context = stream.codec_context
+    rate = to_fraction(stream.average_rate) or to_fraction(stream.guessed_rate)
+    whole = _duration(container, stream)
+    duration = None if whole is None else _clip_duration(whole, origin(container, stream), start, end)
+    count = _frame_count(stream, rate, whole)
+    if count and whole and duration is not None:
+        count = max(1, round(count * duration / whole))
+    color = resolve_color(
+        first.format.name,
+        first.width,
+        first.height,
+        matrix=_tag(first.colorspace, context.colorspace, UNSPECIFIED),
+        color_range=_tag(first.color_range, context.color_range, 0),
+        primaries=_tag(getattr(first, "color_primaries", UNSPECIFIED), context.color_primaries, UNSPECIFIED),
+        transfer=_tag(getattr(first, "color_trc", UNSPECIFIED), context.color_trc, UNSPECIFIED),
+    )
+    return VideoMetadata(
+        width=first.width,
+        height=first.height,
+        pixel_format=first.format.name,
+        bit_depth=describe_format(first.format.name).depth,
+        color=color,
+        frame_count=count,
+        average_rate=rate,
+        time_base=to_fraction(stream.time_base) or Fraction(1, 1000),
+        duration_seconds=None if duration is None else float(duration),
+        sample_aspect_ratio=to_fraction(stream.sample_aspect_ratio),
+        rotation=first.rotation,
+        display_matrix=_display_matrix(first),
+        has_alpha=has_alpha(first.format.name),
+        interlaced=first.interlaced_frame,
+        codec=context.codec.canonical_name,
+        container=container.format.name,
+    )
+
+
+def _clip_duration(
+    whole: Fraction, begin: Fraction, start: Fraction | None, end: Fraction | None
+) -> Fraction:
+    first = begin if start is None else max(start, begin)
+    last = begin + whole if end is None else min(end, begin + whole)
+    return max(last - first, Fraction(0))
+
+
+def _tag(frame_value: int, context_value: int, unset: int) -> int:
+    return int(context_value if frame_value == unset else frame_value)
+
+
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
+    data = frame.side_data.get("DISPLAYMATRIX")  # type: ignore[arg-type]  # the stubs know fewer keys
+    return None if data is None else tuple(int(value) for value in np.frombuffer(bytes(data), np.int32)[:9])
+
+
+def origin(container: InputContainer, stream: VideoStream) -> Fraction:
+    """The source's own time, in seconds, that counts as the beginning."""
+    base = to_fraction(stream.time_base)
+    if stream.start_time is not None and base:
+        return stream.start_time * base
+    return Fraction(container.start_time or 0, CONTAINER_TICKS)
+
+
+def _duration(container: InputContainer, stream: VideoStream) -> Fraction | None:
+    base = to_fraction(stream.time_base)
+    if stream.duration and base:
+        return stream.duration * base
+    return Fraction(container.duration, CONTAINER_TICKS) if container.duration else None
+
+
+def stated_end(container: InputContainer, stream: VideoStream) -> Fraction | None:
+    """When the video stream itself should end, in seconds; None where only the whole file's end is stated."""
+    base = to_fraction(stream.time_base)
+    if stream.duration and base:
+        return (stream.start_time or 0) * base + stream.duration * base
+    if len(container.streams) == 1 and container.duration:
+        return Fraction((container.start_time or 0) + container.duration, CONTAINER_TICKS)
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
+    if tag:
+        hours, minutes, seconds = tag.groups()
+        return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
+    return None
+
+
+def _frame_count(stream: VideoStream, rate: Fraction | None, duration: Fraction | None) -> int | None:
+    tagged = stream.metadata.get("NUMBER_OF_FRAMES", "")
+    if stream.frames:
+        return stream.frames
+    if tagged.isdigit():
+        return int(tagged)
+    return round(rate * duration) if rate and duration else None

@@ -1,0 +1,262 @@
+"""Open a video file or an image sequence and hand out frames with exact times. Knows nothing of torch.
+
+Every iteration opens the file anew: a reader can be read twice, and its frames in another thread.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.stream import VideoStream
+
+from stbn_cli.errors import InputError, OptionError
+from stbn_cli.video.frames import ColorSpec, Frame, FrameReader, StreamSource, VideoMetadata, Warnings
+from stbn_cli.video.images import ImageReader, exact_seconds, is_image_source
+from stbn_cli.video.pixels import frame_to_rgb, to_fraction
+from stbn_cli.video.probe import describe, error_reason, find_video_stream, open_container, origin, stated_end
+
+# Used only where neither the stream nor its frames have a rate.
+FALLBACK_RATE = Fraction(25)
+# A file that ends this many frames before its stated end is reported as truncated.
+TRUNCATION_FRAMES = 3
+# What PyAV cannot hand to an encoder (FFmpeg's frame side data names).
+UNCARRIED_SIDE_DATA = {
+    "MASTERING_DISPLAY_METADATA": "HDR mastering data",
+    "CONTENT_LIGHT_LEVEL": "HDR light levels",
+    "DYNAMIC_HDR_PLUS": "HDR10+ data",
+    "DOVI_METADATA": "Dolby Vision data",
+    "A53_CC": "closed captions",
+}
+
+
+def open_video(
+    path: str | Path,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    rate: Fraction | float | None = None,
+) -> FrameReader:
+    """Open a video file, a folder of images, or a pattern such as `frame_%04d.png` or `*.png`.
+
+    start, end: half-open range in seconds from the beginning of the video; frames outside are left out and
+    times shifted so that the first one kept is at 0. rate: frames per second of an image sequence (25 unless
+    given; a video file keeps its own times). The result is a context manager; iterating yields `Frame`s in
+    presentation order; `.metadata` and `.warnings` (sentences, growing while reading) describe it.
+
+    Raises InputError for what is missing, empty, without video or without a decodable frame, and OptionError
+    for an impossible range.
+    """
+    if start is not None and start < 0:
+        raise OptionError(f"The start {start:g} s is negative. Give a time of 0 s or later.")
+    if end is not None and end <= (start or 0):
+        raise OptionError(f"The end {end:g} s is not after the start {start or 0:g} s. Give a later end.")
+    if is_image_source(path):
+        return ImageReader(path, start=start, end=end, rate=rate)
+    return VideoReader(Path(path), start=start, end=end)
+
+
+class VideoReader:
+    """Frames of a video file's first real video stream; see `open_video`."""
+
+    image_names: tuple[str, ...] | None = None
+
+    def __init__(self, path: Path, *, start: float | None = None, end: float | None = None) -> None:
+        self.path = path
+        self._notes = Warnings()
+        self._start: Fraction | None = None
+        self._end: Fraction | None = None
+        self._shift = 0  # ticks
+        with open_container(path) as container:
+            stream = find_video_stream(container, path, self._notes)
+            self._index = stream.index
+            self._origin = origin(container, stream)
+            if start is not None or end is not None:
+                self._start = self._origin + exact_seconds(start or 0)
+                self._end = None if end is None else self._origin + exact_seconds(end)
+            first = next(self._decode(container, stream), None)
+            if first is None:
+                raise _no_frames(path, start, end)
+            self.metadata = describe(container, stream, first, self._start, self._end)
+        if self._start is not None:
+            self._shift = _Clock(self.metadata, self._notes).tick(first)
+        self._check(first)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences for the user; more may come while frames are read."""
+        return self._notes.messages
+
+    @property
+    def stream_source(self) -> StreamSource | None:
+        """What the writer needs to copy audio, subtitles, chapters and metadata."""
+        shift = self._shift * self.metadata.time_base
+        start = None if self._start is None else shift
+        return StreamSource(self.path, self._index, start, self._end, shift)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing is held between iterations; here so that a reader can be used like a file."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        color = self.metadata.color
+        with open_container(self.path) as container:
+            stream = container.streams[self._index]
+            assert isinstance(stream, VideoStream)
+            clock = _Clock(self.metadata, self._notes)
+            finish = None
+            for picture in self._decode(container, stream):
+                pts = clock.tick(picture) - self._shift
+                duration = getattr(picture, "duration", 0) or None
+                finish = (pts + (duration or clock.step)) * self.metadata.time_base
+                yield Frame(self._rgb(picture, color), pts, self.metadata.time_base, duration)
+            self._report_truncation(container, stream, finish)
+
+    def _rgb(self, picture: av.VideoFrame, color: ColorSpec) -> np.ndarray:
+        if (picture.width, picture.height) != (self.metadata.width, self.metadata.height):
+            raise InputError(
+                f"The picture size of {self.path} changes from {self.metadata.width}x{self.metadata.height} "
+                f"to {picture.width}x{picture.height} at {picture.time or 0:.2f} s. Cut the video there with "
+                "--start and --end and denoise the parts."
+            )
+        return frame_to_rgb(picture, color)
+
+    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+        """Pictures of the chosen range in presentation order; damaged packets are skipped and counted."""
+        base = to_fraction(stream.time_base) or Fraction(1, 1000)
+        failures = damaged = 0
+        for picture in self._from_start(container, stream, base):
+            if picture is None:
+                failures += 1
+                continue
+            damaged += picture.is_corrupt
+            time = None if picture.pts is None else picture.pts * base
+            if time is not None and self._start is not None and time < self._start:
+                continue
+            if time is not None and self._end is not None and time >= self._end:
+                break
+            yield picture
+        if failures:
+            self._notes.add(
+                f"{failures} damaged packet(s) of {self.path.name} could not be decoded; skipped."
+            )
+        if damaged:
+            self._notes.add(f"{damaged} frame(s) of {self.path.name} are damaged in part (concealed).")
+
+    def _from_start(
+        self, container: InputContainer, stream: VideoStream, base: Fraction
+    ) -> Iterator[av.VideoFrame | None]:
+        """Every picture from the start of the range or a little before; None for a packet that fails."""
+        stream.thread_type = "AUTO"  # type: ignore[assignment]  # frame threads where the codec has no slices
+        pictures = _pictures(container, stream, self.path, self._notes)
+        if self._start is None or self._start <= self._origin:
+            yield from pictures
+            return
+        # Backwards to a key frame; the caller drops what comes before the start.
+        container.seek(int(self._start / base), stream=stream)
+        first = next((picture for picture in pictures if picture is not None), None)
+        if first is None or first.pts is None or first.pts * base > self._start:
+            # A missing or wrong index landed behind the start: read from the beginning instead.
+            pictures.close()
+            container.seek(int(self._origin / base), stream=stream)
+            first, pictures = None, _pictures(container, stream, self.path, self._notes)
+        if first is not None:
+            yield first
+        yield from pictures
+
+    def _check(self, first: av.VideoFrame) -> None:
+        name = self.path.name
+        if self.metadata.has_alpha:
+            self._notes.add(f"The alpha channel of {name} is dropped: only colour is denoised.")
+        if self.metadata.interlaced:
+            self._notes.add(
+                f"{name} is interlaced; its fields are denoised as one picture. Deinterlace it first for "
+                "best results."
+            )
+        lost = [what for key, what in UNCARRIED_SIDE_DATA.items() if key in first.side_data]
+        if lost:
+            self._notes.add(f"{name} carries {', '.join(lost)}, which the output will lack.")
+        frame_to_rgb(first, self.metadata.color)  # an unsupported format fails here, before any work
+
+    def _report_truncation(
+        self, container: InputContainer, stream: VideoStream, finish: Fraction | None
+    ) -> None:
+        stated = stated_end(container, stream)
+        if self._start is not None or finish is None or stated is None:
+            return
+        step = 1 / (self.metadata.average_rate or FALLBACK_RATE)
+        if finish + TRUNCATION_FRAMES * step < stated:
+            self._notes.add(
+                f"{self.path.name} ends at {float(finish):.2f} s although it states {float(stated):.2f} s: "
+                "it is probably truncated. The frames that could be decoded were used."
+            )
+
+
+class _Clock:
+    """Gives each picture a strictly increasing pts, its own wherever it has one."""
+
+    def __init__(self, metadata: VideoMetadata, notes: Warnings) -> None:
+        rate = metadata.average_rate or FALLBACK_RATE
+        self.step = max(1, round(1 / (rate * metadata.time_base)))
+        self._last: int | None = None
+        self._notes = notes
+
+    def tick(self, picture: av.VideoFrame) -> int:
+        """The pts of the next picture, in stream ticks."""
+        pts = picture.pts if picture.pts is not None else picture.dts
+        if pts is None:
+            self._notes.add("Some frames have no time stamp; theirs follow from the average frame rate.")
+            pts = 0 if self._last is None else self._last + self.step
+        if self._last is not None and pts <= self._last:
+            self._notes.add("Some time stamps do not increase; they were moved just behind the frame before.")
+            pts = self._last + 1
+        self._last = pts
+        return pts
+
+
+def _pictures(
+    container: InputContainer, stream: VideoStream, path: Path, notes: Warnings
+) -> Generator[av.VideoFrame | None, None, None]:
+    """Pictures in presentation order, and None for each packet that does not decode."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except (FFmpegError, OSError) as error:
+            notes.add(f"Reading {path.name} stopped early ({error_reason(error)}): it is probably truncated.")
+            # What the decoder still holds is good.
+            packet = None
+            yield from _decode_packet(stream, None)
+        if packet is None:
+            return
+        yield from _decode_packet(stream, packet)
+
+
+def _decode_packet(stream: VideoStream, packet: av.Packet | None) -> Sequence[av.VideoFrame | None]:
+    try:
+        return stream.decode(packet)
+    except EOFError:
+        return ()
+    except FFmpegError:
+        return (None,)
+
+
+def _no_frames(path: Path, start: float | None, end: float | None) -> InputError:
+    if start is None and end is None:
+        return InputError(
+            f"No frame of {path} can be decoded: it is empty or damaged. Check that a player shows it."
+        )
+    until = "its end" if end is None else f"{end:g} s"
+    return InputError(f"{path} has no frame between {start or 0:g} s and {until}. Choose another range.")

@@ -1,0 +1,223 @@
+"""Copy everything but the denoised video: audio, subtitles, data, attachments, chapters, metadata."""
+
+import io
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import av
+import av.stream
+from av.container import InputContainer, OutputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.stream import Stream
+
+from stbn_cli.video.frames import StreamSource, Warnings
+from stbn_cli.video.pixels import to_fraction
+from stbn_cli.video.probe import CONTAINER_TICKS, is_cover, open_container
+
+if TYPE_CHECKING:
+    from av.container.core import Chapter  # a name of the stubs, not of the module
+
+# What the source's muxer said of itself; the output's muxer says its own.
+MUXER_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands"}
+# Figures mkvmerge and FFmpeg note about a stream's old content; wrong once the video is encoded again.
+STATISTICS_TAGS = ("ENCODER", "DURATION", "BPS", "NUMBER_OF_FRAMES", "NUMBER_OF_BYTES", "_STATISTICS")
+# Keys that MP4 and MOV hold in their own boxes; any other needs the generic key table.
+MP4_KEYS = {
+    *("title", "artist", "album", "album_artist", "comment", "composer", "copyright", "date", "description"),
+    *(
+        "genre",
+        "grouping",
+        "lyrics",
+        "synopsis",
+        "show",
+        "episode_id",
+        "network",
+        "track",
+        "disc",
+        "keywords",
+    ),
+    *("location", "creation_time", "timecode", "language"),
+}
+MP4_MUXERS = ("mp4", "mov")
+# MOV knows only the bibliographic ISO 639-2 codes; a terminological one would be written as "undefined".
+MOV_LANGUAGES = {
+    **{"bod": "tib", "ces": "cze", "cym": "wel", "deu": "ger", "ell": "gre", "eus": "baq", "fas": "per"},
+    **{"fra": "fre", "hye": "arm", "isl": "ice", "kat": "geo", "mkd": "mac", "mri": "mao", "msa": "may"},
+    **{"mya": "bur", "nld": "dut", "ron": "rum", "slk": "slo", "sqi": "alb", "zho": "chi"},
+}
+_DISCARD = getattr(av.stream, "Discard", None)  # from PyAV 18 on
+
+
+class StreamCopier:
+    """Copies the streams of a source into an output, packet by packet, as the video advances."""
+
+    def __init__(self, source: StreamSource, notes: Warnings) -> None:
+        self._source = source
+        self._notes = notes
+        self._input: InputContainer = open_container(source.path)
+        self._targets: dict[int, Stream] = {}
+        self._packets: Iterator[Packet] = iter(())
+        self._waiting: Packet | None = None
+
+    def close(self) -> None:
+        """Close the source."""
+        self._input.close()
+
+    def source_streams(self) -> list[Stream]:
+        """All streams of the source in order, with the video that is denoised among them."""
+        return list(self._input.streams)
+
+    def add(self, stream: Stream, output: OutputContainer) -> None:
+        """Prepare the copy of one stream; if the container cannot hold it, say so in the warnings."""
+        if self._is_made_anew(stream):
+            return
+        if not _holds(output.format.name, stream):
+            name = getattr(stream.codec_context, "name", None) or getattr(stream, "name", None) or "unknown"
+            self._notes.add(
+                f"Stream {stream.index} ({stream.type}, {name}) cannot be held by a {output.format.name} "
+                "file and is left out. An .mkv output keeps it."
+            )
+            return
+        target = output.add_stream_from_template(stream, opaque=True)
+        copy_stream_tags(stream, target)
+        if output.format.name == "mov" and (language := target.metadata.get("language")) is not None:
+            target.metadata["language"] = MOV_LANGUAGES.get(language, language)
+        self._targets[stream.index] = target
+
+    def muxer_options(self, muxer: str) -> dict[str, str]:
+        """Options the output must be opened with so that it can hold the source's metadata."""
+        if muxer in MP4_MUXERS and not self._metadata().keys() <= MP4_KEYS:
+            return {"movflags": "use_metadata_tags"}
+        return {}
+
+    def copy_container_tags(self, output: OutputContainer) -> None:
+        """Copy metadata and chapters."""
+        output.metadata.update(self._metadata())
+        chapters = [c for c in map(self._shift_chapter, self._input.chapters()) if c is not None]
+        if chapters:
+            output.set_chapters(chapters)
+
+    def _metadata(self) -> dict[str, str]:
+        return {k: v for k, v in self._input.metadata.items() if k.lower() not in MUXER_TAGS}
+
+    def start(self) -> None:
+        """Begin reading packets."""
+        streams = [stream for stream in self._input.streams if stream.index in self._targets]
+        for stream in self._input.streams:
+            if stream.index not in self._targets and _DISCARD is not None:
+                stream.discard = _DISCARD.all  # spares reading the video's packets
+        if self._source.start is not None and streams:
+            self._input.seek(math.floor(self._source.start * CONTAINER_TICKS))
+        self._packets = self._wanted(self._input.demux(streams)) if streams else iter(())
+        self._waiting = next(self._packets, None)
+
+    def mux_until(self, seconds: Fraction | None, output: OutputContainer) -> None:
+        """Write every packet that belongs before `seconds` of the output; None = all the rest."""
+        while self._waiting is not None:
+            time = packet_seconds(self._waiting)
+            if seconds is not None and time is not None and time > seconds:
+                return
+            output.mux(self._waiting)
+            self._waiting = next(self._packets, None)
+
+    def _wanted(self, packets: Iterator[Packet]) -> Iterator[Packet]:
+        """Packets of the range, on the output's clock and bound to the output's streams."""
+        while True:
+            try:
+                packet = next(packets, None)
+            except (FFmpegError, OSError):
+                # The reader has said already that the file is truncated.
+                return
+            if packet is None:
+                return
+            source = packet.stream
+            if is_attached(source) and packet.size:
+                packet.pts = packet.dts = 0  # a picture for the whole file; it may come without a time
+            elif packet.dts is None and packet.pts is None:
+                continue  # the demuxer's end marks
+            elif not self._into_range(packet):
+                continue
+            packet.stream = self._targets[source.index]
+            yield packet
+
+    def _into_range(self, packet: Packet) -> bool:
+        """Shift a packet's times; False for one outside the range."""
+        base = to_fraction(packet.time_base)
+        if base is None or (self._source.start is None and self._source.end is None):
+            return True
+        moment = packet.pts if packet.pts is not None else packet.dts
+        assert moment is not None
+        begin, finish = moment * base, (moment + (packet.duration or 0)) * base
+        start, end = self._source.start, self._source.end
+        shift = round(self._source.shift / base)
+        if end is not None and begin >= end:
+            return False
+        if start is not None and begin < start:
+            if packet.stream.type != "subtitle" or finish <= start:
+                return False
+            # A subtitle that is already on screen when the range begins.
+            packet.duration = round((finish - start) / base)
+            packet.pts = packet.dts = 0
+            return True
+        packet.pts = None if packet.pts is None else packet.pts - shift
+        packet.dts = None if packet.dts is None else packet.dts - shift
+        return True
+
+    def _is_made_anew(self, stream: Stream) -> bool:
+        """MP4's chapter and time code tracks: muxers write theirs from the chapters and the video's tags."""
+        if "mp4" not in self._input.format.name or stream.type != "data":
+            return False
+        return "timecode" in stream.metadata or (stream.name == "bin_data" and bool(self._input.chapters()))
+
+    def _shift_chapter(self, chapter: "Chapter") -> "Chapter | None":
+        base = to_fraction(chapter["time_base"]) or Fraction(1, 1000)
+        begin, finish = chapter["start"] * base, chapter["end"] * base
+        if self._source.start is not None and finish <= self._source.start:
+            return None
+        if self._source.end is not None and begin >= self._source.end:
+            return None
+        if self._source.end is not None:
+            finish = min(finish, self._source.end)
+        shift = self._source.shift
+        start, end = (max(round((time - shift) / base), 0) for time in (begin, finish))
+        return {**chapter, "start": start, "end": end, "time_base": base}
+
+
+def copy_stream_tags(source: Stream, target: Stream) -> None:
+    """Language, title and the like, and the disposition (default, forced, ...)."""
+    for key, value in source.metadata.items():
+        if not key.upper().startswith(STATISTICS_TAGS):
+            target.metadata[key] = value
+    # PyAV 16 takes only a number here.
+    target.disposition = source.disposition.value  # type: ignore[assignment]
+
+
+def packet_seconds(packet: Packet) -> Fraction | None:
+    """When a packet is to be written: its decoding time, else its presentation time."""
+    moment = packet.dts if packet.dts is not None else packet.pts
+    base = to_fraction(packet.time_base)
+    return None if moment is None or base is None else moment * base
+
+
+def is_attached(stream: Stream) -> bool:
+    """Whether a stream is a cover picture, whose one packet belongs to no time."""
+    return stream.type == "video" and is_cover(stream)
+
+
+def _holds(muxer: str, stream: Stream) -> bool:
+    """Whether the container takes this stream: tried on a header in memory."""
+    if muxer == "mov" and is_attached(stream):
+        return False  # its muxer takes a cover picture and then drops it
+    try:
+        with io.BytesIO() as sink:
+            trial = av.open(sink, "w", format=muxer)
+            target = trial.add_stream_from_template(stream, opaque=True)
+            copy_stream_tags(stream, target)
+            trial.start_encoding()
+            trial.close()
+    except (FFmpegError, OSError, ValueError, NotImplementedError):
+        return False
+    return True

@@ -1,0 +1,100 @@
+"""Read a finished file back and compare it with what was written."""
+
+from collections import Counter
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.stream import VideoStream
+
+from stbn_cli.errors import OutputError
+from stbn_cli.video.frames import RANGE_UNSPECIFIED, UNSPECIFIED, ColorSpec
+from stbn_cli.video.pixels import to_fraction
+from stbn_cli.video.probe import error_reason
+
+# Containers whose muxer moves all streams by one common offset, because they hold no negative times.
+OFFSET_MUXERS = ("mpegts",)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a written file must hold."""
+
+    video_index: int
+    times: list[Fraction]  # presentation times in seconds, increasing
+    kinds: list[str]  # the types of all streams
+    muxer: str
+    color: ColorSpec
+    aspect: Fraction | None
+    rotation: int
+
+
+def verify_video(path: Path, expected: Expected) -> list[str]:
+    """Check a written video; only its first frame is decoded.
+
+    Times must be equal where the container's clock can hold them, else within half a tick. Raises OutputError
+    for a wrong stream, frame count or time. Returns sentences for what is harmless but lost: tags of colour,
+    pixel aspect or rotation that codec and container do not keep.
+    """
+    try:
+        with av.open(str(path)) as container:
+            found = [stream.type for stream in container.streams]
+            stream = container.streams[expected.video_index]
+            assert isinstance(stream, VideoStream)
+            base = to_fraction(stream.time_base) or Fraction(1, 1000)
+            lost = _lost_tags(container, stream, expected)
+        # Opened anew instead of seeking back, which can skip packets before time 0.
+        with av.open(str(path)) as container:
+            packets = container.demux(container.streams[expected.video_index])
+            stamps = [packet.pts for packet in packets if packet.pts is not None and packet.size]
+    except (FFmpegError, OSError, IndexError) as error:
+        raise _failed(path, f"it cannot be read back ({error_reason(error)})") from error
+    missing = Counter(expected.kinds) - Counter(found)
+    if missing:
+        raise _failed(path, f"it lacks streams: {', '.join(sorted(missing.elements()))}")
+    _check_times(path, sorted(stamp * base for stamp in stamps), base, expected)
+    return lost
+
+
+def _check_times(path: Path, written: list[Fraction], base: Fraction, expected: Expected) -> None:
+    times = expected.times
+    if len(written) != len(times):
+        raise _failed(path, f"it holds {len(written)} frames instead of {len(times)}")
+    offset = written[0] - times[0] if expected.muxer in OFFSET_MUXERS else Fraction(0)
+    for number, (is_at, should) in enumerate(zip(written, times, strict=True)):
+        exact = (should / base).denominator == 1
+        # Half a tick is what rounding costs; with an offset its own end is rounded too.
+        allowed = base if offset else Fraction(0) if exact else base / 2
+        if abs(is_at - offset - should) > allowed:
+            raise _failed(path, f"frame {number} is at {float(is_at):.6f} s instead of {float(should):.6f} s")
+
+
+def _lost_tags(container: InputContainer, stream: VideoStream, expected: Expected) -> list[str]:
+    first = next(container.decode(stream), None)
+    if first is None:
+        return []
+    color = expected.color
+    tagged = first if hasattr(first, "color_trc") else stream.codec_context  # PyAV 16's frames lack them
+    primaries, transfer = tagged.color_primaries, tagged.color_trc
+    pairs = [
+        ("colour matrix", color.matrix_tag, UNSPECIFIED, first.colorspace),
+        ("colour range", color.range_tag, RANGE_UNSPECIFIED, first.color_range),
+        ("colour primaries", color.primaries, UNSPECIFIED, primaries),
+        ("transfer curve", color.transfer, UNSPECIFIED, transfer),
+        ("pixel aspect", expected.aspect or 1, 1, to_fraction(stream.sample_aspect_ratio) or 1),
+        ("rotation", expected.rotation % 360, 0, first.rotation % 360),
+    ]
+    lost = [f"{name} ({wanted})" for name, wanted, unset, found in pairs if wanted not in (unset, found)]
+    if not lost:
+        return []
+    return [f"The output's codec and container do not keep the source's {', '.join(lost)}."]
+
+
+def _failed(path: Path, why: str) -> OutputError:
+    return OutputError(
+        f"The output failed its check: {why}. Nothing was put in place. Try another container, such as .mkv, "
+        f"and report this as a bug ({path.name})."
+    )

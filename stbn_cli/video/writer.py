@@ -1,0 +1,302 @@
+"""Encode frames with their own times, copy the other streams beside them, verify, and only then rename."""
+
+import os
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import numpy as np
+from av.container import OutputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from stbn_cli.errors import OptionError, OutputError
+from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder
+from stbn_cli.video.frames import Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
+from stbn_cli.video.images import ImageWriter
+from stbn_cli.video.output import (
+    OutputTarget,
+    check_output,
+    image_pattern,
+    partial_path,
+    resolve_output,
+)
+from stbn_cli.video.pixels import rgb_to_frame
+from stbn_cli.video.probe import error_reason
+from stbn_cli.video.streams import STATISTICS_TAGS, StreamCopier, packet_seconds
+from stbn_cli.video.verify import Expected, verify_video
+
+__all__ = ["EncodeOptions", "VideoWriter", "check_output", "create_video"]
+
+# The largest clock MP4 and MOV hold: 31 bits.
+MAX_TIMESCALE = 2**31 - 1
+MP4_MUXERS = ("mp4", "mov")
+MIN_MOVIE_CLOCK = 1000
+# Muxers that keep a display matrix; for the others a right-angled rotation is applied to the pixels.
+ROTATING_MUXERS = ("mp4", "mov", "matroska", "webm")
+# Encoders need a nominal rate; used only where the source has none.
+FALLBACK_RATE = Fraction(25)
+
+
+def create_video(
+    path: str | Path, source_reader: FrameReader, options: EncodeOptions, *, overwrite: bool = False
+) -> FrameWriter:
+    """Prepare an output for the frames of `source_reader`, a context manager.
+
+    The output's name decides: a video by its suffix; images for a folder (ends with /, exists as one, or has
+    no suffix) or a pattern such as out/%05d.png. `write(frame)` in presentation order, then `finish()`
+    verifies and puts the output in place; leaving the context without `finish()` removes what was written.
+
+    Raises OptionError for impossible options and OutputError when nothing can be written there.
+    """
+    check_output(source_reader.path, path, overwrite)
+    target = resolve_output(path)
+    if target.kind == "video":
+        return VideoWriter(target, source_reader, options)
+    names = source_reader.image_names
+    if target.kind == "image":
+        if source_reader.metadata.frame_count != 1:
+            raise OptionError(
+                f"{path} is one image but the input has many frames. Name a folder (ends with /)."
+            )
+        names = (str(target.pattern),)
+    pattern = image_pattern(target, names)
+    if target.pattern is not None and target.kind == "images":
+        names = None
+    return ImageWriter(target.path, pattern, source_reader.metadata, names)
+
+
+class VideoWriter:
+    """A video file being written; see `create_video`."""
+
+    def __init__(self, target: OutputTarget, reader: FrameReader, options: EncodeOptions) -> None:
+        self.path = target.path
+        self._muxer = target.muxer
+        self._notes = Warnings()
+        self._metadata = reader.metadata
+        self._plan = plan_encoder(reader.metadata, self._muxer, options, self._notes)
+        self._turns = _baked_turns(reader.metadata, self._muxer)
+        self._times: list[Fraction] = []
+        self._durations: dict[int, int] = {}
+        self._muxed = 0
+        self._copier: StreamCopier | None = None
+        self._finished = False
+        self._partial = partial_path(self.path)
+        self._output: OutputContainer | None = None
+        try:
+            self._stream = self._open(reader)
+        except (FFmpegError, OSError, ValueError) as error:
+            self._discard()
+            raise _cannot_open(self.path, self._plan, error) from error
+        except BaseException:
+            self._discard()
+            raise
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences for the user: what the output cannot keep of the source."""
+        return self._notes.messages
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._finished:
+            self._discard()
+
+    def write(self, frame: Frame) -> None:
+        """Encode one frame. frame.rgb: (H, W, 3) float32 of the source's size; pts must increase.
+
+        Raises OutputError when the encoder or the disk refuses it.
+        """
+        if self._turns:
+            rgb = np.rot90(frame.rgb, self._turns)
+            frame = Frame(rgb, frame.pts, frame.time_base, frame.duration)
+        picture = rgb_to_frame(frame, self._plan.pix_fmt, self._plan.color)
+        self._times.append(frame.pts * frame.time_base)
+        if frame.duration:
+            self._durations[frame.pts] = frame.duration
+        self._mux(picture)
+
+    def finish(self) -> None:
+        """Flush, close, verify, and rename to the final name. Raises OutputError; may be called again."""
+        if self._finished:
+            return
+        if not self._times:
+            raise OutputError(f"No frame was written to {self.path}; there is nothing to keep.")
+        assert self._output is not None
+        self._mux(None)
+        try:
+            if self._copier is not None:
+                self._copier.mux_until(None, self._output)
+            kinds = [stream.type for stream in self._output.streams]
+            self._output.close()
+        except (FFmpegError, OSError) as error:
+            raise _cannot_write(self.path, error) from error
+        for sentence in verify_video(self._partial, self._expected(kinds)):
+            self._notes.add(sentence)
+        try:
+            os.replace(self._partial, self.path)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+        self._finished = True
+        if self._copier is not None:
+            self._copier.close()
+
+    def _expected(self, kinds: list[str]) -> Expected:
+        aspect = self._metadata.sample_aspect_ratio
+        return Expected(
+            video_index=self._stream_index,
+            times=self._times,
+            kinds=kinds,
+            muxer=self._muxer,
+            color=self._plan.color,
+            aspect=1 / aspect if aspect and self._turns % 2 else aspect,
+            rotation=0 if self._turns else self._metadata.rotation,
+        )
+
+    def _mux(self, picture: av.VideoFrame | None) -> None:
+        assert self._output is not None
+        try:
+            packets = self._stream.encode(picture)
+            if picture is None and not self._muxed and self._plan.family == "hevc":
+                _assign_dts(packets)
+            for packet in packets:
+                seconds = packet_seconds(packet)
+                if self._copier is not None and seconds is not None:
+                    self._copier.mux_until(seconds, self._output)
+                if packet.pts is not None:
+                    # Some encoders lose it, and the last frame's is what the file's length is made of.
+                    packet.duration = self._durations.pop(packet.pts, None) or packet.duration
+                self._output.mux(packet)
+                self._muxed += 1
+        except (FFmpegError, OSError) as error:
+            raise _cannot_write(self.path, error) from error
+
+    def _open(self, reader: FrameReader) -> VideoStream:
+        """Open the container, add all streams in the source's order, and write the header."""
+        source = reader.stream_source
+        muxer_options = _time_options(self._muxer, reader.metadata.time_base)
+        if source is not None:
+            self._copier = StreamCopier(source, self._notes)
+            muxer_options |= self._copier.muxer_options(self._muxer)
+        output = av.open(str(self._partial), "w", format=self._muxer, container_options=muxer_options)
+        self._output = output
+        if self._copier is None or source is None:
+            self._stream_index = 0
+            stream = self._add_video(output, {})
+        else:
+            self._copier.copy_container_tags(output)
+            stream = None
+            for other in self._copier.source_streams():
+                if other.index == source.video_index:
+                    self._stream_index = len(output.streams)
+                    stream = self._add_video(output, other.metadata)
+                    stream.disposition = other.disposition.value  # type: ignore[assignment]
+                else:
+                    self._copier.add(other, output)
+            assert stream is not None
+        # SVT-AV1 prints its settings to stderr by itself; 1 = errors only.
+        os.environ.setdefault("SVT_LOG", "1")
+        output.start_encoding()
+        if self._copier is not None:
+            self._copier.start()
+        return stream
+
+    def _add_video(self, output: OutputContainer, tags: dict[str, str]) -> VideoStream:
+        metadata, plan = self._metadata, self._plan
+        rate = metadata.average_rate or FALLBACK_RATE
+        stream = output.add_stream(plan.encoder, rate=rate, options=plan.options)
+        assert isinstance(stream, VideoStream)
+        context = stream.codec_context
+        swapped = self._turns % 2
+        context.width = metadata.height if swapped else metadata.width
+        context.height = metadata.width if swapped else metadata.height
+        context.pix_fmt = plan.pix_fmt
+        context.time_base = metadata.time_base
+        stream.time_base = metadata.time_base
+        if ratio := metadata.sample_aspect_ratio:
+            context.sample_aspect_ratio = 1 / ratio if swapped else ratio
+        context.colorspace = plan.color.matrix_tag
+        context.color_range = plan.color.range_tag
+        context.color_primaries = plan.color.primaries
+        context.color_trc = plan.color.transfer
+        if plan.codec_tag:
+            context.codec_tag = plan.codec_tag
+        if metadata.display_matrix and not self._turns and hasattr(stream, "set_display_matrix"):
+            stream.set_display_matrix(
+                metadata.display_matrix
+            )  # where it is lost, the check at the end says so
+        for key, value in tags.items():
+            if not key.upper().startswith(STATISTICS_TAGS):
+                stream.metadata[key] = value
+        return stream
+
+    def _discard(self) -> None:
+        """Close and remove the partial file, whatever state it is in."""
+        for part in (self._output, self._copier):
+            try:
+                if part is not None:
+                    part.close()
+            except (FFmpegError, OSError):
+                pass  # the file is removed anyway, and the first error is the one to show
+        self._partial.unlink(missing_ok=True)
+
+
+def _time_options(muxer: str, time_base: Fraction) -> dict[str, str]:
+    """Muxer options with which every pts stays what it is."""
+    if muxer in ("matroska", "webm"):
+        # AAC from MP4 starts before 0; the default would move all streams, the video too, until it does not.
+        return {"avoid_negative_ts": "disabled"}
+    if muxer not in MP4_MUXERS or time_base.denominator > MAX_TIMESCALE:
+        return {}
+    # The track's clock is the source's own. The movie's clock, in which a start other than 0 and chapters are
+    # kept, is a multiple of it that is not coarser than a millisecond.
+    clock = time_base.denominator
+    movie = clock * -(-MIN_MOVIE_CLOCK // clock)
+    return {"video_track_timescale": str(clock), "movie_timescale": str(movie)}
+
+
+def _baked_turns(metadata: VideoMetadata, muxer: str) -> int:
+    """Quarter turns (counter-clockwise) to apply to the pixels because the output cannot carry a matrix."""
+    if metadata.display_matrix is None:
+        return 0
+    if muxer in ROTATING_MUXERS and hasattr(VideoStream, "set_display_matrix"):
+        return 0
+    a, b, _, c, d = metadata.display_matrix[:5]
+    mirrored = a * d - b * c < 0
+    return 0 if mirrored or metadata.rotation % 90 else metadata.rotation // 90 % 4
+
+
+def _assign_dts(packets: list[Packet]) -> None:
+    """Give all packets of a clip, in decoding order, increasing decoding times that are not after their pts.
+
+    x265 takes them from uninitialised memory when a clip is shorter than its reordering.
+    """
+    times = [packet.pts for packet in packets if packet.pts is not None]
+    if len(times) != len(packets) or not packets:
+        return
+    delay = max(due - pts for due, pts in zip(sorted(times), times, strict=True))
+    for packet, due in zip(packets, sorted(times), strict=True):
+        packet.dts = due - delay
+
+
+def _cannot_open(path: Path, plan: EncoderPlan, error: Exception) -> OptionError | OutputError:
+    reason = error_reason(error)
+    if isinstance(error, OSError):
+        return OutputError(f"The output {path} cannot be written: {reason}. Choose another place.")
+    return OptionError(
+        f"The encoder {plan.encoder} refuses the settings ({reason}) for {path.name}. Try another --codec, "
+        "--preset or --pix-fmt."
+    )
+
+
+def _cannot_write(path: Path, error: Exception) -> OutputError:
+    return OutputError(
+        f"Writing {path} failed: {error_reason(error)}. The unfinished file is removed; check the free space."
+    )

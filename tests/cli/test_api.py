@@ -1,0 +1,69 @@
+"""The Python interface: a model, an array, a file."""
+
+import numpy as np
+import pytest
+import torch
+
+import stbn_cli
+from stbn_cli.api import sigma_warning
+from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, save_checkpoint
+from stbn_cli.errors import CheckpointError, OptionError
+from stbn_cli.models.lightflow import LightFlowNet
+from stbn_cli.models.stbn import STBN
+from tests.cli.conftest import TINY
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_array(tiny_model_path, dtype) -> None:
+    denoiser = stbn_cli.load_denoiser(tiny_model_path, sigma=25, device="cpu")
+    frames = np.random.default_rng(0).random((3, 12, 10, 3))
+    if dtype != np.float32:
+        frames = frames * np.iinfo(dtype).max
+    denoised = denoiser(frames.astype(dtype))
+    assert denoised.shape == frames.shape and denoised.dtype == dtype
+    assert denoiser.info.name == "tiny" and denoiser.flow_name == "none"
+
+
+def test_file(tiny_model_path, make_clip, content) -> None:
+    clip = make_clip()
+    counts: list[int] = []
+    denoiser = stbn_cli.load_denoiser(str(tiny_model_path), sigma=25)
+    output = clip.with_name("clean.mkv")
+    summary = stbn_cli.denoise_file(clip, output, denoiser, progress=counts.append)
+    assert summary.frames == 8 and counts == list(range(1, 9))
+    assert content(output).times == content(clip).times
+
+
+def test_sigma_is_on_the_8_bit_scale_and_warned_about(tiny_model_path) -> None:
+    messages: list[str] = []
+    denoiser = stbn_cli.load_denoiser(tiny_model_path, sigma=51, on_message=messages.append)
+    assert denoiser.options.sigma == pytest.approx(0.2) and not messages
+    stbn_cli.load_denoiser(tiny_model_path, sigma=60, on_message=messages.append)
+    assert len(messages) == 1 and "5 to 55" in messages[0]
+    assert sigma_warning(5.0, denoiser.info) is None
+    assert sigma_warning(4.0, denoiser.info)
+
+
+@pytest.mark.parametrize(
+    "options", [{"sigma": 300}, {"strength": 2}, {"chunk": 0}, {"tile": -1}, {"flow": "x"}]
+)
+def test_options_out_of_range(tiny_model_path, options) -> None:
+    with pytest.raises(OptionError):
+        stbn_cli.load_denoiser(tiny_model_path, **options)
+
+
+def test_flow_network_travels_with_the_model(tmp_path) -> None:
+    torch.manual_seed(0)
+    info = ModelInfo("moving", "light", (5.0, 55.0))
+    flow = LightFlowNet().state_dict()
+    path = tmp_path / "moving.safetensors"
+    save_checkpoint(path, Checkpoint(TINY, info, STBN(TINY).state_dict(), flow))
+    denoiser = stbn_cli.load_denoiser(path, sigma=20, device="cpu")
+    assert denoiser.flow_name == "light"
+    assert denoiser(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 32, 32, 3)
+    assert stbn_cli.load_denoiser(path, flow="none", device="cpu").flow_name == "none"
+
+    flow.popitem()
+    save_checkpoint(path, Checkpoint(TINY, info, STBN(TINY).state_dict(), flow))
+    with pytest.raises(CheckpointError, match="flow network"):
+        stbn_cli.load_denoiser(path, device="cpu")

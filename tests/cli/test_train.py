@@ -1,0 +1,93 @@
+"""`stbn train`: a few steps on a few pictures, and what it refuses."""
+
+import inspect
+import json
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from stbn_cli.cli.train import train
+from stbn_cli.training import trainer
+from stbn_cli.training.options import TrainOptions
+from tests.cli.conftest import TINY
+
+SHORT = (
+    "--batch-size",
+    "1",
+    "--patch-size",
+    "16",
+    "--train-length",
+    "2",
+    "--workers",
+    "0",
+    "--precision",
+    "fp32",
+)
+
+
+@pytest.fixture
+def stills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one photograph; "stbn-xs" is the tiny network meanwhile."""
+    monkeypatch.setitem(trainer.MODEL_SIZES, "stbn-xs", TINY)
+    folder = tmp_path / "stills"
+    folder.mkdir()
+    picture = np.random.default_rng(0).integers(0, 256, (96, 96, 3)).astype(np.uint8)
+    cv2.imwrite(str(folder / "photo.png"), picture)
+    return folder
+
+
+def test_trains_saves_and_resumes(stbn, stills, tmp_path) -> None:
+    run = tmp_path / "run"
+    arguments = ("train", "--stills", stills, "-o", run, "--device", "cpu", "--log-every", "1", *SHORT)
+    result = stbn(*arguments, "--steps", "2")
+    assert result.code == 0, result.err
+    document = json.loads(result.out)
+    assert document == {"output": str(run), "steps": 2, "finished": True, "best_psnr": None}
+    assert "step 1" in result.err and "loss" in result.err
+    assert (run / "model.safetensors").is_file()
+    result = stbn(*arguments, "--steps", "3", "--resume")
+    assert json.loads(result.out)["steps"] == 3
+
+
+def test_ctrl_c_saves_and_exits_with_130(stbn, stills, tmp_path, monkeypatch) -> None:
+    def interrupt(self, batch):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer.Trainer, "_train_step", interrupt)
+    result = stbn("train", "--stills", stills, "-o", tmp_path / "run", "--device", "cpu", *SHORT)
+    assert result.code == 130 and "--resume" in result.err
+    assert json.loads(result.out)["finished"] is False
+    assert (tmp_path / "run" / "state.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        ([], 2, "--clips"),
+        (["--clips", "/no/such/folder"], 3, "/no/such/folder"),
+        (["--clips", ".", "--model", "huge"], 2, "huge"),
+        (["--clips", ".", "--precision", "fp8"], 2, "fp8"),
+        (["--clips", ".", "--patch-size", "4"], 2, "--patch-size"),
+        (["--clips", ".", "--sigma-range", "50", "5"], 2, "--sigma-range"),
+        (["--clips", ".", "--resume"], 3, "--resume"),
+    ],
+)
+def test_refusals(stbn, tmp_path, arguments, code, word) -> None:
+    result = stbn("train", "-o", tmp_path / "run", "--device", "cpu", "--workers", "0", *arguments)
+    assert result.code == code and result.out == ""
+    assert word in result.err and "Traceback" not in result.err
+
+
+def test_defaults_are_those_of_the_trainer() -> None:
+    parameters = inspect.signature(train).parameters
+    for option in fields(TrainOptions):
+        if option.name in ("output", "validation_sigmas", "gradient_clip", "ema_decay", "device"):
+            continue
+        if option.name in ("final_learning_rate", "warmup_steps"):
+            continue
+        default = parameters[option.name].default
+        assert option.default is not MISSING
+        assert default == option.default or (default is None and option.default == ()), option.name

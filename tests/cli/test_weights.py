@@ -1,0 +1,98 @@
+"""`stbn weights`: listing, finding, importing and verifying models."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from stbn_cli.checkpoints.serial import load_checkpoint
+from tests.parity.vectors import load_vectors
+
+
+@pytest.fixture
+def official_path(tmp_path: Path) -> Path:
+    """An 8-channel checkpoint as the reference's data-parallel training saves it, without a flow network."""
+    _, state_dict = load_vectors("srgb_c8_even")
+    path = tmp_path / "official.pth"
+    torch.save({"state_dict": {f"module.{name}": value for name, value in state_dict.items()}}, path)
+    return path
+
+
+def test_import_makes_a_model_that_denoises(stbn, official_path, make_clip) -> None:
+    target = official_path.with_name("mine.safetensors")
+    result = stbn("weights", "import", official_path, "-o", target, "--name", "mine")
+    assert result.code == 0, result.err
+    assert result.out == f"{target}\n"
+    checkpoint = load_checkpoint(target)
+    assert (checkpoint.info.name, checkpoint.info.flow, checkpoint.config.channels) == ("mine", "dis", 8)
+    assert stbn("weights", "verify", target).code == 0
+    denoised = stbn("denoise", make_clip(frames=3), "-m", target, "-s", "20", "--json")
+    assert denoised.code == 0, denoised.err
+    assert json.loads(denoised.out)["flow"] == "dis"
+
+
+def test_import_keeps_what_exists(stbn, official_path) -> None:
+    target = official_path.with_suffix(".safetensors")
+    target.write_bytes(b"precious")
+    result = stbn("weights", "import", official_path)
+    assert result.code == 6 and "--overwrite" in result.err
+    assert target.read_bytes() == b"precious"
+    assert stbn("weights", "import", official_path, "--overwrite").code == 0
+
+
+def test_import_of_what_is_no_checkpoint(stbn, tmp_path) -> None:
+    text = tmp_path / "text.pth"
+    text.write_text("hello")
+    for source, word in ((text, "text.pth"), (tmp_path / "none.pth", "no file")):
+        result = stbn("weights", "import", source)
+        assert result.code == 4 and word in result.err and "Traceback" not in result.err
+    assert stbn("weights", "import", text, "-o", tmp_path / "x.pth").code == 6
+    assert stbn("weights", "import", text, "-o", tmp_path / "no" / "x.safetensors").code == 6
+
+
+def test_path_prints_where_the_file_is(stbn, tiny_model_path) -> None:
+    result = stbn("weights", "path", tiny_model_path)
+    assert (result.code, result.out) == (0, f"{tiny_model_path}\n")
+    assert stbn("weights", "path", "no-such-model").code == 4
+
+
+def test_verify_tells_damaged_files(stbn, tiny_model_path, tmp_path) -> None:
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(tiny_model_path.read_bytes()[:-100])
+    result = stbn("weights", "verify", tiny_model_path, cut)
+    assert result.code == 4
+    assert f"{tiny_model_path}: ok" in result.out and f"{cut}: FAILED" in result.out
+    assert "1 of 2" in result.err
+
+
+def test_list_and_path_know_the_registry(stbn, small_registry) -> None:
+    result = stbn("weights", "list")
+    assert result.code == 0
+    line = next(line for line in result.out.splitlines() if line.startswith("small "))
+    assert "5-55" in line and str(small_registry) in line
+    rows = json.loads(stbn("weights", "list", "--json").out)
+    assert [row["name"] for row in rows] == ["small", "remote"]
+    assert rows[1]["file"] == "downloaded on first use"
+    assert stbn("weights", "path", "small").out == f"{small_registry}\n"
+    assert stbn("weights", "path").out == f"{small_registry}\n"
+    assert stbn("weights", "verify").code == 0
+
+
+def test_default_model_denoises(stbn, small_registry, make_clip) -> None:
+    result = stbn("denoise", make_clip(), "-s", "20", "--device", "cpu", "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["model_file"] == str(small_registry)
+
+
+def test_doctor(stbn, small_registry) -> None:
+    result = stbn("doctor", "--json")
+    assert result.code == 0, result.err
+    document = json.loads(result.out)
+    assert document["problems"] == []
+    assert document["versions"]["torch"] == torch.__version__
+    assert document["devices"]["auto"] and document["encoders"]["h264"]
+    assert document["models"]["small"] == str(small_registry)
+    small_registry.write_bytes(b"damaged")
+    broken = stbn("doctor")
+    assert broken.code == 1 and "damaged" in broken.err and "versions.torch" in broken.out

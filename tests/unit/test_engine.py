@@ -1,0 +1,269 @@
+"""The streaming engine: order, exactness across chunks and tiles, fallbacks, and what it reports."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stbn_cli.errors import InputError, MemoryExhaustedError
+from stbn_cli.flow.clip import estimate_clip_flows
+from stbn_cli.flow.dis import DisFlow
+from stbn_cli.flow.estimator import FlowEstimator, NoFlow
+from stbn_cli.inference.denoiser import Denoiser
+from stbn_cli.inference.plan import EngineOptions
+from stbn_cli.models.stbn import MODEL_SIZES, STBN, Direction
+from stbn_cli.noise.levels import broadcast_sigma
+from stbn_cli.noise.posterior import posterior_mean
+
+TINY = dataclasses.replace(
+    MODEL_SIZES["stbn-xs"],
+    channels=8,
+    blocks=1,
+    fusion_channels=8,
+    fusion_blocks=1,
+    expansion_channels=16,
+    expansion_blocks=1,
+)
+SIGMA = 0.1
+CPU = torch.device("cpu")
+
+
+def moving_clip(frames: int, height: int = 44, width: int = 61, seed: int = 0) -> np.ndarray:
+    """A smooth random texture that moves a pixel a frame, with noise of `SIGMA`: (T, H, W, 3) float32."""
+    random = np.random.default_rng(seed)
+    coarse = torch.from_numpy(random.random((1, 3, 16, 24), dtype=np.float32))
+    texture = torch.nn.functional.interpolate(coarse, (height, width + frames), mode="bicubic")[0]
+    clean = np.stack([texture[:, :, t : t + width].permute(1, 2, 0).numpy() for t in range(frames)])
+    return (clean + SIGMA * random.standard_normal(clean.shape)).astype(np.float32)
+
+
+def tiny_network() -> STBN:
+    torch.manual_seed(4)
+    return STBN(TINY).eval()
+
+
+def denoiser_of(
+    options: EngineOptions,
+    *,
+    network: STBN | None = None,
+    flow: FlowEstimator | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Denoiser:
+    return Denoiser(network or tiny_network(), flow or DisFlow(), options, device=CPU, dtype=dtype)
+
+
+@torch.inference_mode()
+def whole_clip(network: STBN, frames: np.ndarray) -> np.ndarray:
+    noisy = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    to_previous, to_next = estimate_clip_flows(DisFlow(), noisy, SIGMA)
+    outputs = network(noisy[None], SIGMA, to_previous[None], to_next[None])
+    estimate = posterior_mean(outputs, noisy[None], broadcast_sigma(SIGMA, noisy[None]))
+    return estimate[0].permute(0, 2, 3, 1).numpy()
+
+
+def test_one_chunk_is_the_whole_clip() -> None:
+    frames = moving_clip(5)
+    denoised = denoiser_of(EngineOptions(sigma=SIGMA, chunk=8, tile=0))(frames)
+    np.testing.assert_allclose(denoised, whole_clip(tiny_network(), frames), atol=2e-6)
+
+
+def test_enough_overlap_makes_chunks_exact() -> None:
+    frames = moving_clip(9)
+    options = EngineOptions(sigma=SIGMA, chunk=3, chunk_overlap=9, tile=0)
+    np.testing.assert_allclose(denoiser_of(options)(frames), whole_clip(tiny_network(), frames), atol=2e-6)
+
+
+class RecordingSTBN(STBN):
+    """Keeps every forward state."""
+
+    def __init__(self) -> None:
+        super().__init__(TINY)
+        self.load_state_dict(tiny_network().state_dict())
+        self.eval()
+        self.forward_states: list[Tensor] = []
+
+    def advance(
+        self, direction: Direction, frame: Tensor, sigma: Tensor, aligned_state: Tensor | None
+    ) -> Tensor:
+        state = super().advance(direction, frame, sigma, aligned_state)
+        if direction == "forward":
+            self.forward_states.append(state)
+        return state
+
+
+def test_forward_states_cross_chunks_bit_for_bit() -> None:
+    frames = moving_clip(8)
+    whole, chunked = RecordingSTBN(), RecordingSTBN()
+    denoiser_of(EngineOptions(sigma=SIGMA, chunk=20, tile=0), network=whole)(frames)
+    denoiser_of(EngineOptions(sigma=SIGMA, chunk=3, chunk_overlap=1, tile=0), network=chunked)(frames)
+    assert len(whole.forward_states) == len(chunked.forward_states) == 8
+    for expected, actual in zip(whole.forward_states, chunked.forward_states, strict=True):
+        assert torch.equal(expected, actual)
+
+
+@pytest.mark.parametrize("size", [(150, 141), (97, 203)])
+def test_default_tiles_are_exact(size: tuple[int, int]) -> None:
+    frames = moving_clip(4, *size)
+    whole = denoiser_of(EngineOptions(sigma=SIGMA, tile=0))(frames)
+    tiled = denoiser_of(EngineOptions(sigma=SIGMA, tile=64))(frames)
+    np.testing.assert_allclose(tiled, whole, atol=5e-6)
+
+
+def test_tiles_of_the_published_structure_are_exact() -> None:
+    config = dataclasses.replace(
+        MODEL_SIZES["stbn"],
+        channels=8,
+        blocks=2,
+        fusion_channels=16,
+        fusion_blocks=2,
+        expansion_channels=32,
+        expansion_blocks=2,
+    )
+    torch.manual_seed(0)
+    network = STBN(config)
+    frames = moving_clip(3, 170, 150)
+    whole = denoiser_of(EngineOptions(sigma=SIGMA, tile=0), network=network)(frames)
+    tiled = denoiser_of(EngineOptions(sigma=SIGMA, tile=64), network=network)(frames)
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+
+
+def test_small_tile_overlap_is_blended_and_near() -> None:
+    frames = moving_clip(4, 150, 141)
+    whole = denoiser_of(EngineOptions(sigma=SIGMA, tile=0))(frames)
+    tiled = denoiser_of(EngineOptions(sigma=SIGMA, tile=64, tile_overlap=8))(frames)
+    assert np.isfinite(tiled).all()
+    assert np.abs(tiled - whole).mean() < 0.1 * np.abs(frames - whole).mean()
+
+
+def test_frames_keep_their_number_and_order_and_are_lazy() -> None:
+    taken = 0
+
+    def source() -> Iterator[np.ndarray]:
+        nonlocal taken
+        for value in range(30):
+            taken += 1
+            yield np.full((16, 16, 3), value / 30, np.float32)
+
+    options = EngineOptions(sigma=1e-6, chunk=4, chunk_overlap=2, scene_cuts=False)
+    stream = denoiser_of(options, flow=NoFlow()).stream(source())
+    first = next(stream)
+    assert taken == 6  # a chunk and its overlap, no more
+    values = [float(frame.mean()) for frame in [first, *stream]]
+    assert len(values) == 30 and values == sorted(values)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+def test_arrays_keep_shape_and_type(dtype: type) -> None:
+    clip = moving_clip(3, 20, 24)
+    if np.issubdtype(dtype, np.integer):
+        clip = np.clip(clip, 0, 1) * np.iinfo(dtype).max
+    denoised = denoiser_of(EngineOptions(sigma=SIGMA))(clip.astype(dtype))
+    assert denoised.dtype == dtype and denoised.shape == clip.shape
+
+
+def test_wrong_arrays_are_refused() -> None:
+    denoiser = denoiser_of(EngineOptions(sigma=SIGMA))
+    with pytest.raises(ValueError, match="T, H, W, 3"):
+        denoiser(np.zeros((4, 10, 10), np.uint8))
+    with pytest.raises(ValueError, match="int32"):
+        denoiser(np.zeros((4, 10, 10, 3), np.int32))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (5, 40), (8, 8)])
+def test_tiny_pictures_and_single_frames(size: tuple[int, int]) -> None:
+    clip = np.random.default_rng(0).random((1, *size, 3), dtype=np.float32)
+    assert denoiser_of(EngineOptions(sigma=SIGMA))(clip).shape == clip.shape
+
+
+def test_strength_blends_between_input_and_estimate() -> None:
+    frames = moving_clip(3)
+    full = denoiser_of(EngineOptions(sigma=SIGMA))(frames)
+    half = denoiser_of(EngineOptions(sigma=SIGMA, strength=0.5))(frames)
+    none = denoiser_of(EngineOptions(sigma=SIGMA, strength=0.0))(frames)
+    np.testing.assert_allclose(half, (full + frames) / 2, atol=1e-6)
+    np.testing.assert_array_equal(none, frames)
+
+
+def test_noise_is_estimated_for_each_scene_and_cuts_reset_the_recurrence() -> None:
+    first = moving_clip(6, 96, 128, seed=1)
+    bright = 0.2 * moving_clip(6, 96, 128, seed=2) + 0.8
+    denoiser = denoiser_of(EngineOptions())
+    both = denoiser(np.concatenate([first, bright]))
+    scenes = denoiser.report.scenes
+    assert [scene.first_frame for scene in scenes] == [0, 6]
+    assert all(scene.estimated for scene in scenes)
+    assert scenes[0].sigma == pytest.approx(SIGMA, rel=0.1)
+    assert scenes[1].sigma == pytest.approx(0.2 * SIGMA, rel=0.2)
+    np.testing.assert_array_equal(both[:6], denoiser_of(EngineOptions())(first))
+
+
+class ForgetfulSTBN(STBN):
+    """Runs out of memory on pictures above a size, as an allocator would."""
+
+    largest = 100 * 100
+
+    def __init__(self) -> None:
+        super().__init__(TINY)
+        self.load_state_dict(tiny_network().state_dict())
+        self.eval()
+
+    def fuse(self, forward_state: Tensor, backward_state: Tensor) -> Tensor:
+        if forward_state.shape[-2] * forward_state.shape[-1] > self.largest:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB.")
+        return super().fuse(forward_state, backward_state)
+
+
+def test_out_of_memory_shrinks_the_plan_says_so_and_changes_nothing() -> None:
+    frames = moving_clip(5, 150, 141)
+    denoiser = denoiser_of(EngineOptions(sigma=SIGMA, chunk=3, chunk_overlap=2), network=ForgetfulSTBN())
+    expected = denoiser_of(EngineOptions(sigma=SIGMA, chunk=3, chunk_overlap=2, tile=0))(frames)
+    np.testing.assert_allclose(denoiser(frames), expected, atol=5e-6)
+    assert denoiser.report.replans >= 1
+    assert "Memory ran out" in denoiser.report.messages[0]
+
+
+def test_out_of_memory_with_fixed_sizes_is_an_error() -> None:
+    denoiser = denoiser_of(EngineOptions(sigma=SIGMA, chunk=3, tile=0), network=ForgetfulSTBN())
+    with pytest.raises(MemoryExhaustedError, match="--tile"):
+        denoiser(moving_clip(3, 150, 141))
+
+
+def test_half_precision_overflow_is_done_again_in_float32() -> None:
+    network = tiny_network()
+    with torch.no_grad():
+        # Beyond float16's 65504 inside, back in range at the output: exact in float32 alone.
+        network.head.enter.weight.mul_(1e7)
+        network.head.leave.weight.mul_(1e-7)
+    frames = moving_clip(3)
+    expected = denoiser_of(EngineOptions(sigma=SIGMA), network=network)(frames)
+    denoiser = denoiser_of(EngineOptions(sigma=SIGMA), network=network, dtype=torch.float16)
+    np.testing.assert_allclose(denoiser(frames), expected, atol=2e-6)
+    assert denoiser.report.fp32_chunks == 1
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 5e-3), (torch.float16, 6e-4)])
+def test_half_precision_is_near_float32(dtype: torch.dtype, tolerance: float) -> None:
+    frames = moving_clip(4)
+    exact = denoiser_of(EngineOptions(sigma=SIGMA))(frames)
+    half = denoiser_of(EngineOptions(sigma=SIGMA), dtype=dtype)(frames)
+    assert 0 < np.abs(half - exact).mean() < tolerance
+
+
+def test_frames_that_are_not_finite_are_an_input_error() -> None:
+    frames = moving_clip(3)
+    frames[1, 3, 4, 0] = np.nan
+    with pytest.raises(InputError, match="not finite"):
+        denoiser_of(EngineOptions(sigma=SIGMA))(frames)
+
+
+def test_a_changed_frame_size_is_an_input_error() -> None:
+    frames = [np.zeros((16, 16, 3), np.float32), np.zeros((16, 20, 3), np.float32)]
+    with pytest.raises(InputError, match="size"):
+        list(denoiser_of(EngineOptions(sigma=SIGMA)).stream(frames))
+
+
+def test_nothing_in_nothing_out() -> None:
+    assert list(denoiser_of(EngineOptions()).stream([])) == []
