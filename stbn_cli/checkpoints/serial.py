@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from stbn_cli.errors import CheckpointError
@@ -61,7 +61,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, dtype: torch.dtype = tor
         tensors[FLOW_PREFIX + name] = tensor.to(dtype).contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
-    save_file(tensors, partial, metadata=header)
+    # Not save_file: it makes files that only their owner can read, whatever the umask says.
+    partial.write_bytes(save(tensors, metadata=header))
     os.replace(partial, path)
 
 

@@ -10,10 +10,9 @@ from stbn_cli.models.stbn import STBNConfig
 LONGEST_AUTO_CHUNK = 32  # frames; longer ones save little: the overlap is then a fifth of the backward pass
 SHORTEST_CHUNK = 2
 DEFAULT_CHUNK_OVERLAP = 8
-# Memory the layers need at their peak, in multiples of (pixels x channels x bytes of the data type). Measured with
-# benchmarks/memory.py, rounded up.
-PROPAGATION_COST = 14
-FUSION_COST = 14
+# Memory the layers need at their peak, in multiples of (pixels x channels x bytes of the data type): the largest that
+# benchmarks/memory.py measured over all model sizes (propagation of stbn-xs; stbn needs half of it).
+ACTIVATION_COST = 20
 # Float32 values of a frame that waits in the buffer: RGB, two flows, and the estimate.
 BUFFERED_VALUES = 3 + 4 + 3
 
@@ -170,7 +169,7 @@ def _largest_tile(
 
 
 def _activation_bytes(config: STBNConfig, height: int, width: int, dtype: torch.dtype) -> int:
-    values = max(PROPAGATION_COST, FUSION_COST) * config.channels * height * width
+    values = ACTIVATION_COST * config.channels * height * width
     return values * dtype.itemsize
 
 

@@ -148,10 +148,10 @@ def test_frames_keep_their_number_and_order_and_are_lazy() -> None:
             yield np.full((16, 16, 3), value / 30, np.float32)
 
     options = EngineOptions(sigma=1e-6, chunk=4, chunk_overlap=2, scene_cuts=False)
-    stream = denoiser_of(options, flow=NoFlow()).stream(source())
-    first = next(stream)
-    assert taken == 6  # a chunk and its overlap, no more
-    values = [float(frame.mean()) for frame in [first, *stream]]
+    values = []
+    for frame in denoiser_of(options, flow=NoFlow()).stream(source()):
+        assert taken - len(values) <= 6  # a chunk and its overlap, no more, however long the clip
+        values.append(float(frame.mean()))
     assert len(values) == 30 and values == sorted(values)
 
 
