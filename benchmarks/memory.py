@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py [--size 540x960] [--device cpu]
 
-Each step of each model size runs in a process of its own; on a CPU the peak is the growth of resident memory. The largest
-number, rounded up, is ACTIVATION_COST in stbn_cli/inference/plan.py.
+Each step of each model size runs in a process of its own; on a CPU the peak is the growth of resident memory. The
+largest number, rounded up, is ACTIVATION_COST in stbn_cli/inference/plan.py.
 """
 
 import argparse

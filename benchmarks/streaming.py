@@ -2,7 +2,7 @@
 
     python benchmarks/streaming.py CLIP [--model stbn-xs] [--sigma 30] [--frames 32] [--chunk 8] [--tile 256]
 
-Adds protocol noise to a clean clip, denoises it whole, in chunks, and in chunks and tiles (default overlaps), and prints
+Adds protocol noise to a clean clip, denoises it whole, in chunks, and in chunks and tiles (default overlaps); prints
 PSNR, the squared error along chunk and tile borders over that elsewhere, and the peak memory of streams of 60 and 240
 frames (the clip played forth and back, each in a process of its own). Last line: one JSON document.
 """

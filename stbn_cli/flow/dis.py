@@ -30,9 +30,11 @@ FINE_SETTINGS = (0, 12, 6)
 #   channel mean, smoothing 1.5                       27.55 / 26.91 / 26.21
 #   channel mean, smoothing 1.0                       27.59 / 27.02 / 26.39
 #   channel mean, smoothing 0.7                       27.56 / 27.00 / 26.38
-#   1.0 without DIS's own mean normalisation          27.83 / 27.34 / 26.75   the default
+#   1.0 without DIS's own mean normalisation          27.83 / 27.34 / 26.75
 #   that with preset fast                             26.26 / 25.91 / 25.49    3 ms
-#   that with preset fine                             28.49 / 27.87 / 27.09   75 ms
+#   that with preset fine                             28.49 / 27.87 / 27.09   75 ms, the default
+# Denoised frames gained 0.16 dB from fine (stbn-xs half trained, motorbike and rafting, sigma 30: 27.18 against
+# 27.02), for about an eighth of the time that the network takes on the same CPU.
 # So the smoothing need not follow sigma: the patches and the coarser scales average already. Without mean
 # normalisation 4 % more brightness costs 0.7 to 1.5 dB; equalising the means brings that back completely.
 # The flow hardly aligns noise with noise (correlation 0.0015 / 0.003 / 0.004; "fine" 0.005 / 0.011 / 0.014),
@@ -45,7 +47,7 @@ class DisOptions:
     """How `DisFlow` runs."""
 
     # One of PRESETS.
-    preset: str = "medium"
+    preset: str = "fine"
     # Standard deviation (pixels) of the Gaussian that smooths the frames first; 0: none.
     smoothing: float = DEFAULT_SMOOTHING
 
