@@ -30,6 +30,37 @@ class CentreMaskedConv2d(nn.Conv2d):
         return F.conv2d(input, self.weight * self.centre_mask, self.bias, padding=1)
 
 
+class BlindMean(nn.Module):
+    """Gaussian mean of the pixels around each pixel, without the pixel itself; no parameters.
+
+    A network that predicts the difference to it keeps the colour of flat areas, rare colours included, without having
+    to learn the identity. Pixels outside the picture do not count. Always float32: half precision has too few digits
+    for a colour.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, radius: int = 4, std: float = 2.2) -> None:
+        super().__init__()
+        offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
+        profile = torch.exp(-0.5 * (offsets / std).square())
+        kernel = profile[:, None] * profile[None, :]
+        kernel[radius, radius] = 0.0  # exactly: subtracting the centre afterwards would leave its rounding errors
+        self.radius = radius
+        self.register_buffer("kernel", kernel[None, None], persistent=False)
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """`(N, C, H, W)` to the same shape, float32."""
+        channels = frame.shape[1]
+        kernel = self.kernel.float()
+        with torch.autocast(frame.device.type, enabled=False):
+            weighted = F.conv2d(
+                frame.float(), kernel.expand(channels, -1, -1, -1), padding=self.radius, groups=channels
+            )
+            ones = torch.ones_like(frame[:1, :1], dtype=torch.float32)
+            return weighted / F.conv2d(ones, kernel, padding=self.radius)
+
+
 class PhaseResidualBlock(nn.Module):
     """3x3 convolution, ReLU, 1x1 convolution, added to the input; on phase-domain features.
 

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from stbn_cli.models.blindspot import PhaseHead
+from stbn_cli.models.blindspot import BlindMean, PhaseHead
 from stbn_cli.models.branch import PropagationBranch
 from stbn_cli.models.expansion import ReceptiveFieldExpansion
 from stbn_cli.models.phases import from_phases, to_phases, valid_mask
@@ -46,6 +46,8 @@ class STBNConfig:
     # through that pixel's neighbours, which small models fail to unravel; a frame's own pixel stays unseen, since only
     # the states of other frames are read with it.
     carry_frame: bool = False
+    # The mean is predicted as the difference to a Gaussian mean of the pixels around (needs carry_frame).
+    mean_residual: bool = False
 
     def __post_init__(self) -> None:
         if self.head not in ("gaussian", "plain"):
@@ -54,6 +56,8 @@ class STBNConfig:
             raise ValueError(
                 f"a Gaussian head needs {MEAN_CHANNELS} image channels, got {self.image_channels}"
             )
+        if self.mean_residual and not self.carry_frame:
+            raise ValueError("mean_residual needs carry_frame")
         if self.expansion_channels % self.expansion_groups:
             raise ValueError("expansion_channels must be a multiple of expansion_groups")
 
@@ -99,6 +103,7 @@ MODEL_SIZES: dict[str, STBNConfig] = {
         head_blocks=1,
         feature_skip=True,
         carry_frame=True,
+        mean_residual=True,
     ),
     "stbn-xs": STBNConfig(
         channels=16,
@@ -113,6 +118,7 @@ MODEL_SIZES: dict[str, STBNConfig] = {
         head_blocks=1,
         feature_skip=True,
         carry_frame=True,
+        mean_residual=True,
     ),
 }
 
@@ -148,6 +154,7 @@ class STBN(nn.Module):
             groups=config.expansion_groups,
         )
         self.head = PhaseHead(channels, channels, config.output_channels, config.head_blocks)
+        self.blind_mean = BlindMean() if config.mean_residual else None
 
     def forward(self, noisy: Tensor, sigma: Sigma, flow_to_previous: Tensor, flow_to_next: Tensor) -> Tensor:
         """Head outputs `(N, T, outputs, H, W)` of a whole clip.
@@ -208,13 +215,18 @@ class STBN(nn.Module):
         """Head outputs `(N, outputs, H, W)` from both hidden states `(N, state_channels, H, W)` of one frame."""
         batch, _, height, width = forward_state.shape
         mask = valid_mask(batch, height, width, forward_state)
-        # Not the frame that a state may carry: that would be the very pixel to predict.
+        # Without the frame that a state may carry: it holds the very pixel to predict.
         forward_phases = to_phases(forward_state[:, : self.config.channels])
         backward_phases = to_phases(backward_state[:, : self.config.channels])
         features = self.expansion(forward_phases, backward_phases)
         if self.config.feature_skip:
             features = features + forward_phases + backward_phases
-        return from_phases(self.head(features, mask), height, width)
+        outputs = from_phases(self.head(features, mask), height, width)
+        if self.blind_mean is None:
+            return outputs
+        mean = self.blind_mean(forward_state[:, self.config.channels :])
+        colours = self.config.image_channels
+        return torch.cat((outputs[:, :colours].float() + mean, outputs[:, colours:].float()), 1)
 
     def _check(self, noisy: Tensor, flow_to_previous: Tensor, flow_to_next: Tensor) -> None:
         if noisy.ndim != 5 or noisy.shape[2] != self.config.image_channels:

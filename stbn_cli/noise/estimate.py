@@ -14,6 +14,11 @@ from functools import lru_cache
 import numpy as np
 from torch import Tensor
 
+# Video stores colour differences at half the resolution (4:2:0), so their noise is smooth and weak, and what is white in
+# each of R, G and B is the luma's noise alone: 0.67 of what independent channels would have for the same luma. The luma
+# (BT.601) is measured too, and stands for independent channels with as much noise in it.
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)
+LUMA_GAIN = math.sqrt(sum(weight**2 for weight in LUMA_WEIGHTS))
 # Side of a block in pixels, and the step between blocks while a frame has no more than MAXIMUM_BLOCKS.
 BLOCK = 8
 BLOCK_STEP = 4
@@ -49,9 +54,10 @@ AGREEMENT_OFFSET = 1 / 255
 class SigmaEstimate:
     """Noise level of a clip."""
 
-    # Standard deviation on the [0, 1] scale, root mean square of the channels'.
+    # Standard deviation on the [0, 1] scale: of the white noise, equal and independent in red, green and blue, that is
+    # as strong as the noise found; see LUMA_WEIGHTS.
     sigma: float
-    # The same for red, green, blue.
+    # What was measured in red, green, blue.
     per_channel: tuple[float, float, float]
     # Frames that were measured: not repeated, not empty.
     frames_used: int
@@ -79,15 +85,18 @@ def estimate_sigma(frames: np.ndarray | Tensor) -> SigmaEstimate:
     for frame in _chosen_frames(frames):
         picture = _without_borders(frame)
         if min(picture.shape[:2]) >= BLOCK:
-            channels = [_group_sigmas(np.ascontiguousarray(picture[..., c])) for c in range(3)]
-            if all(channels):
-                measured.append(channels)
+            luma = picture @ np.array(LUMA_WEIGHTS, dtype=np.float32)
+            planes = [*(picture[..., channel] for channel in range(3)), luma]
+            levels = [_group_sigmas(np.ascontiguousarray(plane)) for plane in planes]
+            if all(levels):
+                measured.append(levels)
     if not measured:
         return SigmaEstimate(0.0, (0.0, 0.0, 0.0), 0, reliable=False)
-    sigmas = np.array(measured)  # (frames, 3, groups)
-    red, green, blue = np.median(sigmas, axis=(0, 2)).tolist()
-    sigma = math.sqrt((red**2 + green**2 + blue**2) / 3)
-    disagreement = [np.median(sigmas, axis=axes) for axes in ((1, 2), (0, 1))]
+    sigmas = np.array(measured)  # (frames, 4, groups)
+    red, green, blue, luma_sigma = np.median(sigmas, axis=(0, 2)).tolist()
+    # The larger of the two: where channels are clipped, the luma shows too little noise.
+    sigma = max(math.sqrt((red**2 + green**2 + blue**2) / 3), luma_sigma / LUMA_GAIN)
+    disagreement = [np.median(sigmas[:, :3], axis=axes) for axes in ((1, 2), (0, 1))]
     reliable = all(
         values.max() <= AGREEMENT_FACTOR * values.min() + AGREEMENT_OFFSET for values in disagreement
     )

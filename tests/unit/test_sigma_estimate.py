@@ -114,3 +114,16 @@ def test_nothing_to_measure(shape):
 def test_wrong_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="expected frames of shape"):
         estimate_sigma(np.zeros(shape, dtype=np.float32))
+
+
+def test_noise_of_video_with_halved_chroma_is_measured_by_its_luma(clean):
+    """4:2:0 leaves the luma's noise and smooths the rest: the level is that of the noise before."""
+    frames = noisy(clean, 20 / 255)
+    weights = np.array([0.299, 0.587, 0.114], np.float32)
+    luma = frames @ weights
+    difference = frames - luma[..., None]
+    blocks = difference.reshape(FRAMES, HEIGHT // 2, 2, WIDTH // 2, 2, 3).mean(axis=(2, 4))
+    subsampled = luma[..., None] + blocks.repeat(2, axis=1).repeat(2, axis=2)
+    estimate = estimate_sigma(subsampled)
+    assert estimate.sigma * 255 == pytest.approx(20, rel=0.06)
+    assert max(estimate.per_channel) * 255 < 17
