@@ -45,7 +45,9 @@ class BlindMean(nn.Module):
         offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
         profile = torch.exp(-0.5 * (offsets / std).square())
         kernel = profile[:, None] * profile[None, :]
-        kernel[radius, radius] = 0.0  # exactly: subtracting the centre afterwards would leave its rounding errors
+        kernel[radius, radius] = (
+            0.0  # exactly: subtracting the centre afterwards would leave its rounding errors
+        )
         self.radius = radius
         self.register_buffer("kernel", kernel[None, None], persistent=False)
 

@@ -10,20 +10,7 @@ import torch
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, save_checkpoint
 from stbn_cli.cli.app import main
 from stbn_cli.models.stbn import STBN, STBNConfig
-
-TINY = STBNConfig(
-    channels=8,
-    blocks=1,
-    tail=False,
-    fusion_channels=8,
-    fusion_blocks=1,
-    expansion_channels=8,
-    expansion_stages=1,
-    expansion_blocks=1,
-    expansion_groups=1,
-    head_blocks=1,
-    feature_skip=True,
-)
+from tests.networks import TINY
 
 
 def save_tiny_model(path: Path, config: STBNConfig = TINY, **info) -> Path:

@@ -10,7 +10,7 @@ from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, save_checkpoint
 from stbn_cli.errors import CheckpointError, OptionError
 from stbn_cli.models.lightflow import LightFlowNet
 from stbn_cli.models.stbn import STBN
-from tests.cli.conftest import TINY
+from tests.networks import TINY
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

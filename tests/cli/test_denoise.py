@@ -157,7 +157,7 @@ def test_flow_network_that_the_model_lacks(stbn, make_clip, tiny_model_path, flo
 def test_raw_model_is_refused(stbn, make_clip, tmp_path) -> None:
     from dataclasses import replace
 
-    from tests.cli.conftest import TINY
+    from tests.networks import TINY
 
     config = replace(TINY, head="plain", image_channels=4, noise_level=False)
     raw = save_tiny_model(tmp_path / "raw.safetensors", config)

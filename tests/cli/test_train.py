@@ -12,7 +12,7 @@ import pytest
 from stbn_cli.cli.train import train
 from stbn_cli.training import trainer
 from stbn_cli.training.options import TrainOptions
-from tests.cli.conftest import TINY
+from tests.networks import TINY
 
 SHORT = (
     "--batch-size",

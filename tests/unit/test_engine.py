@@ -17,16 +17,8 @@ from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.models.stbn import MODEL_SIZES, STBN, Direction
 from stbn_cli.noise.levels import broadcast_sigma
 from stbn_cli.noise.posterior import posterior_mean
+from tests.networks import TINY
 
-TINY = dataclasses.replace(
-    MODEL_SIZES["stbn-xs"],
-    channels=8,
-    blocks=1,
-    fusion_channels=8,
-    fusion_blocks=1,
-    expansion_channels=16,
-    expansion_blocks=1,
-)
 SIGMA = 0.1
 CPU = torch.device("cpu")
 

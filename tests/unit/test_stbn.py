@@ -1,7 +1,5 @@
 """STBN as a network: noise level forms, sizes, the recurrence's public steps, wrong shapes."""
 
-import dataclasses
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,8 +9,7 @@ from hypothesis import strategies as st
 from stbn_cli.models.phases import from_phases, to_phases
 from stbn_cli.models.stbn import MODEL_SIZES, STBN, STBNConfig
 from stbn_cli.models.warp import warp_nearest
-
-TINY = dataclasses.replace(MODEL_SIZES["stbn-xs"], channels=8, fusion_channels=8, expansion_channels=16)
+from tests.networks import TINY
 
 
 @pytest.fixture

@@ -22,16 +22,7 @@ from stbn_cli.training.motion import render_pan
 from stbn_cli.training.options import TrainOptions
 from stbn_cli.training.samples import SampleOptions, TrainingSamples
 from stbn_cli.training.trainer import Trainer
-
-TINY = dataclasses.replace(
-    MODEL_SIZES["stbn-xs"],
-    channels=4,
-    blocks=1,
-    fusion_channels=8,
-    fusion_blocks=1,
-    expansion_channels=8,
-    expansion_blocks=1,
-)
+from tests.networks import TINY
 
 
 def photograph(height: int = 160, width: int = 200, seed: int = 0) -> np.ndarray:
