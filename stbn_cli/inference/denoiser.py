@@ -20,7 +20,7 @@ from stbn_cli.inference.plan import EngineOptions, Plan, make_plan, smaller_plan
 from stbn_cli.inference.scene import NonFiniteError, Scene
 from stbn_cli.inference.scenes import CutDetector
 from stbn_cli.models.stbn import MINIMUM_SIZE, STBN
-from stbn_cli.noise.estimate import estimate_sigma
+from stbn_cli.noise.estimate import MAXIMUM_FRAMES, estimate_sigma
 
 INTEGER_MAXIMUM = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
 
@@ -149,7 +149,8 @@ class Denoiser:
         """A scene of the frames that wait, the last of which is frame `end - 1`, with its noise level."""
         sigma, estimated = self.options.sigma, False
         if sigma is None:
-            clip = torch.cat(waiting).permute(0, 2, 3, 1)
+            step = -(-len(waiting) // MAXIMUM_FRAMES)  # copying all of a long chunk would double its memory
+            clip = torch.cat(waiting[::step]).permute(0, 2, 3, 1)
             sigma, estimated = estimate_sigma(clip).sigma, True
         self.report.scenes.append(SceneReport(end - len(waiting), sigma, estimated))
         told = sigma

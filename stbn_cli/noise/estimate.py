@@ -14,9 +14,9 @@ from functools import lru_cache
 import numpy as np
 from torch import Tensor
 
-# Video stores colour differences at half the resolution (4:2:0), so their noise is smooth and weak, and what is white in
-# each of R, G and B is the luma's noise alone: 0.67 of what independent channels would have for the same luma. The luma
-# (BT.601) is measured too, and stands for independent channels with as much noise in it.
+# Video stores colour differences at half the resolution (4:2:0), so their noise is smooth and weak, and what is
+# white in each of R, G and B is the luma's noise alone: 0.67 of what independent channels would have for the same
+# luma. The luma (BT.601) is measured too, and stands for independent channels with as much noise in it.
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 LUMA_GAIN = math.sqrt(sum(weight**2 for weight in LUMA_WEIGHTS))
 # Side of a block in pixels, and the step between blocks while a frame has no more than MAXIMUM_BLOCKS.
