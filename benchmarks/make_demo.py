@@ -59,14 +59,13 @@ def decode(path: Path) -> np.ndarray:
 
 
 def before_after(denoised: Path) -> None:
-    """One frame of each shot: noisy on the left, denoised on the right, pixels doubled."""
+    """One frame of each shot: noisy on the left, denoised on the right."""
     noisy, result, clean = decode(FOLDER / "noisy.mp4"), decode(denoised), decode(FOLDER / "clean.mp4")
     for name, clip in (("noisy", noisy), ("denoised", result)):
         error = (clip.astype(float) - clean.astype(float)) ** 2
         print(f"{name}: {np.mean(10 * np.log10(255**2 / error.mean(axis=(1, 2, 3)))):.2f} dB")
     rows = [np.hstack((noisy[t], result[t])) for t in PICTURE_FRAMES]
-    picture = cv2.resize(np.vstack(rows), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
-    cv2.imwrite(str(FOLDER / "before_after.png"), picture[..., ::-1])
+    cv2.imwrite(str(FOLDER / "before_after.png"), np.vstack(rows)[..., ::-1])
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stbn_cli.models.blindspot import BlindMean
 from stbn_cli.models.stbn import MODEL_SIZES, STBN, STBNConfig
 
 FRAMES = 3
@@ -66,3 +67,17 @@ def test_masked_centre_neither_acts_nor_learns() -> None:
     with torch.no_grad():
         masked.weight[..., 1, 1] = 100.0
     assert torch.equal(before, network(noisy, 0.1, to_previous, to_next))
+
+
+def test_blind_mean_keeps_flat_colours_and_leaves_the_centre_out() -> None:
+    mean = BlindMean()
+    flat = torch.tensor([0.9, 0.1, 0.02]).reshape(1, 3, 1, 1).expand(1, 3, 11, 13)
+    torch.testing.assert_close(mean(flat), flat, atol=1e-6, rtol=0)  # up to the border
+    picture = torch.rand(1, 3, 20, 21)
+    changed = picture.clone()
+    changed[..., 7, 9] += 100.0
+    before, after = mean(picture), mean(changed)
+    assert torch.equal(before[..., 7, 9], after[..., 7, 9])
+    assert not torch.equal(before[..., 7, 10], after[..., 7, 10])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(mean(picture), before)
