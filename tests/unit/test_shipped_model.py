@@ -14,7 +14,14 @@ from stbn_cli.metrics import psnr
 from stbn_cli.noise.synthetic import protocol_noise
 from stbn_cli.training.library import load_clip
 
-COLOURS = [(0.5, 0.5, 0.5), (0.8, 0.1, 0.1), (0.1, 0.7, 0.2), (0.15, 0.2, 0.8), (0.9, 0.9, 0.2), (0.08, 0.08, 0.08)]
+COLOURS = [
+    (0.5, 0.5, 0.5),
+    (0.8, 0.1, 0.1),
+    (0.1, 0.7, 0.2),
+    (0.15, 0.2, 0.8),
+    (0.9, 0.9, 0.2),
+    (0.08, 0.08, 0.08),
+]
 
 
 def as_tensor(frames: np.ndarray) -> torch.Tensor:
@@ -53,7 +60,9 @@ def test_unknown_noise_is_estimated_and_costs_little(bikes_clip: Path) -> None:
 def test_half_precision_costs_little(bikes_clip: Path) -> None:
     clean = as_tensor(load_clip(bikes_clip, 4)[:, 40:168, 200:328]).float() / 255
     noisy = protocol_noise(clean, 25 / 255).permute(0, 2, 3, 1).numpy()
-    exact = psnr(as_tensor(stbn_cli.load_denoiser("stbn-xs", sigma=25, precision="fp32")(noisy)), clean).mean()
+    exact = psnr(
+        as_tensor(stbn_cli.load_denoiser("stbn-xs", sigma=25, precision="fp32")(noisy)), clean
+    ).mean()
     for precision, loss in (("fp16", 0.02), ("bf16", 0.1)):
         half = stbn_cli.load_denoiser("stbn-xs", sigma=25, precision=precision)(noisy)
         assert float(exact - psnr(as_tensor(half), clean).mean()) < loss
