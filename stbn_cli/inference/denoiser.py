@@ -112,38 +112,37 @@ class Denoiser:
         detector = CutDetector() if self.options.scene_cuts else None
         waiting: list[Tensor] = []  # the scene's frames, until there are enough to estimate its noise
         scene: Scene | None = None
-        plan: Plan | None = None
         size: tuple[int, int] | None = None
+        end = 0
         for index, frame in enumerate(frames):
             if size is None:
                 size = frame.shape[:2]
-                plan = self.plan_for(*size)
-                self.report.plan = plan
+                self.report.plan = self.plan_for(*size)
             elif frame.shape[:2] != size:
                 raise InputError(
                     f"Frame {index} is {frame.shape[1]}x{frame.shape[0]} after frames of {size[1]}x{size[0]}; the size "
                     "must not change. Split the video there."
                 )
-            assert plan is not None
             if detector is not None and detector.is_cut(frame) and index:
                 yield from self._finish(scene, waiting, index, size)
                 scene, waiting = None, []
-            plan = self.report.plan or plan
             tensor = _to_tensor(frame, index)
+            end = index + 1
             if scene is not None:
                 scene.add(tensor)
             else:
                 waiting.append(tensor)
-                if len(waiting) >= plan.chunk + plan.chunk_overlap:
-                    scene = self._open_scene(waiting, index + 1)
-                    waiting = []
-            if scene is not None:
-                while len(scene.pending) >= plan.chunk + plan.chunk_overlap:
-                    yield from self._run(scene, size)
-                    plan = self.report.plan or plan
-            last = index
+                if len(waiting) >= self._window():
+                    scene, waiting = self._open_scene(waiting, end), []
+            while scene is not None and len(scene.pending) >= self._window():
+                yield from self._run(scene, size)
         if size is not None:
-            yield from self._finish(scene, waiting, last + 1, size)
+            yield from self._finish(scene, waiting, end, size)
+
+    def _window(self) -> int:
+        """Frames that have to wait before a chunk can run."""
+        assert self.report.plan is not None
+        return self.report.plan.chunk + self.report.plan.chunk_overlap
 
     def _open_scene(self, waiting: list[Tensor], end: int) -> Scene:
         """A scene of the frames that wait, the last of which is frame `end - 1`, with its noise level."""
