@@ -7,6 +7,7 @@ RGB.
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,8 +20,9 @@ from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.device import resolve_device, resolve_precision
 from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.pipeline import DenoiseSummary, denoise_video
-from stbn_cli.video.reader import open_video
-from stbn_cli.video.writer import EncodeOptions, create_video
+
+if TYPE_CHECKING:
+    from stbn_cli.video.encoders import EncodeOptions
 
 SIGMA_SCALE = 255.0  # users give noise levels on the 0-255 scale, the engine computes on [0, 1]
 RGB_CHANNELS = 3
@@ -106,7 +108,7 @@ def denoise_file(
     output: str | Path,
     denoiser: Denoiser,
     *,
-    encode: EncodeOptions | None = None,
+    encode: "EncodeOptions | None" = None,
     overwrite: bool = False,
     start: float | None = None,
     end: float | None = None,
@@ -127,6 +129,11 @@ def denoise_file(
     Raises:
         StbnError: one of its classes, with a sentence that says what to do.
     """
+    # Here, so that arrays can be denoised and measured on machines without PyAV.
+    from stbn_cli.video.encoders import EncodeOptions
+    from stbn_cli.video.reader import open_video
+    from stbn_cli.video.writer import create_video
+
     with (
         open_video(input, start=start, end=end, rate=rate) as reader,
         create_video(output, reader, encode or EncodeOptions(), overwrite=overwrite) as writer,

@@ -6,7 +6,7 @@ precision do not suffice. Knows nothing of files or the command line.
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -64,8 +64,7 @@ class Denoiser:
         on_message: Callable[[str], None] | None = None,
     ) -> None:
         self._exact_network = network.eval().float()
-        self._exact_on_device = dtype == torch.float32
-        self._network = _place(network if self._exact_on_device else copy.deepcopy(network), device, dtype)
+        self._network = _place(network if dtype == torch.float32 else copy.deepcopy(network), device, dtype)
         self._flow = flow
         self._sigma_range = sigma_range
         self._on_message = on_message
@@ -76,13 +75,16 @@ class Denoiser:
 
     def plan_for(self, height: int, width: int) -> Plan:
         """The plan for frames of this size with the memory that is free now."""
+        return self._plan(max(height, MINIMUM_SIZE), max(width, MINIMUM_SIZE), self.dtype, self.options)
+
+    def _plan(self, height: int, width: int, dtype: torch.dtype, options: EngineOptions) -> Plan:
         return make_plan(
             self._network.config,
-            max(height, MINIMUM_SIZE),
-            max(width, MINIMUM_SIZE),
+            height,
+            width,
             device=self.device,
-            dtype=self.dtype,
-            options=self.options,
+            dtype=dtype,
+            options=options,
             device_budget=usable_memory(self.device),
             host_budget=usable_memory(torch.device("cpu")),
         )
@@ -202,18 +204,9 @@ class Denoiser:
                 f"Half precision gave values that are not finite; {plan.chunk} frames are done again in fp32."
             )
             network = _place(self._exact_network, self.device, torch.float32)
-            exact = make_plan(
-                network.config,
-                plan.height,
-                plan.width,
-                device=self.device,
-                dtype=torch.float32,
-                options=EngineOptions(
-                    chunk=plan.chunk, chunk_overlap=plan.chunk_overlap, tile_overlap=self.options.tile_overlap
-                ),
-                device_budget=usable_memory(self.device),
-                host_budget=usable_memory(torch.device("cpu")),
-            )
+            # Float32 needs more memory than what was planned; the chunk alone has to stay as it is.
+            options = replace(self.options, chunk=plan.chunk, chunk_overlap=plan.chunk_overlap)
+            exact = self._plan(plan.height, plan.width, torch.float32, options)
             try:
                 return scene.process_chunk(network, exact)
             except NonFiniteError:

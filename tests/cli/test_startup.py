@@ -67,3 +67,13 @@ def test_denoise_help_shows_panels_defaults_and_codes(stbn) -> None:
         assert panel in text
     for word in ("<stem>.denoised.<suffix>", "--no-scene-cuts", "130 interrupted", "stbn denoise clip.mp4"):
         assert word in text
+
+
+def test_training_and_arrays_need_no_pyav() -> None:
+    """A training machine may lack PyAV: its clips are read by OpenCV."""
+    code = (
+        "import sys; sys.modules['av'] = None; "
+        "import stbn_cli, stbn_cli.cli.train, stbn_cli.training.trainer; stbn_cli.load_denoiser"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
