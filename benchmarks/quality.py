@@ -18,7 +18,7 @@ import torch
 from stbn_cli import __version__, load_denoiser
 from stbn_cli.metrics import psnr
 from stbn_cli.noise.synthetic import protocol_noise
-from stbn_cli.training.library import load_clip
+from stbn_cli.training.footage import load_clip
 
 BYTE = 255.0
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stbn_cli.checkpoints.registry import AUTO
+from stbn_cli.checkpoints.flow import build_flow_network, load_flow_checkpoint
+from stbn_cli.checkpoints.registry import AUTO, load_registry
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, load_checkpoint
-from stbn_cli.checkpoints.store import resolve
+from stbn_cli.checkpoints.store import find, resolve
 from stbn_cli.errors import CheckpointError, OptionError
-from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
+from stbn_cli.flow.estimator import NETWORK_NAMES, FlowEstimator, create_flow_estimator
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.device import resolve_device, resolve_precision
 from stbn_cli.inference.plan import EngineOptions
@@ -54,7 +55,7 @@ def load_denoiser(
     """Load a model, ready to denoise arrays and files.
 
     Args:
-        model: "auto", a name listed by `stbn weights list`, a path, or "hf:owner/repo/file.safetensors".
+        model: "auto", a name listed by `stbn weights list`, a path, or "hf:owner/repo[@revision]/file.safetensors".
         sigma: standard deviation of the noise on the 0-255 scale; None estimates it for each scene.
         strength: share of the noise that is removed, 0 to 1.
         flow: optical flow, one of `flow.ESTIMATOR_NAMES`; None takes the one the model was trained with.
@@ -162,21 +163,13 @@ def _check_rgb(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def _create_flow(checkpoint: Checkpoint, name: str, device: torch.device) -> FlowEstimator:
-    """The estimator called `name`, with the network that travels with the model if it is of that kind."""
-    if name != checkpoint.info.flow or not checkpoint.flow_weights:
+    """The estimator called `name`: with the network that travels with the model, or that stbn has for all models."""
+    if name not in NETWORK_NAMES:
         return create_flow_estimator(name)
-    if name == "pwc":
-        from stbn_cli.models.pwcnet import PWCNet as FlowNet
+    if name == checkpoint.info.flow and checkpoint.flow_weights:
+        network = build_flow_network(name, checkpoint.flow_weights, checkpoint.info.name)
     elif name == "light":
-        from stbn_cli.models.lightflow import LightFlowNet as FlowNet
+        network = load_flow_checkpoint(find(load_registry()["flow-light"])).build()
     else:
-        return create_flow_estimator(name)
-    network = FlowNet()
-    try:
-        network.load_state_dict({key: tensor.float() for key, tensor in checkpoint.flow_weights.items()})
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"The flow network in model {checkpoint.info.name!r} does not fit its kind, {name!r}: the file "
-            "is damaged. Use another flow with --flow dis, or import the model again."
-        ) from error
-    return create_flow_estimator(name, network.eval().to(device))
+        return create_flow_estimator(name)  # says what is missing
+    return create_flow_estimator(name, network.to(device))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stbn_cli.errors import CheckpointError
 
@@ -23,16 +23,14 @@ class CheckpointSpec:
     description: str
     licence: str
     sigma_range: tuple[float, float]  # noise levels it was trained for, 0-255 scale
-    sha256: str = ""  # "" = not checked
+    sha256: str
+    size: int  # bytes
+    kind: Literal["denoiser", "flow"] = "denoiser"  # "flow": a stand-alone network for --flow light
     bundled: bool = False  # comes with the package
     repo: str = ""  # Hub repository "owner/name"; "" = none
+    revision: str = "main"  # commit, tag or branch of that repository
     default_on: tuple[str, ...] = ()  # device types on which it is the default
     metrics: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def url(self) -> str:
-        """Where a person can download the file; "" if it is on no Hub."""
-        return f"https://huggingface.co/{self.repo}/resolve/main/{self.file}" if self.repo else ""
 
 
 @cache
@@ -57,12 +55,12 @@ def default_model(device: str) -> CheckpointSpec:
 
     Raises `CheckpointError` if there is none.
     """
-    kind = device.partition(":")[0]
+    device_type = device.partition(":")[0]
     for spec in load_registry().values():
-        if kind in spec.default_on:
+        if spec.kind == "denoiser" and device_type in spec.default_on:
             return spec
     raise CheckpointError(
-        f"This installation has no default model for device {kind!r}. "
+        f"This installation has no default model for device {device_type!r}. "
         "Give --model the path of a .safetensors file (see stbn weights list and stbn weights import)."
     )
 

@@ -56,14 +56,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, dtype: torch.dtype = tor
         "config": json.dumps(asdict(checkpoint.config), sort_keys=True),
         "info": json.dumps(asdict(checkpoint.info), sort_keys=True),
     }
-    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in checkpoint.weights.items()}
+    tensors = {name: tensor.to(dtype) for name, tensor in checkpoint.weights.items()}
     for name, tensor in checkpoint.flow_weights.items():
-        tensors[FLOW_PREFIX + name] = tensor.to(dtype).contiguous()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    # Not save_file: it makes files that only their owner can read, whatever the umask says.
-    partial.write_bytes(save(tensors, metadata=header))
-    os.replace(partial, path)
+        tensors[FLOW_PREFIX + name] = tensor.to(dtype)
+    write_tensors(path, tensors, header)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -71,17 +67,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises `CheckpointError` if it cannot be read, is not of our format, or its tensors do not fit its configuration.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except FileNotFoundError:
-        raise CheckpointError(f"The model file {str(path)!r} does not exist. Check the path.") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"The model file {str(path)!r} cannot be read ({error}). It is damaged or no safetensors file; "
-            "an official .pth model has to be converted first: stbn weights import MODEL.pth -o MODEL.safetensors."
-        ) from error
+    header, tensors = read_tensors(path)
     if header.get("format") != FORMAT:
         raise CheckpointError(
             f"{str(path)!r} is a safetensors file, but not an stbn model (format {header.get('format')!r}). "
@@ -104,6 +90,31 @@ def load_checkpoint(path: Path) -> Checkpoint:
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(FLOW_PREFIX)}
     _check_fit(path, config, weights)
     return Checkpoint(config, info, weights, flow_weights)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """Write a safetensors file; it appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    # Not save_file: it makes files that only their owner can read, whatever the umask says.
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    partial.write_bytes(save(contiguous, metadata=header))
+    os.replace(partial, path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of a safetensors file. Raises `CheckpointError` if it cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise CheckpointError(f"The model file {str(path)!r} does not exist. Check the path.") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"The model file {str(path)!r} cannot be read ({error}). It is damaged or no safetensors file; "
+            "an official .pth model has to be converted first: stbn weights import MODEL.pth -o MODEL.safetensors."
+        ) from error
 
 
 def _check_fit(path: Path, config: STBNConfig, weights: dict[str, Tensor]) -> None:

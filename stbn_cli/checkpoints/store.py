@@ -1,14 +1,14 @@
 """From what the user calls a model to a verified file on this machine. Knows nothing of torch.
 
-A known model is looked for in the package (weights/), in the models folder, and on the Hugging Face Hub,
-whose own cache keeps what was downloaded.
+A known model is looked for in the package (weights/), in the models folder, in the Hugging Face Hub's cache on this
+machine, and on the Hub.
 """
 
 import hashlib
 import os
-import re
 from pathlib import Path
 
+from stbn_cli.checkpoints import hub
 from stbn_cli.checkpoints.registry import AUTO, CheckpointSpec, default_model, did_you_mean, load_registry
 from stbn_cli.errors import CheckpointError
 
@@ -35,15 +35,20 @@ def models_folder() -> Path:
 
 
 def resolve(model: str, *, device: object = "cpu") -> Path:
-    """The file of a model: "auto", a name of the registry, a path, or "hf:owner/repo/file.safetensors".
+    """The file of a denoiser: "auto", a name of the registry, a path, or "hf:owner/repo[@revision]/file.safetensors".
 
-    `device` (a `torch.device` or its name) decides what "auto" is. Downloads where needed; checks the SHA-256
-    of known models. Raises `CheckpointError` that says what to do.
+    `device` (a `torch.device` or its name) decides what "auto" is. Downloads where needed; checks size and SHA-256
+    of known models, and of others what the Hub states. Raises `CheckpointError` that says what to do.
     """
     if model == AUTO:
         return find(default_model(str(device)))
-    if model in load_registry():
-        return find(load_registry()[model])
+    if spec := load_registry().get(model):
+        if spec.kind != "denoiser":
+            raise CheckpointError(
+                f"{model!r} is an optical-flow network, not a denoiser: it is used by --flow light. "
+                f"Give --model one of {', '.join(_denoisers())}."
+            )
+        return find(spec)
     if model.startswith(HUB_PREFIX):
         return _from_hub_reference(model)
     path = Path(model).expanduser()
@@ -60,34 +65,30 @@ def resolve(model: str, *, device: object = "cpu") -> Path:
 
 
 def find(spec: CheckpointSpec) -> Path:
-    """The verified file of a known model, downloaded if it is not here. Raises `CheckpointError`."""
-    path = find_local(spec)
-    if path is None:
-        if not spec.repo:
-            raise CheckpointError(
-                f"The file of model {spec.name!r} is missing: {bundled_folder() / spec.file} does not exist. "
-                f"Install stbn again, or put the file at {models_folder() / spec.file}."
-            )
-        path = _download(
-            spec.repo,
-            spec.file,
-            f"Fetch {spec.url} on another machine and put it at {models_folder() / spec.file}.",
+    """The verified file of a known model, of whatever kind, downloaded if it is not here. Raises `CheckpointError`.
+
+    A file in the Hub's cache that turns out to be damaged is fetched again.
+    """
+    if path := _find_placed(spec):
+        verify(path, spec.sha256, spec.size)
+        return path
+    if not spec.repo:
+        raise CheckpointError(
+            f"The file of model {spec.name!r} is missing: {bundled_folder() / spec.file} does not exist. "
+            f"Install stbn again, or put the file at {models_folder() / spec.file}."
         )
-    verify(path, spec.sha256)
-    return path
+    source = _on_hub(spec)
+    return hub.fetch(
+        source,
+        lambda path: _fault(path, spec.sha256, spec.size),
+        by_hand=f"Fetch {source.url} on another machine and put it at {models_folder() / spec.file}.",
+        look_first=True,  # its hash tells whether it is the right one
+    )
 
 
 def find_local(spec: CheckpointSpec) -> Path | None:
     """The file of a known model if it is on this machine, not verified."""
-    for folder in (bundled_folder(), models_folder()):
-        if (folder / spec.file).is_file():
-            return folder / spec.file
-    if not spec.repo:
-        return None
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(spec.repo, spec.file)
-    return Path(cached) if isinstance(cached, str) else None
+    return _find_placed(spec) or (_on_hub(spec).cached() if spec.repo else None)
 
 
 def sha256_of(path: Path) -> str:
@@ -100,66 +101,54 @@ def sha256_of(path: Path) -> str:
         raise CheckpointError(f"The model file {path} cannot be read ({reason}). Check it.") from error
 
 
-def verify(path: Path, sha256: str) -> None:
-    """Raise `CheckpointError` unless the file has this SHA-256; "" is not checked."""
-    if not sha256:
-        return
+def verify(path: Path, sha256: str, size: int) -> None:
+    """Raise `CheckpointError` unless the file has this SHA-256 and this size in bytes."""
+    if problem := _fault(path, sha256, size):
+        raise CheckpointError(
+            f"The model file {path} is damaged: {problem}. Delete it and try again, or install stbn again."
+        )
+
+
+def _fault(path: Path, sha256: str, size: int | None) -> str:
+    """What is wrong with the file, "" if nothing. The size comes first: it costs nothing and says more."""
+    if size is not None and path.is_file() and (found_size := path.stat().st_size) != size:
+        return f"it has {found_size} bytes instead of {size}"
     found = sha256_of(path)
     if found != sha256.lower():
-        raise CheckpointError(
-            f"The model file {path} is damaged: its SHA-256 starts with {found[:_HASH_SHOWN]} instead of "
-            f"{sha256[:_HASH_SHOWN]}. Delete it and try again, or install stbn again."
-        )
+        return f"its SHA-256 starts with {found[:_HASH_SHOWN]} instead of {sha256[:_HASH_SHOWN]}"
+    return ""
+
+
+def _find_placed(spec: CheckpointSpec) -> Path | None:
+    """The file of a known model where it came with stbn or was put by hand."""
+    for folder in (bundled_folder(), models_folder()):
+        if (folder / spec.file).is_file():
+            return folder / spec.file
+    return None
+
+
+def _on_hub(spec: CheckpointSpec) -> hub.HubFile:
+    return hub.HubFile(spec.repo, spec.file, spec.revision)
 
 
 def _from_hub_reference(model: str) -> Path:
-    parts = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)/(.+\.safetensors)", model)
-    if parts is None:
-        raise CheckpointError(
-            f"{model!r} names no file on the Hub. Write it as hf:owner/repository/file.safetensors."
-        )
-    repo, file = parts.groups()
-    url = f"https://huggingface.co/{repo}/resolve/main/{file}"
-    return _download(repo, file, f"Fetch {url} on another machine and give --model the path of the file.")
+    def fault(path: Path) -> str:
+        stated = hub.lfs_sha256(path)
+        return _fault(path, stated, None) if stated else ""
+
+    source = hub.parse_reference(model)
+    by_hand = f"Fetch {source.url} on another machine and give --model the path of the file."
+    return hub.fetch(source, fault, by_hand=by_hand)
 
 
-def _download(repo: str, file: str, by_hand: str) -> Path:
-    """Path of a Hub file in the Hub's cache. `by_hand`: what to do without a network."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    try:
-        return Path(hf_hub_download(repo, file, library_name="stbn"))
-    except LocalEntryNotFoundError as error:
-        # A subclass of EntryNotFoundError, which is why it comes first.
-        why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the Hub cannot be reached"
-        raise CheckpointError(
-            f"The model {repo}/{file} is not on this machine and {why}. {by_hand}"
-        ) from error
-    except GatedRepoError as error:
-        raise CheckpointError(
-            f"The repository {repo} asks for its terms to be accepted. Accept them on huggingface.co and log "
-            "in with: hf auth login"
-        ) from error
-    except (RepositoryNotFoundError, EntryNotFoundError) as error:
-        raise CheckpointError(
-            f"The Hub has no file {file!r} in a public repository {repo!r}. Check the name."
-        ) from error
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"The model {repo}/{file} cannot be downloaded ({reason}). {by_hand}"
-        ) from error
+def _denoisers() -> list[str]:
+    """What --model takes by name."""
+    return [AUTO, *(spec.name for spec in load_registry().values() if spec.kind == "denoiser")]
 
 
 def _unknown(model: str) -> CheckpointError:
-    names = [AUTO, *load_registry()]
+    names = _denoisers()
     return CheckpointError(
         f"There is no model called {model!r}.{did_you_mean(model, names)} Give one of {', '.join(names)}, "
-        "the path of a .safetensors file, or hf:owner/repository/file.safetensors."
+        f"the path of a .safetensors file, or {hub.REFERENCE}."
     )

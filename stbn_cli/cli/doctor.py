@@ -104,7 +104,7 @@ def _models() -> dict[str, Any]:
     for spec in load_registry().values():
         local = find_local(spec)
         if local is not None:
-            verify(local, spec.sha256)
+            verify(local, spec.sha256, spec.size)
         elif spec.bundled:
             raise StbnError(f"{spec.file} is missing from {bundled_folder()}")
         found[spec.name] = str(local or "not here yet")

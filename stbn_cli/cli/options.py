@@ -100,7 +100,7 @@ ModelOpt = Annotated[
         DENOISING,
         "--model",
         "-m",
-        help="auto, a name of `stbn weights list`, a .safetensors file, or hf:owner/repo/file.safetensors.",
+        help="auto, a name of `stbn weights list`, a .safetensors file, or hf:owner/repo[@revision]/file.safetensors.",
     ),
 ]
 FlowOpt = Annotated[

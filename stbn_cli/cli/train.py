@@ -10,111 +10,206 @@ from stbn_cli.cli.exits import InterruptedByUserError
 from stbn_cli.errors import OptionError
 
 DATA = "Data"
-TRAINING = "Training"
+RECIPE = "Recipe"
+SCHEDULE = "Schedule"
+FLOW = "Optical flow"
+RAW = "Raw models"
 EXAMPLES = opt.epilog(
-    "stbn train --clips footage/ --stills photos/ -o runs/mine --validation park.mp4",
-    "stbn train --clips footage/ -o runs/mine --resume",
+    "stbn train --train-dir footage/ --still-dir photos/ --hold-out park.mp4 -o runs/mine",
+    "stbn train --train-dir footage/ -o runs/mine --model stbn-xs --lr 2e-3 --schedule cosine --epochs 1",
+    "stbn train --train-dir footage/ -o runs/mine --resume",
+    "torchrun --nproc-per-node 2 -m stbn_cli train --train-dir footage/ -o runs/mine",
 )
 
 
 def train(
-    output: Annotated[
+    log_dir: Annotated[
         Path,
         opt.option(
             DATA,
-            "--output",
+            "--log-dir",
             "-o",
             metavar="RUN",
             help="Folder of the run: log, state, models.",
             default=False,
         ),
     ],
-    clips: Annotated[
+    train_dirs: Annotated[
         list[Path] | None,
         opt.option(
             DATA,
-            "--clips",
+            "--train-dir",
             metavar="DIR",
-            help="Folder of videos or of folders of frames; repeatable.",
+            help="Clean videos or folders of frames; for raw models, noisy mosaics. Repeatable.",
             default=False,
         ),
     ] = None,
-    stills: Annotated[
+    still_dirs: Annotated[
         list[Path] | None,
         opt.option(
             DATA,
-            "--stills",
+            "--still-dir",
             metavar="DIR",
-            help="Folder of photographs, given motion; repeatable.",
+            help="Photographs, seen by a moving camera. Repeatable.",
             default=False,
         ),
     ] = None,
-    validation: Annotated[
+    validation_dirs: Annotated[
+        list[Path] | None,
+        opt.option(
+            DATA, "--validation-dir", metavar="DIR", help="Clips to validate on. Repeatable.", default=False
+        ),
+    ] = None,
+    hold_out: Annotated[
         list[str] | None,
         opt.option(
             DATA,
-            "--validation",
+            "--hold-out",
             metavar="NAME",
-            help="Clip held out to validate on; repeatable.",
+            help="A clip of --train-dir to validate on instead of training. Repeatable.",
             default=False,
         ),
     ] = None,
+    still_share: Annotated[
+        float,
+        opt.option(DATA, "--still-share", min=0.0, max=1.0, help="Of sequences, made from photographs."),
+    ] = 0.4,
+    augment: Annotated[
+        bool,
+        opt.option(
+            DATA, "--augment/--no-augment", help="Vary speed, direction, size and colour of the footage."
+        ),
+    ] = True,
     model: Annotated[
-        str, opt.option(TRAINING, "--model", "-m", help="Size: stbn, stbn-s or stbn-xs.")
-    ] = "stbn-xs",
+        str,
+        opt.option(
+            RECIPE,
+            "--model",
+            "-m",
+            help="stbn, stbn-s, stbn-xs, stbn-published, stbn-raw, or flow-light: the flow network.",
+        ),
+    ] = "stbn",
     initial: Annotated[
         Path | None,
         opt.option(
-            TRAINING,
-            "--initial",
-            metavar="FILE",
-            help="A .safetensors model to start from.",
-            default="random",
+            RECIPE, "--initial", metavar="FILE", help="A .safetensors model to start from.", default="random"
         ),
     ] = None,
-    resume: Annotated[bool, opt.option(TRAINING, "--resume", help="Go on with the run in RUN.")] = False,
-    steps: Annotated[int, opt.option(TRAINING, "--steps", min=1, help="Optimiser steps.")] = 20_000,
-    max_minutes: Annotated[
-        float | None,
-        opt.option(TRAINING, "--max-minutes", help="Stop and save after this long.", default="none"),
-    ] = None,
-    batch_size: Annotated[int, opt.option(TRAINING, "--batch-size", min=1, help="Sequences a step.")] = 4,
-    patch_size: Annotated[int, opt.option(TRAINING, "--patch-size", help="Pixels.")] = 64,
-    train_length: Annotated[int, opt.option(TRAINING, "--train-length", help="Frames of a sequence.")] = 5,
-    sigma_range: Annotated[
+    resume: Annotated[bool, opt.option(RECIPE, "--resume", help="Go on with the run in RUN.")] = False,
+    epochs: Annotated[int, opt.option(RECIPE, "--epochs", min=1, help="Passes of --patches-per-epoch.")] = 10,
+    patches_per_epoch: Annotated[
+        int, opt.option(RECIPE, "--patches-per-epoch", min=1, help="Sequences of an epoch.")
+    ] = 32_000,
+    batch_size: Annotated[
+        int, opt.option(RECIPE, "--batch-size", min=1, help="Sequences a step, of all processes together.")
+    ] = 4,
+    patch_size: Annotated[int, opt.option(RECIPE, "--patch-size", help="Pixels.")] = 96,
+    train_length: Annotated[int, opt.option(RECIPE, "--train-length", help="Frames of a sequence.")] = 8,
+    noise_interval: Annotated[
         tuple[float, float],
-        opt.option(TRAINING, "--sigma-range", metavar="LOW HIGH", help="Noise levels, 0-255 scale."),
+        opt.option(RECIPE, "--noise-interval", metavar="LOW HIGH", help="Noise levels, 0-255 scale."),
     ] = (5.0, 55.0),
+    validation_noise: Annotated[
+        list[float] | None,
+        opt.option(
+            RECIPE,
+            "--validation-noise",
+            metavar="SIGMA",
+            help="Noise level to validate at, 0-255 scale. Repeatable.",
+            default="10, 30, 50",
+        ),
+    ] = None,
+    seed: Annotated[int, opt.option(RECIPE, "--seed", min=0, help="Of weights, sequences and noise.")] = 0,
     learning_rate: Annotated[
-        float, opt.option(TRAINING, "--learning-rate", help="Of Adam, at its highest.")
-    ] = 2e-3,
-    still_share: Annotated[
-        float, opt.option(TRAINING, "--still-share", min=0.0, max=1.0, help="Of sequences, made from stills.")
-    ] = 0.4,
-    seed: Annotated[int, opt.option(TRAINING, "--seed", help="Of weights, crops and noise.")] = 0,
+        float, opt.option(SCHEDULE, "--lr", help="Learning rate of Adam, at its highest.")
+    ] = 3e-4,
+    schedule: Annotated[
+        str,
+        opt.option(SCHEDULE, "--schedule", metavar="milestones|cosine", help="How the learning rate falls."),
+    ] = "milestones",
+    milestones: Annotated[
+        list[int] | None,
+        opt.option(
+            SCHEDULE,
+            "--milestone",
+            metavar="EPOCH",
+            help="Epochs after which it is halved. Repeatable.",
+            default="2, 4, 6, 8",
+        ),
+    ] = None,
+    final_learning_rate: Annotated[
+        float, opt.option(SCHEDULE, "--final-lr", help="At the end of the cosine.")
+    ] = 1e-6,
+    warmup_steps: Annotated[
+        int, opt.option(SCHEDULE, "--warmup-steps", min=0, help="Steps in which it rises.")
+    ] = 0,
+    gradient_clip: Annotated[
+        float, opt.option(SCHEDULE, "--gradient-clip", help="Largest norm of the gradient.")
+    ] = 1.0,
+    ema_decay: Annotated[
+        float,
+        opt.option(SCHEDULE, "--ema-decay", min=0.0, max=1.0, help="Of the averaged weights that are kept."),
+    ] = 0.999,
+    flow: Annotated[
+        str,
+        opt.option(
+            FLOW, "--flow", metavar="auto|dis|light|none|FILE", help="auto: dis on a CPU, light on a GPU."
+        ),
+    ] = "auto",
+    distillation: Annotated[
+        bool,
+        opt.option(FLOW, "--distill", help="Second stage: train the flow network too, on denoised frames."),
+    ] = False,
+    distillation_weight: Annotated[
+        float, opt.option(FLOW, "--distillation-weight", help="Beside the likelihood.")
+    ] = 5e-4,
+    flow_learning_rate: Annotated[
+        float, opt.option(FLOW, "--flow-lr", help="Of the flow network, in distillation.")
+    ] = 1e-5,
+    bayer_pattern: Annotated[
+        str, opt.option(RAW, "--bayer-pattern", help="Colours of a mosaic's 2x2 cell in reading order.")
+    ] = "GBRG",
+    black_level: Annotated[float, opt.option(RAW, "--black-level", help="Of the mosaics.")] = 240.0,
+    white_level: Annotated[float, opt.option(RAW, "--white-level", help="Of the mosaics.")] = 4095.0,
     device: opt.DeviceOpt = "auto",
     precision: Annotated[
-        str, opt.option(opt.MEMORY, "--precision", metavar="bf16|fp32", help="Of the network's arithmetic.")
-    ] = "bf16",
-    workers: Annotated[int, opt.option(opt.MEMORY, "--workers", min=0, help="Processes that load data.")] = 1,
+        str,
+        opt.option(
+            opt.MEMORY, "--precision", metavar="auto|bf16|fp16|fp32", help="Of the network's arithmetic."
+        ),
+    ] = "auto",
+    compile: Annotated[bool, opt.option(opt.MEMORY, "--compile", help="Use torch.compile.")] = False,
     threads: Annotated[
         int | None,
-        opt.option(
-            opt.MEMORY, "--threads", min=1, help="CPU threads of the network.", default="torch's choice"
-        ),
+        opt.option(opt.MEMORY, "--threads", min=1, help="CPU threads.", default="torch's choice"),
     ] = None,
-    validate_every: Annotated[int, opt.option(opt.LOGGING, "--validate-every", min=1, help="Steps.")] = 500,
+    max_minutes: Annotated[
+        float | None,
+        opt.option(opt.LOGGING, "--max-minutes", help="Stop and save after this long.", default="none"),
+    ] = None,
+    validate_every: Annotated[int, opt.option(opt.LOGGING, "--validate-every", min=1, help="Steps.")] = 1000,
+    save_every: Annotated[
+        float, opt.option(opt.LOGGING, "--save-every", min=0.0, help="Minutes between saves.")
+    ] = 5.0,
     log_every: Annotated[int, opt.option(opt.LOGGING, "--log-every", min=1, help="Steps.")] = 50,
 ) -> None:
-    """Train a model on noise-free footage, to which noise is added; writes RUN/best.safetensors.
+    """Train a model on clean footage, to which noise is added; writes RUN/best.safetensors.
 
-    The last line on stdout is a JSON document. Ctrl-C saves the run; --resume goes on.
+    The defaults are the published recipe. RUN/log.jsonl has a row for every validation, and TensorBoard shows
+    RUN where that package is installed. The last line on stdout is a JSON document. Ctrl-C ends the run after
+    the step at hand and saves it; --resume goes on as if it had not been interrupted.
     """
     values = dict(locals())
-    values.update({name: tuple(values[name] or ()) for name in ("clips", "stills", "validation")})
-    if not values["clips"] and not values["stills"]:
+    for name in ("train_dirs", "still_dirs", "validation_dirs", "hold_out"):
+        values[name] = tuple(values[name] or ())
+    for name in ("validation_noise", "milestones"):
+        if values[name] is None:
+            del values[name]
+        else:
+            values[name] = tuple(values[name])
+    if not values["train_dirs"] and not values["still_dirs"]:
         raise OptionError(
-            "There is nothing to train on. Give --clips or --stills, folders of footage or photographs."
+            "There is nothing to train on. Give --train-dir or --still-dir, folders of footage or photographs."
         )
     _run(values)
 
@@ -124,25 +219,18 @@ def _run(values: dict[str, Any]) -> None:
     from stbn_cli.training.options import TrainOptions
     from stbn_cli.training.trainer import Trainer
 
-    if values["precision"] not in ("bf16", "fp32"):
-        raise OptionError(f"--precision {values['precision']} is not known here. Choose bf16 or fp32.")
     device = str(resolve_device(values["device"]))
     try:
         options = TrainOptions(**{**values, "device": device})
     except ValueError as error:
         raise OptionError(f"The options cannot be used: {error}.") from error
-    interrupted = False
-
-    def report(row: dict[str, Any]) -> None:
-        nonlocal interrupted
-        interrupted |= row.get("event") == "interrupted"
-        say(_line(row))
-
-    result = Trainer(options).run(report)
-    show_json({"output": str(options.output), **asdict(result)}, one_line=True)
-    if interrupted:
+    trainer = Trainer(options)
+    result = trainer.run(lambda row: say(_line(row)))
+    if trainer.processes.is_main:
+        show_json({"log_dir": str(options.log_dir), **asdict(result)}, one_line=True)
+    if result.interrupted:
         raise InterruptedByUserError(
-            f"Interrupted after {result.steps} steps; the run is saved in {options.output}. "
+            f"Interrupted after {result.steps} steps; the run is saved in {options.log_dir}. "
             "Go on with --resume."
         )
 

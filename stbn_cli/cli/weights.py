@@ -1,5 +1,6 @@
-"""`stbn weights`: the models that are known, where their files are, and how official ones are brought in."""
+"""`stbn weights`: the models that are known, where their files are, how they come in and how they are published."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -8,10 +9,10 @@ import typer
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, show, show_json, show_table
 from stbn_cli.cli.parsing import AUTO
-from stbn_cli.errors import CheckpointError, OutputError, StbnError
+from stbn_cli.errors import CheckpointError, OptionError, OutputError, StbnError
 
 app = typer.Typer(
-    help="Models: list, find, import and verify.",
+    help="Models: list, find, import, verify and publish.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -28,7 +29,12 @@ def list_models(json: JsonOpt = False) -> None:
     for spec in load_registry().values():
         local = find_local(spec)
         state = str(local) if local else "downloaded on first use" if spec.repo else "missing"
-        row = {"name": spec.name, "sigma_range": list(spec.sigma_range), "licence": spec.licence}
+        row = {
+            "name": spec.name,
+            "kind": spec.kind,
+            "sigma_range": list(spec.sigma_range),
+            "licence": spec.licence,
+        }
         rows.append(
             {**row, "default_on": list(spec.default_on), "file": state, "description": spec.description}
         )
@@ -38,29 +44,29 @@ def list_models(json: JsonOpt = False) -> None:
     if not rows:
         say("This installation knows no model by name; give --model a .safetensors file.")
         return
-    table = [("name", "noise levels", "default on", "licence", "file", "description")]
+    table = [("name", "kind", "noise levels", "default on", "licence", "file", "description")]
     for row in rows:
         low, high = row["sigma_range"]
         default = ", ".join(row["default_on"]) or "-"
-        table.append(
-            (row["name"], f"{low:g}-{high:g}", default, row["licence"], row["file"], row["description"])
-        )
+        levels = f"{low:g}-{high:g}"
+        more = (row["licence"], row["file"], row["description"])
+        table.append((row["name"], row["kind"], levels, default, *more))
     show_table(table)
 
 
 @app.command("path", epilog=opt.EXIT_CODES)
 def path(
-    model: Annotated[str, typer.Argument(help="A model as --model takes it.")] = AUTO,
+    model: Annotated[
+        str, typer.Argument(help="A model as --model takes it, or any name of the list.")
+    ] = AUTO,
     device: opt.DeviceOpt = "cpu",
 ) -> None:
     """Print where a model's file is, after downloading and checking it."""
-    from stbn_cli.checkpoints.store import resolve
-
     if device == AUTO:
         from stbn_cli.inference.device import resolve_device
 
         device = str(resolve_device(device))
-    show(str(resolve(model, device=device)))
+    show(str(_find(model, device)))
 
 
 @app.command("import", epilog=opt.epilog("stbn weights import model.pth -o model.safetensors"))
@@ -112,19 +118,20 @@ def verify_models(
         ),
     ] = None,
 ) -> None:
-    """Check that model files are whole: their SHA-256 where it is known, and that they can be loaded."""
+    """Check that model files are whole: size and SHA-256 where known, and that they can be loaded."""
     from stbn_cli.checkpoints.registry import load_registry
-    from stbn_cli.checkpoints.store import find_local, resolve
+    from stbn_cli.checkpoints.store import find_local
 
-    known = load_registry().values()
-    names = models or [spec.name for spec in known if spec.bundled or find_local(spec)]
+    known = load_registry()
+    names = models or [spec.name for spec in known.values() if spec.bundled or find_local(spec)]
     failed = 0
     for name in names:
         from stbn_cli.checkpoints import load_checkpoint
 
         try:
-            file = resolve(name)
-            load_checkpoint(file)
+            file = _find(name)
+            if name not in known or known[name].kind == "denoiser":
+                load_checkpoint(file)
         except StbnError as error:
             failed += 1
             show(f"{name}: FAILED. {error}")
@@ -134,6 +141,79 @@ def verify_models(
         say("No known model is on this machine.")
     if failed:
         raise CheckpointError(f"{failed} of {len(names)} models failed the check. Get those files again.")
+
+
+@app.command("push", epilog=opt.epilog("stbn weights push mine.safetensors --repo me/stbn-models --dry-run"))
+def push_models(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Models (.safetensors).")],
+    repo: Annotated[str, typer.Option("--repo", metavar="OWNER/NAME", help="Hub repository to push to.")],
+    revision: Annotated[
+        str, typer.Option("--revision", metavar="BRANCH", help="Branch to commit to.")
+    ] = "main",
+    private: Annotated[
+        bool, typer.Option("--private", help="Make it private, if the repository is new.")
+    ] = False,
+    message: Annotated[
+        str | None,
+        typer.Option("--message", metavar="TEXT", help="Of the commit.", show_default="Add FILE..."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the files, print card and rows; upload nothing.")
+    ] = False,
+    json: JsonOpt = False,
+) -> None:
+    """Publish models on the Hugging Face Hub: one commit with their model card; prints their registry rows.
+
+    Needs a token with write access (hf auth login, or HF_TOKEN). The card describes the files of this push and
+    replaces the one before: push the models of a repository together.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise OptionError(f"--repo {repo} is no Hub repository. Write it as OWNER/NAME.")
+    from dataclasses import asdict
+
+    from stbn_cli.checkpoints import hub, publish
+
+    candidates = publish.examine(files)
+    card = publish.model_card(candidates, repo, revision)
+    commit = None
+    if dry_run:
+        say(f"{card}\nNothing was uploaded (--dry-run). This is the card; the rows lack the commit.")
+    else:
+        commit = hub.push(
+            repo,
+            publish.hub_files(candidates, card),
+            revision=revision,
+            private=private,
+            message=message or publish.default_message(candidates),
+        )
+        say(f"Pushed {len(candidates)} file(s) and their card to {repo}. Rows for the registry:")
+    rows = [
+        publish.registry_row(candidate, repo, commit.revision if commit else revision)
+        for candidate in candidates
+    ]
+    if json:
+        show_json(
+            {
+                "repo": repo,
+                "commit": asdict(commit) if commit else None,
+                "card": card,
+                "models": [asdict(row) for row in rows],
+            }
+        )
+        return
+    if commit:
+        show(f"# {commit.url}")  # a comment, so that the whole output can be pasted
+    for row in rows:
+        show(publish.as_toml(row))
+
+
+def _find(model: str, device: str = "cpu") -> Path:
+    """The verified file of any known model, flow networks included, or of what --model takes."""
+    from stbn_cli.checkpoints.registry import load_registry
+    from stbn_cli.checkpoints.store import find, resolve
+
+    spec = load_registry().get(model)
+    return find(spec) if spec else resolve(model, device=device)
 
 
 def _check_target(target: Path, suffix: str, overwrite: bool) -> None:

@@ -3,6 +3,7 @@
 Knows nothing of video files, tiles or checkpoints; networks live in `models/`, arrive built and loaded.
 """
 
+from copy import deepcopy
 from typing import Protocol
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from stbn_cli.errors import OptionError
 from stbn_cli.flow.dis import DisFlow
 
-# What `create_flow_estimator` accepts; the last two need a network.
-ESTIMATOR_NAMES = ("dis", "none", "pwc", "light")
+# What `create_flow_estimator` accepts; those of NETWORK_NAMES need a network.
+NETWORK_NAMES = ("pwc", "light")
+ESTIMATOR_NAMES = ("dis", "none", *NETWORK_NAMES)
 
 
 class FlowEstimator(Protocol):
@@ -60,6 +62,10 @@ class NetworkFlow:
         self.name = name
         # LightFlowNet reads the noise level; PWC-Net does not.
         self._takes_sigma = bool(getattr(network, "takes_sigma", False))
+
+    def copy(self) -> "NetworkFlow":
+        """The same with a network of its own."""
+        return NetworkFlow(deepcopy(self.network), self.name)
 
     @torch.no_grad()
     def __call__(self, first: Tensor, second: Tensor, sigma: float | Tensor | None = None) -> Tensor:

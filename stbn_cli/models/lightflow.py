@@ -23,12 +23,15 @@ SIGMA_GAIN = 10.0
 # Assumed where the noise level is not given: the middle of the range the denoisers are made for.
 UNKNOWN_SIGMA = 30 / 255
 LEAKY_SLOPE = 0.1
-# Mean square below which a pixel's features count as flat and are not blown up to unit size.
-FLATNESS = 1e-2
+# Mean square, relative to the whole frame's, below which a pixel's features are not blown up to unit size.
+FLATNESS = 5e-2
+SMALLEST_VARIANCE = 1e-6  # keeps empty frames finite
 # Flow enters the decoder in units of this many pixels of the level.
 FLOW_UNIT = 4.0
-# Scale of the initial flow head relative to the usual initialisation: the first flows are almost zero.
+# Scale of the initial flow head relative to the usual initialisation: the first flows are almost the matches.
 INITIAL_FLOW_SCALE = 0.01
+# First factor on the correlations (-1 .. 1) before the softmax over displacements; learned from there.
+INITIAL_SHARPNESS = 20.0
 STEM_KERNEL = 5
 # Neighbours (3x3) that the convex upsampling mixes.
 UPSAMPLING_TAPS = 9
@@ -50,6 +53,8 @@ class LightFlowConfig:
     volume_channels: int = 32
     # 3x3 layers of the shared decoder.
     decoder_channels: tuple[int, ...] = (64, 48, 48)
+    # Times that a level's flow is refined, each time with the second frame warped anew.
+    iterations: int = 2
     # Channels handed from one level's decoder to the next finer one.
     memory_channels: int = 16
 
@@ -61,6 +66,7 @@ class LightFlowConfig:
             self.radius,
             self.volume_channels,
             self.memory_channels,
+            self.iterations,
         )
         if not self.decoder_channels or min(sizes) < 1:
             raise ValueError(f"expected positive sizes, got {self}")
@@ -77,6 +83,17 @@ class LightFlowPyramid(NamedTuple):
     levels: tuple[Tensor, ...]
     # Height and width of the frames before padding.
     size: tuple[int, int]
+
+
+class FlowLevel(NamedTuple):
+    """What one step of the decoder finds, for training."""
+
+    # (N, 2, H', W') float32 in pixels of the full resolution, after this step.
+    flow: Tensor
+    # The same before this step: where the comparison was centred.
+    start: Tensor
+    # (N, (2 radius + 1)^2, H', W') logarithms of the probability of each displacement from there.
+    log_probabilities: Tensor
 
 
 class LightFlowNet(nn.Module):
@@ -139,46 +156,64 @@ class LightFlowNet(nn.Module):
 
     def flow_from_features(self, first: LightFlowPyramid, second: LightFlowPyramid) -> Tensor:
         """Flow (N, 2, H, W) float32 between frames given by their pyramids; see `forward`."""
-        return self.flows_from_features(first, second)[-1]
+        return self.levels_from_features(first, second)[0]
 
-    def flows_from_features(self, first: LightFlowPyramid, second: LightFlowPyramid) -> list[Tensor]:
-        """Flows of all levels for training, coarsest first, in pixels of the full resolution, float32.
+    def levels_from_features(
+        self, first: LightFlowPyramid, second: LightFlowPyramid
+    ) -> tuple[Tensor, list[FlowLevel]]:
+        """The flow as `flow_from_features` gives it, and what each step of each level found, coarsest first.
 
-        The last is that of `flow_from_features`; the others are (N, 2, H' / 2^k, W' / 2^k), k from the
-        coarsest level to `finest_level`, H' and W' being the sides padded (right, bottom) to `multiple_of`.
+        Levels are (H' / 2^k, W' / 2^k), k from the coarsest level to `finest_level`, H' and W' being the sides padded
+        (right, bottom) to `multiple_of`.
         """
         batch, _, height, width = first.levels[-1].shape
         flow = first.levels[-1].new_zeros(batch, 2, height, width, dtype=torch.float32)
         memory = first.levels[-1].new_zeros(batch, self.config.memory_channels, height, width)
         hidden = memory
-        flows = []
-        coarsest = len(self.config.pyramid_channels)
+        levels: list[FlowLevel] = []
         for index in reversed(range(len(first.levels))):
             own, other = first.levels[index], second.levels[index]
+            unit = 2 ** (self.config.finest_level + index)
             if flow.shape[-2:] != own.shape[-2:]:
                 flow, memory = 2 * _doubled(flow), _doubled(memory)
-            residual, memory, hidden = self.decoder(own, other, flow, memory)
-            flow = flow + residual.float()
-            flows.append(flow * 2 ** (coarsest - len(flows)))
+            for _ in range(self.config.iterations):
+                # Each step answers for itself: through the warp, gradients grew hundredfold.
+                start = flow.detach()
+                residual, log_probabilities, memory, hidden = self.decoder(own, other, start, memory)
+                flow = start + residual
+                levels.append(FlowLevel(flow * unit, start * unit, log_probabilities))
         height, width = first.size
-        full = _convex_upsampling(flows[-1], self.upsampler(hidden), 2**self.config.finest_level)
-        return [*flows, full[:, :, :height, :width]]
+        full = _convex_upsampling(levels[-1].flow, self.upsampler(hidden), 2**self.config.finest_level)
+        return full[:, :, :height, :width], levels
 
 
 class _SharedDecoder(nn.Module):
-    """Residual flow of one level, in pixels of that level, whatever the level."""
+    """Residual flow of one level, in pixels of that level, whatever the level.
+
+    The residual is a share of the expected displacement under a softmax over the cost volume, and a correction. Left
+    to the layers alone, matching is not found in hundreds of steps: the flow stays zero.
+    """
+
+    displacements: Tensor
 
     def __init__(self, config: LightFlowConfig) -> None:
         super().__init__()
         self.radius = config.radius
+        steps = torch.arange(-config.radius, config.radius + 1, dtype=torch.float32)
+        rows, columns = torch.meshgrid(steps, steps, indexing="ij")
+        displacements = torch.stack((columns.flatten(), rows.flatten()))
+        self.register_buffer("displacements", displacements, persistent=False)
+        self.sharpness = nn.Parameter(torch.tensor(math.log(INITIAL_SHARPNESS)))
         self.reduction = _conv((2 * config.radius + 1) ** 2, config.volume_channels, kernel=1)
-        inputs = config.volume_channels + config.matching_channels + config.memory_channels + 2
+        inputs = config.volume_channels + config.matching_channels + config.memory_channels + 5
         layers = []
         for outputs in config.decoder_channels:
             layers.append(_conv(inputs, outputs))
             inputs = outputs
         self.layers = nn.Sequential(*layers)
-        self.to_flow = nn.Conv2d(inputs, 2, 3, padding=1)
+        self.to_flow = nn.Conv2d(
+            inputs, 3, 3, padding=1
+        )  # correction, and the match's share before a sigmoid
         self.to_memory = _conv(inputs, config.memory_channels, kernel=1)
         with torch.no_grad():
             self.to_flow.weight.mul_(INITIAL_FLOW_SCALE)
@@ -186,10 +221,16 @@ class _SharedDecoder(nn.Module):
 
     def forward(
         self, own: Tensor, other: Tensor, flow: Tensor, memory: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        volume = self.reduction(cost_volume(own, _bilinear_warp(other, flow), self.radius))
-        x = self.layers(torch.cat([volume, own, memory, (flow / FLOW_UNIT).to(own.dtype)], dim=1))
-        return self.to_flow(x), self.to_memory(x), x
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        volume = cost_volume(own, _bilinear_warp(other, flow), self.radius)
+        log_probabilities = (volume.float() * self.sharpness.float().exp()).log_softmax(dim=1)
+        probabilities = log_probabilities.exp()
+        match = torch.einsum("ndhw,cd->nchw", probabilities, self.displacements.float())
+        certainty = probabilities.amax(dim=1, keepdim=True)
+        known = torch.cat((flow / FLOW_UNIT, match / FLOW_UNIT, certainty), dim=1).to(own.dtype)
+        x = self.layers(torch.cat([self.reduction(volume), own, memory, known], dim=1))
+        correction, share = self.to_flow(x).float().split((2, 1), dim=1)
+        return correction + torch.sigmoid(share) * match, log_probabilities, self.to_memory(x), x
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -199,8 +240,13 @@ def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Seq
 
 
 def _normalised(features: Tensor) -> Tensor:
-    """Scale every pixel's features to mean square one, flat ones to less; in float32, squares overflow."""
+    """Centre every channel over the frame, then scale every pixel to mean square one, flat ones to less.
+
+    Without the centring all pixels look alike, and matches are found by strength. In float32: squares overflow.
+    """
     x = features.float()
+    x = x - x.mean(dim=(2, 3), keepdim=True)
+    x = x * torch.rsqrt(x.square().mean(dim=(1, 2, 3), keepdim=True) + SMALLEST_VARIANCE)
     return (x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + FLATNESS)).to(features.dtype)
 
 

@@ -4,8 +4,9 @@
 `propagate_backward` and `fuse`, which a streaming engine calls itself. Knows nothing of devices or files.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -86,10 +87,17 @@ class STBNConfig:
         return expansion + 2 * self.head_blocks
 
 
-# The named sizes. The small ones are leaner where it was measured to pay: a short path from the propagated
-# features to the head, the noisy frame carried with the state, no bottleneck, dense instead of grouped convolutions.
+# What paid at every size that was tried: a short path from the propagated features to the head, the noisy frame carried
+# with the state, and a mean that starts from the pixels around.
+SHORT_PATHS: dict[str, Any] = {"feature_skip": True, "carry_frame": True, "mean_residual": True}
+
+# The named sizes. `stbn-published` is the network of the paper, layer for layer, and `stbn-raw` its variant for packed
+# Bayer frames. The small ones are leaner where it was measured to pay: no bottleneck, dense instead of grouped
+# convolutions.
 MODEL_SIZES: dict[str, STBNConfig] = {
-    "stbn": STBNConfig(),
+    "stbn": STBNConfig(**SHORT_PATHS),
+    "stbn-published": STBNConfig(),
+    "stbn-raw": STBNConfig(image_channels=4, head="plain", noise_level=False),
     "stbn-s": STBNConfig(
         channels=32,
         blocks=2,
@@ -101,9 +109,7 @@ MODEL_SIZES: dict[str, STBNConfig] = {
         expansion_blocks=8,
         expansion_groups=1,
         head_blocks=1,
-        feature_skip=True,
-        carry_frame=True,
-        mean_residual=True,
+        **SHORT_PATHS,
     ),
     "stbn-xs": STBNConfig(
         channels=16,
@@ -116,9 +122,7 @@ MODEL_SIZES: dict[str, STBNConfig] = {
         expansion_blocks=6,
         expansion_groups=1,
         head_blocks=1,
-        feature_skip=True,
-        carry_frame=True,
-        mean_residual=True,
+        **SHORT_PATHS,
     ),
 }
 
@@ -169,14 +173,19 @@ class STBN(nn.Module):
         level = broadcast_sigma(sigma, noisy).expand(-1, frames, -1, -1, -1)
         forward_states: list[Tensor] = []
         backward_states: list[Tensor] = []
-        state = None
+        states = None  # of both directions, one batch: what they share is computed together
         for t in range(frames):
-            state = self.propagate_forward(noisy[:, t], level[:, t], state, flow_to_previous[:, t])
-            forward_states.append(state)
-        state = None
-        for t in reversed(range(frames)):
-            state = self.propagate_backward(noisy[:, t], level[:, t], state, flow_to_next[:, t])
-            backward_states.append(state)
+            mirrored = frames - 1 - t
+            flow = torch.cat((flow_to_previous[:, t], flow_to_next[:, mirrored]))
+            states = self._advance(
+                ("forward", "backward"),
+                (noisy[:, t], noisy[:, mirrored]),
+                (level[:, t], level[:, mirrored]),
+                _align(states, flow),
+            )
+            forward_state, backward_state = states.chunk(2)
+            forward_states.append(forward_state)
+            backward_states.append(backward_state)
         outputs = self.fuse(
             torch.stack(forward_states, 1).flatten(0, 1), torch.stack(backward_states[::-1], 1).flatten(0, 1)
         )
@@ -202,14 +211,31 @@ class STBN(nn.Module):
         self, direction: Direction, frame: Tensor, sigma: Tensor, aligned_state: Tensor | None
     ) -> Tensor:
         """A frame's hidden state from its neighbour's, which is already warped to the frame; None starts anew."""
-        branch = self.forward_branch if direction == "forward" else self.backward_branch
-        batch, _, height, width = frame.shape
-        mask = valid_mask(batch, height, width, frame)
-        features = branch(frame, aligned_state, sigma, mask)
-        if aligned_state is not None:
-            features = self.fusion(torch.cat((features, to_phases(aligned_state)), 1), mask)
-        state = from_phases(features, height, width)
-        return torch.cat((state, frame), 1) if self.config.carry_frame else state
+        return self._advance((direction,), (frame,), (sigma,), aligned_state)
+
+    def _advance(
+        self,
+        directions: Sequence[Direction],
+        frames: Sequence[Tensor],
+        sigmas: Sequence[Tensor],
+        aligned_states: Tensor | None,
+    ) -> Tensor:
+        """`advance` for one or both directions; states are stacked on the batch axis in the order of `directions`."""
+        batch, _, height, width = frames[0].shape
+        mask = valid_mask(batch, height, width, frames[0])
+        parts = [None] * len(frames) if aligned_states is None else aligned_states.chunk(len(frames))
+        branches = {"forward": self.forward_branch, "backward": self.backward_branch}
+        features = torch.cat(
+            [
+                branches[direction](frame, part, sigma, mask)
+                for direction, frame, part, sigma in zip(directions, frames, parts, sigmas, strict=True)
+            ]
+        )
+        if aligned_states is not None:
+            mask = valid_mask(len(aligned_states), height, width, frames[0])
+            features = self.fusion(torch.cat((features, to_phases(aligned_states)), 1), mask)
+        states = from_phases(features, height, width)
+        return torch.cat((states, torch.cat(tuple(frames))), 1) if self.config.carry_frame else states
 
     def fuse(self, forward_state: Tensor, backward_state: Tensor) -> Tensor:
         """Head outputs `(N, outputs, H, W)` from both hidden states `(N, state_channels, H, W)` of one frame."""

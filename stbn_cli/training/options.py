@@ -1,52 +1,116 @@
-"""What a training run can be told."""
+"""What a training run can be told. Where the published training code has an option, meaning and default are its own."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-# The noise levels that a run is validated at by default (0-255 scale), and the clips of frames used for it.
-VALIDATION_SIGMAS = (10.0, 30.0, 50.0)
+from stbn_cli.models.stbn import MODEL_SIZES
+from stbn_cli.training.footage import BayerFormat
+
+FLOW_MODEL = "flow-light"  # what --model calls the light flow network
+SMALLEST_PATCH = 16  # pixels
+FLOW_MULTIPLE = 32  # pixels: so that crops fill the flow network's coarsest level
+Schedule = Literal["milestones", "cosine"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """Options of `stbn train`; the defaults suit the small models on a CPU."""
+    """Options of `stbn train`; the defaults are the published recipe."""
 
-    output: Path  # folder of the run: state.pt, log.jsonl, model.safetensors, best.safetensors
-    clips: tuple[Path, ...] = ()  # folders of videos or of folders of frames
-    stills: tuple[Path, ...] = ()  # folders of photographs, given camera motion
-    validation: tuple[str, ...] = ()  # names of clips held out from training to validate on
-    model: str = "stbn-xs"  # one of MODEL_SIZES
-    steps: int = 20_000
-    batch_size: int = 4
-    patch_size: int = 64  # pixels
-    train_length: int = 5  # frames of a training sequence
-    sigma_range: tuple[float, float] = (5.0, 55.0)  # 0-255 scale, uniform, one draw a sequence
-    validation_sigmas: tuple[float, ...] = VALIDATION_SIGMAS
-    learning_rate: float = 2e-3
-    final_learning_rate: float = 1e-5
-    warmup_steps: int = 200
-    gradient_clip: float = 1.0
-    ema_decay: float = 0.999
+    log_dir: Path  # folder of the run: state.pt, log.jsonl, model.safetensors, best.safetensors
+    train_dirs: tuple[Path, ...] = ()  # folders of videos or of folders of frames
+    still_dirs: tuple[Path, ...] = ()  # folders of photographs, given camera motion
+    validation_dirs: tuple[Path, ...] = ()  # as train_dirs, to validate on
+    hold_out: tuple[str, ...] = ()  # names of clips in train_dirs to validate on instead of training
+    model: str = "stbn"  # one of MODEL_SIZES, or FLOW_MODEL
+    learning_rate: float = 3e-4  # of Adam, at its highest
+    epochs: int = 10
+    batch_size: int = 4  # sequences a step, of all processes together
+    patch_size: int = 96  # pixels
+    patches_per_epoch: int = 32_000  # sequences
+    train_length: int = 8  # frames of a sequence
+    noise_interval: tuple[float, float] = (5.0, 55.0)  # 0-255 scale, uniform, one draw a sequence
+    validation_noise: tuple[float, ...] = (10.0, 30.0, 50.0)  # 0-255 scale
+    schedule: Schedule = "milestones"
+    milestones: tuple[int, ...] = (2, 4, 6, 8)  # epochs after which the learning rate is halved
+    final_learning_rate: float = 1e-6  # at the end of "cosine"
+    warmup_steps: int = 0
+    gradient_clip: float = 1.0  # norm
+    ema_decay: float = 0.999  # of the averaged weights that are validated and kept
+    augment: bool = True  # strides, reversal, flips, turns, scale and colour of the footage
     still_share: float = 0.4  # of the sequences, where both stills and clips are there
-    precision: Literal["fp32", "bf16"] = "bf16"
+    flow: str = "auto"  # "auto", "dis", "light", "none", or a file with a flow network
+    distillation: bool = False  # the paper's second stage: train the flow network too
+    distillation_weight: float = 5e-4
+    flow_learning_rate: float = 1e-5
+    precision: Precision = "auto"
     device: str = "cpu"
-    workers: int = 1
     threads: int | None = None  # CPU threads of the network; None leaves torch's choice
+    compile: bool = False  # torch.compile
     seed: int = 0
     max_minutes: float | None = None
-    validate_every: int = 500  # steps
+    validate_every: int = 1000  # steps
+    save_every: float = 5.0  # minutes between states, beside those at every validation
     log_every: int = 50  # steps
     initial: Path | None = None  # a checkpoint to start from instead of random weights
-    resume: bool = False  # go on from output/state.pt
+    resume: bool = False  # go on from log_dir/state.pt
+    bayer_pattern: str = "GBRG"  # of the mosaics that raw models train on; colours in reading order
+    black_level: float = 240.0  # of the mosaics
+    white_level: float = 4095.0
 
     def __post_init__(self) -> None:
-        low, high = self.sigma_range
-        if not 0 <= low <= high:
-            raise ValueError(f"expected 0 <= low <= high for --sigma-range, got {low} {high}")
-        if self.patch_size < 16:
-            raise ValueError(f"expected --patch-size of at least 16 pixels, got {self.patch_size}")
-        if self.train_length < 2:
-            raise ValueError(f"expected --train-length of at least 2 frames, got {self.train_length}")
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError("expected --steps and --batch-size of at least 1")
+        low, high = self.noise_interval
+        problem = None
+        if self.model not in (*MODEL_SIZES, FLOW_MODEL):
+            problem = f"--model is one of {', '.join((*MODEL_SIZES, FLOW_MODEL))}, not {self.model!r}"
+        elif not 0 <= low <= high:
+            problem = f"--noise-interval LOW HIGH needs 0 <= LOW <= HIGH, got {low:g} {high:g}"
+        elif self.patch_size < SMALLEST_PATCH:
+            problem = f"--patch-size is at least {SMALLEST_PATCH} pixels, got {self.patch_size}"
+        elif self.train_length < 2:
+            problem = f"--train-length is at least 2 frames, got {self.train_length}"
+        elif min(self.epochs, self.batch_size, self.patches_per_epoch) < 1:
+            problem = "--epochs, --batch-size and --patches-per-epoch are at least 1"
+        elif self.patches_per_epoch < self.batch_size:
+            problem = "--patches-per-epoch is at least --batch-size"
+        elif not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            problem = f"--lr is a positive number, got {self.learning_rate}"
+        elif self.schedule not in get_args(Schedule):
+            problem = f"--schedule is one of {', '.join(get_args(Schedule))}, not {self.schedule!r}"
+        elif self.precision not in get_args(Precision):
+            problem = f"--precision is one of {', '.join(get_args(Precision))}, not {self.precision!r}"
+        elif self.model == FLOW_MODEL and self.patch_size % FLOW_MULTIPLE:
+            problem = f"--patch-size is a multiple of {FLOW_MULTIPLE} for {FLOW_MODEL}, got {self.patch_size}"
+        elif sorted(self.bayer_pattern) != sorted("RGGB") or self.black_level >= self.white_level:
+            problem = "--bayer-pattern has R, B and two G, and --black-level is below --white-level"
+        elif self.initial is not None and self.resume:
+            problem = "--initial starts a run and --resume goes on with one: give one of them"
+        if problem is not None:
+            raise ValueError(problem)
+
+    @property
+    def bayer(self) -> BayerFormat:
+        """How the mosaics that raw models train on are packed."""
+        return BayerFormat(self.bayer_pattern, self.black_level, self.white_level)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.patches_per_epoch // self.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Learning rate of `step` (0 the first) as a share of the highest."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.schedule == "milestones":
+            epoch = step // self.steps_per_epoch
+            return 0.5 ** sum(epoch >= milestone for milestone in self.milestones)
+        progress = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
+        lowest = self.final_learning_rate / self.learning_rate
+        return lowest + (1.0 - lowest) * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))

@@ -1,33 +1,51 @@
-"""The training loop: blind-spot likelihood, Adam, EMA, cosine schedule, exact resume, a time limit."""
+"""The training loop: Adam, averaged weights, mixed precision, exact resume, a time limit, several processes."""
 
-import json
-import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, fields
+from functools import partial
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
-from stbn_cli.errors import InputError, OptionError
-from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
-from stbn_cli.models.stbn import MODEL_SIZES, STBN
-from stbn_cli.noise.levels import broadcast_sigma
-from stbn_cli.noise.posterior import gaussian_nll
-from stbn_cli.training.library import Library, load_library
+from stbn_cli import __version__
+from stbn_cli.errors import InputError
+from stbn_cli.inference.device import resolve_precision
+from stbn_cli.training.distributed import Processes, join_processes
+from stbn_cli.training.journal import Journal
 from stbn_cli.training.options import TrainOptions
-from stbn_cli.training.samples import SampleOptions, TrainingSamples
-from stbn_cli.training.validation import validate, validation_clips
+from stbn_cli.training.prefetch import Prefetcher
+from stbn_cli.training.sequences import SequenceSource
+from stbn_cli.training.setup import create_task, load_training_footage, sequence_options
 
 STATE_FILE = "state.pt"
-LOG_FILE = "log.jsonl"
-MODEL_FILE = "model.safetensors"  # EMA weights of the last save
-BEST_FILE = "best.safetensors"  # EMA weights of the best validation
+MODEL_FILE = "model.safetensors"  # averaged weights of the last save
+BEST_FILE = "best.safetensors"  # averaged weights of the best validation
 EMA_START = 10.0  # the decay rises as (1 + step) / (EMA_START + step) so that early weights are forgotten
+ADAM_BETAS = (0.9, 0.99)
+MINUTE = 60.0
+# Options that do not shape the weights, or name folders of the machine.
+UNTOLD = frozenset(
+    {
+        *(
+            "log_dir",
+            "train_dirs",
+            "still_dirs",
+            "validation_dirs",
+            "device",
+            "threads",
+            "max_minutes",
+            "resume",
+        ),
+        *("validate_every", "save_every", "log_every", "initial", "flow"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,200 +54,278 @@ class TrainResult:
 
     steps: int
     finished: bool  # False: stopped by the time limit or the user; `--resume` goes on
-    best_psnr: float | None  # mean over the validation noise levels, dB
+    interrupted: bool  # by the user
+    best_score: float | None  # of the validations, higher is better: mean PSNR in dB
 
 
 class Trainer:
     """One run. `run` trains until the steps, the time or the user's patience are used up."""
 
     def __init__(self, options: TrainOptions) -> None:
+        """Raises `InputError` or `CheckpointError` if files are missing or damaged."""
         self.options = options
-        if options.model not in MODEL_SIZES:
-            raise OptionError(
-                f"There is no model size called {options.model!r}; choose one of {', '.join(MODEL_SIZES)}."
-            )
+        self.processes: Processes = join_processes()
+        self.device = torch.device(self.processes.device(options.device))
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         if options.threads is not None:
             torch.set_num_threads(options.threads)
+        self.numbers(0)  # refuses a batch that cannot be shared before anything is loaded
         torch.manual_seed(options.seed)
-        self.flow: FlowEstimator = create_flow_estimator("dis")
-        self.network = self._initial_network().to(options.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.ema = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
-        self.optimizer = torch.optim.Adam(
-            self.network.parameters(), lr=options.learning_rate, betas=(0.9, 0.99)
-        )
+        self.task = create_task(options).to(self.device)
+        self.task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if options.compile:
+            # By part: the recurrence as a whole would be unrolled over all frames.
+            for part in self.task.network.children():
+                part.compile()
+        self.precision = resolve_precision(options.precision, self.device)
+        if options.precision == "auto" and self.device.type == "cuda":
+            self.precision = torch.bfloat16  # needs no loss scaling
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+        groups = [{**group, "lr": 0.0} for group in self.task.parameter_groups()]
+        self.optimizer = torch.optim.Adam(groups, betas=ADAM_BETAS)
+        self.average = {name: tensor.detach().clone() for name, tensor in self.task.state_dict().items()}
         self.step = 0
         self.seconds = 0.0
         self.best: float | None = None
+        self._validated: dict[str, Any] = {}  # the best validation
+        self._data: dict[str, int] = {}
+        self._journal: Journal | None = None
+        self._report: Callable[[dict[str, Any]], None] = lambda row: None
         if options.resume:
             self._load_state()
+        self.model = self._share_among_processes()
+
+    def numbers(self, step: int) -> range:
+        """Numbers of the sequences that this process takes at `step`."""
+        try:
+            return self.processes.share(self.options.batch_size, step)
+        except ValueError as error:
+            raise InputError(f"The run cannot be shared: {error}. Change one of them.") from error
 
     def run(self, report: Callable[[dict[str, Any]], None] = lambda row: None) -> TrainResult:
-        """Train; `report` receives every row that is also appended to the log file. Ctrl-C saves and returns."""
-        options = self.options
-        options.output.mkdir(parents=True, exist_ok=True)
+        """Train; `report` receives every row that is also written to the log file.
+
+        Ctrl-C and SIGTERM end the run after the step that is being made, and it is saved; kill -9 loses what came after
+        the last save. Raises `InputError` if there is no footage.
+        """
+        footage, clips = load_training_footage(self.options)
+        source = SequenceSource(footage, sequence_options(self.options, self.task.margin), self.device)
+        self._data = {"scenes": len(footage.clips), "frames": footage.frames, "stills": len(footage.stills)}
         self._report = report
-        library, clips = self._load_data()
-        batches = iter(self._loader(library))
-        begun = time.monotonic()
-        before = self.seconds
-        losses: list[float] = []
+        self._journal = Journal(self.options.log_dir, self.step) if self.processes.is_main else None
+        batches = Prefetcher(partial(self._prepare, source), self.step, self.options.steps, self.device)
         try:
-            while self.step < options.steps:
-                losses.append(self._train_step(next(batches)))
-                self.seconds = before + time.monotonic() - begun
-                if self.step % options.log_every == 0:
-                    self._log({"loss": sum(losses) / len(losses), "learning_rate": self._learning_rate()})
-                    losses.clear()
-                if self.step % options.validate_every == 0 or self.step == options.steps:
-                    self._validate_and_save(clips)
-                if options.max_minutes and time.monotonic() - begun > 60 * options.max_minutes:
-                    break
-        except KeyboardInterrupt:
-            self._log({"event": "interrupted"})
+            with GracefulStop() as stop:
+                self._train(iter(batches), clips, stop)
+        finally:
+            batches.close()
+            if self._journal is not None:
+                self._journal.close()
         self._save()
-        return TrainResult(self.step, self.step >= options.steps, self.best)
+        self.processes.close()
+        return TrainResult(self.step, self.step >= self.options.steps, stop.wanted, self.best)
 
-    def _train_step(self, batch: dict[str, Tensor]) -> float:
+    def _prepare(self, source: SequenceSource, step: int) -> Any:
+        with self._autocast():  # for the flow network
+            return self.task.prepare(source, self.numbers(step))
+
+    def _train(self, batches: Iterator[Any], clips: list[Tensor], stop: "GracefulStop") -> None:
         options = self.options
-        batch = {name: tensor.to(options.device, non_blocking=True) for name, tensor in batch.items()}
+        begun = saved = time.monotonic()
+        before, meter = self.seconds, _Meter(self.device)
+        while self.step < options.steps:
+            with meter.waiting():
+                batch = next(batches)
+            meter.add(*self._train_step(batch))
+            now = time.monotonic()
+            self.seconds = before + now - begun
+            if self.step % options.log_every == 0:
+                self._note({**meter.row(), "learning_rate": self.optimizer.param_groups[0]["lr"]})
+                meter = _Meter(self.device)
+            if self.step % options.validate_every == 0 or self.step == options.steps:
+                self._validate(clips)
+                self._save()
+                saved = time.monotonic()
+            elif now - saved > MINUTE * options.save_every:
+                self._save()
+                saved = time.monotonic()
+            late = options.max_minutes is not None and now - begun > MINUTE * options.max_minutes
+            if self.processes.anywhere(stop.wanted or late, self.device):
+                break
+        if stop.wanted:
+            self._note({"event": "interrupted"})
+
+    def _train_step(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """One step of the optimiser. Returns loss and norm of the gradient, on the device."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
-        with torch.autocast(options.device.split(":")[0], torch.bfloat16, options.precision == "bf16"):
-            outputs = self.network(
-                batch["noisy"], batch["sigma"], batch["flow_to_previous"], batch["flow_to_next"]
+            group["lr"] = (
+                group["factor"] * self.options.learning_rate * self.options.learning_rate_factor(self.step)
             )
-        loss = gaussian_nll(outputs, batch["noisy"], broadcast_sigma(batch["sigma"], batch["noisy"])).mean()
+        with self._autocast():
+            loss = self.model(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), options.gradient_clip)
-        if torch.isfinite(norm):  # one bad batch must not end hours of work
-            self.optimizer.step()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        # A masked centre has no gradient, so it does not count here.
+        norm = torch.nn.utils.clip_grad_norm_(self.task.parameters(), self.options.gradient_clip)
+        if torch.isfinite(norm) or self.scaler.is_enabled():  # one bad batch must not end hours of work
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.step += 1
-        decay = min(options.ema_decay, (1.0 + self.step) / (EMA_START + self.step))
+        decay = min(self.options.ema_decay, (1.0 + self.step) / (EMA_START + self.step))
         with torch.no_grad():
-            for name, tensor in self.network.state_dict().items():
-                self.ema[name].lerp_(tensor, 1.0 - decay)
-        return float(loss.detach())
-
-    def _learning_rate(self) -> float:
-        """Linear warm-up, then a half cosine down to the final rate."""
-        options = self.options
-        if self.step < options.warmup_steps:
-            return options.learning_rate * (self.step + 1) / options.warmup_steps
-        progress = (self.step - options.warmup_steps) / max(options.steps - options.warmup_steps, 1)
-        cosine = 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
-        return options.final_learning_rate + (options.learning_rate - options.final_learning_rate) * cosine
-
-    def _validate_and_save(self, clips: list[Tensor]) -> None:
-        if clips:
-            network = STBN(self.network.config).to(self.options.device)
-            network.load_state_dict(self.ema)
-            scores = validate(
-                network.eval(), self.flow, clips, self.options.validation_sigmas, self.options.device
+            current = self.task.state_dict()
+            torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage] - one kernel, not hundreds
+                list(self.average.values()), [current[name] for name in self.average], 1.0 - decay
             )
-            mean = sum(scores.values()) / len(scores)
-            self._log(
-                {"psnr": {f"{sigma:g}": round(score, 3) for sigma, score in scores.items()}, "mean": mean}
-            )
-            if self.best is None or mean > self.best:
-                self.best = mean
-                save_checkpoint(self.options.output / BEST_FILE, self.checkpoint())
-        self._save()
+        return loss.detach(), norm.detach()
 
-    def checkpoint(self) -> Checkpoint:
-        """The averaged weights as they stand."""
-        options = self.options
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+    def _share_among_processes(self) -> torch.nn.Module:
+        if self.processes.count == 1:
+            return self.task
+        devices = [self.device] if self.device.type == "cuda" else None
+        return torch.nn.parallel.DistributedDataParallel(
+            self.task, device_ids=devices, broadcast_buffers=False
+        )
+
+    def _validate(self, clips: list[Tensor]) -> None:
+        if not clips or not self.processes.is_main:
+            return
+        validation = self.task.validate(self.average, clips)
+        if self.best is None or validation.score > self.best:
+            self.best = validation.score
+            self._validated = dict(validation.row)
+            self.task.save(self.options.log_dir / BEST_FILE, self.average, self._training())
+        self._note(dict(validation.row))
+        if self._journal is not None and validation.picture is not None:
+            self._journal.show("noisy and denoised", validation.picture.cpu(), self.step)
+
+    def _note(self, row: dict[str, Any]) -> None:
+        if self._journal is not None:
+            row = {"step": self.step, "minutes": round(self.seconds / MINUTE, 2), **row}
+            self._journal.write(row)
+            self._report(row)
+
+    def _training(self) -> dict[str, Any]:
+        """How the weights came about, for the checkpoint's header; names no folder of this machine."""
         recipe = {
-            name: value
-            for name, value in asdict(options).items()
-            if isinstance(value, int | float | str) and name not in ("device", "resume", "workers", "threads")
+            field.name: getattr(self.options, field.name)
+            for field in fields(self.options)
+            if field.name not in UNTOLD
         }
-        training = {"steps": self.step, "seconds": round(self.seconds), "recipe": recipe, "psnr": self.best}
-        info = ModelInfo(
-            name=options.model,
-            flow=self.flow.name,
-            sigma_range=options.sigma_range,
-            licence="Apache-2.0",
-            training=training,
-        )
-        return Checkpoint(self.network.config, info, {name: t.cpu() for name, t in self.ema.items()})
-
-    def _load_data(self) -> tuple[Library, list[Tensor]]:
-        options = self.options
-        library = load_library(options.clips, options.stills, leave_out=options.validation)
-        if not options.validation:
-            return library, []
-        held_out = load_library(options.clips, only=options.validation, maximum_frames=16)
-        return library, validation_clips(held_out)
-
-    def _loader(self, library: Library) -> DataLoader[dict[str, Tensor]]:
-        options = self.options
-        samples = TrainingSamples(
-            library,
-            self.flow,
-            SampleOptions(
-                frames=options.train_length,
-                patch_size=options.patch_size,
-                sigma_range=options.sigma_range,
-                still_share=options.still_share,
-                seed=options.seed,
-            ),
-        )
-        first, last = self.step * options.batch_size, options.steps * options.batch_size
-        return DataLoader(
-            samples,
-            batch_size=options.batch_size,
-            sampler=range(first, last),
-            num_workers=options.workers,
-            worker_init_fn=_calm_worker,
-            persistent_workers=options.workers > 0,
-            prefetch_factor=4 if options.workers else None,
-            pin_memory=options.device.startswith("cuda"),
-        )
-
-    def _initial_network(self) -> STBN:
-        if self.options.initial is not None:
-            return load_checkpoint(self.options.initial).build().train()
-        # torch's default weights: scaling the residual branches down, or He's gain, learned more slowly.
-        return STBN(MODEL_SIZES[self.options.model])
-
-    def _log(self, row: dict[str, Any]) -> None:
-        row = {"step": self.step, "minutes": round(self.seconds / 60, 2), **row}
-        with (self.options.output / LOG_FILE).open("a") as log:
-            log.write(json.dumps(row) + "\n")
-        self._report(row)
+        return {
+            "steps": self.step,
+            "seconds": round(self.seconds),
+            "recipe": recipe,
+            "data": self._data,
+            "validation": self._validated,
+            "version": __version__,
+            "torch": torch.__version__,
+        }
 
     def _save(self) -> None:
+        if not self.processes.is_main:
+            return
         state = {
+            "model": self.options.model,
             "step": self.step,
             "seconds": self.seconds,
             "best": self.best,
-            "network": self.network.state_dict(),
-            "ema": self.ema,
+            "validated": self._validated,
+            "task": self.task.state_dict(),
+            "average": self.average,
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
         }
-        partial = self.options.output / f".{STATE_FILE}.part"
-        torch.save(state, partial)
-        os.replace(partial, self.options.output / STATE_FILE)
-        save_checkpoint(self.options.output / MODEL_FILE, self.checkpoint())
+        partial_file = self.options.log_dir / f".{STATE_FILE}.part"
+        torch.save(state, partial_file)
+        os.replace(partial_file, self.options.log_dir / STATE_FILE)
+        self.task.save(self.options.log_dir / MODEL_FILE, self.average, self._training())
 
     def _load_state(self) -> None:
-        path = self.options.output / STATE_FILE
+        path = self.options.log_dir / STATE_FILE
         if not path.is_file():
             raise InputError(
                 f"There is no run to resume: {str(path)!r} does not exist. Start without --resume."
             )
-        state = torch.load(path, map_location=self.options.device, weights_only=True)
-        self.network.load_state_dict(state["network"])
-        self.ema = state["ema"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            if state["model"] != self.options.model:
+                raise InputError(
+                    f"The run in {str(path.parent)!r} trains {state['model']!r}. Resume it with that --model, "
+                    "or start another run."
+                )
+            self.task.load_state_dict(state["task"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.average = state["average"]
+            self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+            self._validated = state["validated"]
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, UnpicklingError) as error:
+            raise InputError(
+                f"The run in {str(path.parent)!r} cannot be resumed: its {STATE_FILE} is damaged or from another "
+                f"version of stbn ({type(error).__name__}). Start another run, with --initial from its {MODEL_FILE}."
+            ) from error
 
 
-def _calm_worker(worker: int) -> None:
-    """Loader processes work on one thread each and give way to the network."""
-    import cv2
+class GracefulStop:
+    """While entered, the first Ctrl-C or SIGTERM sets `wanted` instead of ending the program; the second ends it."""
 
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    os.nice(5)
+    def __init__(self) -> None:
+        self.wanted = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "GracefulStop":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {
+                number: signal.signal(number, self._want) for number in (signal.SIGINT, signal.SIGTERM)
+            }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _want(self, *_: object) -> None:
+        self.wanted = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class _Meter:
+    """Means over the steps between two log rows, without making the device wait at every step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._begun = time.monotonic()
+        self._waited = 0.0
+        self._steps = 0
+        self._loss = torch.zeros((), device=device)
+        self._norm = torch.zeros((), device=device)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self._waited += time.monotonic() - begun
+
+    def add(self, loss: Tensor, norm: Tensor) -> None:
+        self._steps += 1
+        self._loss += loss
+        self._norm += norm
+
+    def row(self) -> dict[str, float]:
+        """Loss, norm of the gradient, steps a second, and the share of the time spent on waiting for data."""
+        loss, norm = float(self._loss) / self._steps, float(self._norm) / self._steps
+        seconds = time.monotonic() - self._begun
+        return {
+            "loss": loss,
+            "gradient_norm": norm,
+            "steps_per_second": self._steps / seconds,
+            "waiting": self._waited / seconds,
+        }

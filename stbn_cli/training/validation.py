@@ -1,7 +1,9 @@
-"""Quality on held-out clips while training: posterior PSNR by the protocol's noise and definition."""
+"""Quality on held-out clips while training, by the protocol's noise and definitions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,41 +14,105 @@ from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.levels import broadcast_sigma
 from stbn_cli.noise.posterior import posterior_mean
 from stbn_cli.noise.synthetic import protocol_noise
-from stbn_cli.training.library import Library
+from stbn_cli.training.camera import draw_scene, render, true_flow
+from stbn_cli.training.flow_losses import warp_bilinear
+from stbn_cli.training.footage import BayerFormat, Footage, pseudo_rgb
 
 CLIP_FRAMES = 6
 CROP = 256  # pixels, from the middle of the frame
+FLOW_SCENES = 20  # rendered for a flow network's validation
+FLOW_SEED = 99
 
 
-def validation_clips(library: Library) -> list[Tensor]:
-    """Clean clips `(T, 3, H, W)` float32 [0, 1]: the middle `CROP` pixels of the first `CLIP_FRAMES` frames."""
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Outcome on the held-out clips."""
+
+    row: Mapping[str, object]  # for the journal
+    score: float  # higher is better
+    picture: Tensor | None = None  # (3, H, W), nominal [0, 1]: noisy and denoised side by side
+
+
+def crop_clips(footage: Footage) -> list[Tensor]:
+    """Clips `(T, C, H, W)` float32, nominal [0, 1]: the middle `CROP` pixels of the first `CLIP_FRAMES` frames."""
     clips = []
-    for clip in library.clips:
-        height, width = clip.shape[1:3]
+    for clip in footage.clips:
+        height, width = clip.shape[-2:]
         top, left = max(height - CROP, 0) // 2, max(width - CROP, 0) // 2
-        frames = clip[:CLIP_FRAMES, top : top + CROP, left : left + CROP]
-        clips.append(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255.0)
+        frames = clip[:CLIP_FRAMES, :, top : top + CROP, left : left + CROP]
+        clips.append(frames.float() / 255.0 if frames.dtype == torch.uint8 else frames)
     return clips
 
 
 @torch.inference_mode()
-def validate(
-    network: STBN, flow: FlowEstimator, clips: Sequence[Tensor], sigmas: Sequence[float], device: str
-) -> dict[float, float]:
+def validate_denoiser(
+    network: STBN, flow: FlowEstimator, clips: Sequence[Tensor], sigmas: Sequence[float]
+) -> Validation:
     """Mean PSNR in dB over the clips for each noise level (0-255 scale), in float32, whole clips."""
-    results = {}
+    device = next(network.parameters()).device
+    means, picture = {}, None
     for sigma in sigmas:
         level = sigma / 255.0
         scores = []
         for clean in clips:
-            noisy = protocol_noise(clean, level)
-            to_previous, to_next = estimate_clip_flows(flow, noisy, level)
-            batch, to_previous, to_next = (
-                tensor[None].to(device) for tensor in (noisy, to_previous, to_next)
-            )
-            outputs = network(batch, level, to_previous, to_next)
-            if network.config.head == "gaussian":
-                outputs = posterior_mean(outputs, batch, broadcast_sigma(level, batch))
-            scores.append(float(psnr(outputs[0].float().cpu(), clean).mean()))
-        results[sigma] = sum(scores) / len(scores)
-    return results
+            noisy = protocol_noise(clean, level).to(device)
+            flows = estimate_clip_flows(flow, noisy, level)
+            batch = noisy[None]
+            outputs = network(batch, level, flows[0][None], flows[1][None])
+            estimate = posterior_mean(outputs, batch, broadcast_sigma(level, batch))[0]
+            scores.append(float(psnr(estimate.float().cpu(), clean).mean()))
+            picture = torch.cat((noisy[-1], estimate[-1]), -1)
+        means[f"{sigma:g}"] = round(sum(scores) / len(scores), 3)
+    mean = sum(means.values()) / len(means)
+    return Validation({"psnr": means, "mean": mean}, mean, picture)
+
+
+@torch.inference_mode()
+def validate_raw(
+    network: STBN, flow: FlowEstimator, clips: Sequence[Tensor], bayer: BayerFormat
+) -> Validation:
+    """Mean squared error against the noisy clips themselves: for a blind spot, the true error plus the noise."""
+    device = next(network.parameters()).device
+    losses = []
+    for clip in clips:
+        noisy = clip.to(device)[None]
+        flows = estimate_clip_flows(flow, pseudo_rgb(noisy, bayer))
+        losses.append(float((network(noisy, 0.0, *flows) - noisy).square().mean()))
+    loss = sum(losses) / len(losses)
+    return Validation({"blind_error": loss}, -loss)
+
+
+@torch.inference_mode()
+def validate_flow(flow: FlowEstimator, clips: Sequence[Tensor], sigmas: Sequence[float]) -> Validation:
+    """End-point error (pixels) on rendered motion, and PSNR (dB) of a clean frame predicted from its neighbour.
+
+    Motion is rendered over the first frames of the clips; the neighbour is warped bilinearly by the flow that was
+    found between the noisy frames. `sigmas` on the 0-255 scale.
+    """
+    scenes = [
+        draw_scene(
+            [(clip[0] * 255.0).to(torch.uint8) for clip in clips],
+            2,
+            CROP,
+            np.random.default_rng((FLOW_SEED, number)),
+        )
+        for number in range(FLOW_SCENES)
+    ]
+    errors, warped = {}, {}
+    for sigma in sigmas:
+        level = sigma / 255.0
+        distances, scores = [], []
+        for scene in scenes:
+            frames, alpha = render(scene)
+            goal, seen = true_flow(scene, alpha, 0, 1)
+            noisy = protocol_noise(frames, level)
+            found = flow(noisy[:1], noisy[1:], level)[0].cpu()
+            distances.append(float(torch.linalg.vector_norm(found - goal, dim=0)[seen].mean()))
+        for clip in clips:
+            noisy = protocol_noise(clip, level)
+            found = flow(noisy[:-1], noisy[1:], level).cpu()
+            scores.append(float(psnr(warp_bilinear(clip[1:], found), clip[:-1]).mean()))
+        errors[f"{sigma:g}"] = round(sum(distances) / len(distances), 3)
+        warped[f"{sigma:g}"] = round(sum(scores) / len(scores), 3)
+    mean = sum(warped.values()) / len(warped)
+    return Validation({"end_point_error": errors, "warp_psnr": warped}, mean)

@@ -67,6 +67,7 @@ def small_registry(tmp_path: Path, tiny_model_path: Path, monkeypatch: pytest.Mo
         licence="CC0-1.0",
         sigma_range=(5.0, 55.0),
         sha256=store.sha256_of(file),
+        size=file.stat().st_size,
         bundled=True,
         default_on=("cpu", "cuda", "mps"),
     )

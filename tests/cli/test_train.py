@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import os
+import signal
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -10,28 +12,21 @@ import numpy as np
 import pytest
 
 from stbn_cli.cli.train import train
+from stbn_cli.models.stbn import MODEL_SIZES
 from stbn_cli.training import trainer
 from stbn_cli.training.options import TrainOptions
 from tests.networks import TINY
 
 SHORT = (
-    "--batch-size",
-    "1",
-    "--patch-size",
-    "16",
-    "--train-length",
-    "2",
-    "--workers",
-    "0",
-    "--precision",
-    "fp32",
+    *("--model", "stbn-xs", "--precision", "fp32", "--device", "cpu", "--log-every", "1"),
+    *("--batch-size", "1", "--patches-per-epoch", "2", "--patch-size", "16", "--train-length", "2"),
 )
 
 
 @pytest.fixture
 def stills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with one photograph; "stbn-xs" is the tiny network meanwhile."""
-    monkeypatch.setitem(trainer.MODEL_SIZES, "stbn-xs", TINY)
+    monkeypatch.setitem(MODEL_SIZES, "stbn-xs", TINY)
     folder = tmp_path / "stills"
     folder.mkdir()
     picture = np.random.default_rng(0).integers(0, 256, (96, 96, 3)).astype(np.uint8)
@@ -41,23 +36,32 @@ def stills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_trains_saves_and_resumes(stbn, stills, tmp_path) -> None:
     run = tmp_path / "run"
-    arguments = ("train", "--stills", stills, "-o", run, "--device", "cpu", "--log-every", "1", *SHORT)
-    result = stbn(*arguments, "--steps", "2")
+    arguments = ("train", "--still-dir", stills, "-o", run, *SHORT)
+    result = stbn(*arguments, "--epochs", "1")
     assert result.code == 0, result.err
     document = json.loads(result.out)
-    assert document == {"output": str(run), "steps": 2, "finished": True, "best_psnr": None}
+    assert document == {
+        "log_dir": str(run),
+        "steps": 2,
+        "finished": True,
+        "interrupted": False,
+        "best_score": None,
+    }
     assert "step 1" in result.err and "loss" in result.err
     assert (run / "model.safetensors").is_file()
-    result = stbn(*arguments, "--steps", "3", "--resume")
-    assert json.loads(result.out)["steps"] == 3
+    result = stbn(*arguments, "--epochs", "2", "--resume")
+    assert json.loads(result.out)["steps"] == 4
 
 
 def test_ctrl_c_saves_and_exits_with_130(stbn, stills, tmp_path, monkeypatch) -> None:
-    def interrupt(self, batch):
-        raise KeyboardInterrupt
+    step = trainer.Trainer._train_step
 
-    monkeypatch.setattr(trainer.Trainer, "_train_step", interrupt)
-    result = stbn("train", "--stills", stills, "-o", tmp_path / "run", "--device", "cpu", *SHORT)
+    def interrupted(self, batch):
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(self, batch)
+
+    monkeypatch.setattr(trainer.Trainer, "_train_step", interrupted)
+    result = stbn("train", "--still-dir", stills, "-o", tmp_path / "run", *SHORT)
     assert result.code == 130 and "--resume" in result.err
     assert json.loads(result.out)["finished"] is False
     assert (tmp_path / "run" / "state.pt").is_file()
@@ -66,17 +70,17 @@ def test_ctrl_c_saves_and_exits_with_130(stbn, stills, tmp_path, monkeypatch) ->
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
-        ([], 2, "--clips"),
-        (["--clips", "/no/such/folder"], 3, "/no/such/folder"),
-        (["--clips", ".", "--model", "huge"], 2, "huge"),
-        (["--clips", ".", "--precision", "fp8"], 2, "fp8"),
-        (["--clips", ".", "--patch-size", "4"], 2, "--patch-size"),
-        (["--clips", ".", "--sigma-range", "50", "5"], 2, "--sigma-range"),
-        (["--clips", ".", "--resume"], 3, "--resume"),
+        ([], 2, "--train-dir"),
+        (["--train-dir", "/no/such/folder"], 3, "/no/such/folder"),
+        (["--train-dir", ".", "--model", "huge"], 2, "huge"),
+        (["--train-dir", ".", "--precision", "fp8"], 2, "fp8"),
+        (["--train-dir", ".", "--patch-size", "4"], 2, "--patch-size"),
+        (["--train-dir", ".", "--noise-interval", "50", "5"], 2, "--noise-interval"),
+        (["--train-dir", ".", "--resume"], 3, "--resume"),
     ],
 )
 def test_refusals(stbn, tmp_path, arguments, code, word) -> None:
-    result = stbn("train", "-o", tmp_path / "run", "--device", "cpu", "--workers", "0", *arguments)
+    result = stbn("train", "-o", tmp_path / "run", "--device", "cpu", *arguments)
     assert result.code == code and result.out == ""
     assert word in result.err and "Traceback" not in result.err
 
@@ -84,10 +88,10 @@ def test_refusals(stbn, tmp_path, arguments, code, word) -> None:
 def test_defaults_are_those_of_the_trainer() -> None:
     parameters = inspect.signature(train).parameters
     for option in fields(TrainOptions):
-        if option.name in ("output", "validation_sigmas", "gradient_clip", "ema_decay", "device"):
-            continue
-        if option.name in ("final_learning_rate", "warmup_steps"):
+        if option.name in ("log_dir", "device"):
             continue
         default = parameters[option.name].default
         assert option.default is not MISSING
-        assert default == option.default or (default is None and option.default == ()), option.name
+        assert default == option.default or (default is None and isinstance(option.default, tuple)), (
+            option.name
+        )

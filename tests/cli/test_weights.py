@@ -1,6 +1,7 @@
 """`stbn weights`: listing, finding, importing and verifying models."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,10 +74,37 @@ def test_list_and_path_know_the_registry(stbn, small_registry) -> None:
     assert "5-55" in line and str(small_registry) in line
     rows = json.loads(stbn("weights", "list", "--json").out)
     assert [row["name"] for row in rows] == ["small", "remote"]
-    assert rows[1]["file"] == "downloaded on first use"
+    assert rows[1]["file"] == "downloaded on first use" and rows[1]["kind"] == "denoiser"
     assert stbn("weights", "path", "small").out == f"{small_registry}\n"
     assert stbn("weights", "path").out == f"{small_registry}\n"
     assert stbn("weights", "verify").code == 0
+
+
+def test_flow_networks_are_found_and_verified_but_are_no_models(
+    stbn, small_registry, make_clip, monkeypatch
+) -> None:
+    from stbn_cli.checkpoints import registry, store
+
+    file = small_registry.with_name("flow.safetensors")
+    file.write_bytes(b"some other network")
+    row = replace(
+        registry.load_registry()["small"],
+        name="light-flow",
+        kind="flow",
+        file=file.name,
+        sha256=store.sha256_of(file),
+        size=file.stat().st_size,
+        default_on=(),
+    )
+    monkeypatch.setitem(registry.load_registry(), row.name, row)
+    assert stbn("weights", "path", "light-flow").out == f"{file}\n"
+    result = stbn("weights", "verify")
+    assert result.code == 0 and f"light-flow: ok ({file})" in result.out
+    refused = stbn("denoise", make_clip(frames=2), "-m", "light-flow")
+    assert refused.code == 4 and refused.err.startswith("Error: 'light-flow' is an optical-flow network")
+    file.write_bytes(b"damaged")
+    result = stbn("weights", "verify", "light-flow")
+    assert result.code == 4 and "it has 7 bytes instead of 18" in result.out
 
 
 def test_default_model_denoises(stbn, small_registry, make_clip) -> None:

@@ -12,7 +12,7 @@ import torch
 import stbn_cli
 from stbn_cli.metrics import psnr
 from stbn_cli.noise.synthetic import protocol_noise
-from stbn_cli.training.library import load_clip
+from stbn_cli.training.footage import load_clip
 
 COLOURS = [
     (0.5, 0.5, 0.5),

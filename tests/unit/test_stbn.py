@@ -20,7 +20,7 @@ def network() -> STBN:
 
 def test_published_size_has_the_published_parameters() -> None:
     with torch.device("meta"):
-        network = STBN(MODEL_SIZES["stbn"])
+        network = STBN(MODEL_SIZES["stbn-published"])
 
     def count(module: torch.nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
@@ -34,6 +34,8 @@ def test_published_size_has_the_published_parameters() -> None:
 def test_named_sizes_have_their_channels() -> None:
     assert {name: config.channels for name, config in MODEL_SIZES.items()} == {
         "stbn": 64,
+        "stbn-published": 64,
+        "stbn-raw": 64,
         "stbn-s": 32,
         "stbn-xs": 16,
     }

@@ -1,0 +1,161 @@
+"""What training a denoiser means: its batches, its loss, its validation, its checkpoint."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, save_checkpoint
+from stbn_cli.flow.clip import estimate_clip_flows
+from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
+from stbn_cli.models.stbn import STBN
+from stbn_cli.noise.levels import broadcast_sigma
+from stbn_cli.noise.posterior import gaussian_nll, posterior_mean
+from stbn_cli.training.flow_losses import inside
+from stbn_cli.training.footage import pseudo_rgb
+from stbn_cli.training.options import TrainOptions
+from stbn_cli.training.sequences import SequenceSource
+from stbn_cli.training.validation import Validation, validate_denoiser, validate_raw
+
+# Flow is found on the crop and this margin around it (pixels), since flow at a border is poor.
+FLOW_MARGIN = 24
+NETWORK, FLOW = "network.", "pupil."  # prefixes in the state
+
+
+class DenoiserBatch(NamedTuple):
+    """Sequences `noisy (N, T, C, P, P)`, `sigma (N,)` on [0, 1], and the flows `(N, T, 2, P, P)` unless learned."""
+
+    noisy: Tensor
+    sigma: Tensor
+    flows: tuple[Tensor, Tensor] | None
+
+
+class DenoiserTask(nn.Module):
+    """The blind-spot likelihood of an STBN (the squared error for raw models), and flow distillation on demand.
+
+    Called with a batch, it gives the loss; wrapped by DistributedDataParallel it still does.
+    """
+
+    def __init__(self, options: TrainOptions, network: STBN, flow: FlowEstimator) -> None:
+        super().__init__()
+        self.options = options
+        self.network = network
+        self.flow = flow
+        self.pupil: nn.Module | None = None
+        self._teacher: tuple[nn.Module, ...] = ()  # in a tuple: neither trained nor saved
+        if options.distillation:
+            assert isinstance(flow, NetworkFlow)
+            self.pupil = flow.copy().network.train().requires_grad_(True)
+            self._teacher = (flow.network.eval().requires_grad_(False),)
+
+    @property
+    def margin(self) -> int:
+        """Pixels that a sequence needs around the patch."""
+        return 0 if self.pupil is not None else FLOW_MARGIN
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser gets; `factor` scales the learning rate."""
+        groups: list[dict[str, Any]] = [{"params": list(self.network.parameters()), "factor": 1.0}]
+        if self.pupil is not None:
+            factor = self.options.flow_learning_rate / self.options.learning_rate
+            groups.append({"params": list(self.pupil.parameters()), "factor": factor})
+        return groups
+
+    @torch.no_grad()
+    def prepare(self, source: SequenceSource, numbers: range) -> DenoiserBatch:
+        """The batch of these sequence numbers; depends on them and the seed alone."""
+        noisy = source.batch(numbers)
+        sigma = torch.zeros(len(numbers), device=noisy.device)
+        if self.network.config.noise_level:
+            low, high = self.options.noise_interval
+            draws = [source.noise(number, noisy[0], (low / 255.0, high / 255.0)) for number in numbers]
+            sigma = torch.tensor([level for level, _ in draws]).to(noisy.device)
+            noisy = noisy + sigma.view(-1, 1, 1, 1, 1) * torch.stack([noise for _, noise in draws])
+        if self.pupil is not None:
+            return DenoiserBatch(noisy, sigma, None)
+        frames = noisy if noisy.shape[2] == 3 else pseudo_rgb(noisy, self.options.bayer)
+        inner = (..., slice(FLOW_MARGIN, -FLOW_MARGIN), slice(FLOW_MARGIN, -FLOW_MARGIN))
+        to_previous, to_next = (
+            flow[inner].contiguous() for flow in estimate_clip_flows(self.flow, frames, sigma)
+        )
+        return DenoiserBatch(noisy[inner].contiguous(), sigma, (to_previous, to_next))
+
+    def forward(self, batch: DenoiserBatch) -> Tensor:
+        """The loss, in float32 whatever autocast has set for the networks."""
+        sigma = broadcast_sigma(batch.sigma, batch.noisy)
+        flows, learned = batch.flows, None
+        if flows is None:
+            assert self.pupil is not None
+            learned = _both_directions(self.pupil, batch.noisy, batch.sigma)
+            flows = _for_every_frame(learned)
+        outputs = self.network(batch.noisy, batch.sigma, *flows)
+        if self.network.config.head == "plain":
+            return (outputs.float() - batch.noisy).square().mean()
+        loss = gaussian_nll(outputs, batch.noisy, sigma).mean()
+        if learned is None:
+            return loss
+        denoised = posterior_mean(outputs.detach(), batch.noisy, sigma)
+        with torch.no_grad():
+            goals = _both_directions(self._teacher[0], denoised, torch.zeros_like(batch.sigma))
+        for found, goal in zip(learned, goals, strict=True):
+            # Where the motion leads out of the crop there is nothing to learn it from.
+            seen = inside(goal.flatten(0, 1))[:, None].unflatten(0, goal.shape[:2])
+            distance = ((found - goal).abs() * seen).sum() / (2.0 * seen.sum()).clamp_min(1.0)
+            loss = loss + 0.5 * self.options.distillation_weight * distance
+        return loss
+
+    def validate(self, state: Mapping[str, Tensor], clips: list[Tensor]) -> Validation:
+        """Quality of the weights in `state`."""
+        network = STBN(self.network.config)
+        network.load_state_dict(_part(state, NETWORK))
+        network = network.to(next(self.network.parameters()).device).eval()
+        if network.config.head == "plain":
+            return validate_raw(network, self.flow, clips, self.options.bayer)
+        flow = self.flow
+        if self.pupil is not None and isinstance(flow, NetworkFlow):
+            flow = flow.copy()
+            flow.network.load_state_dict(_part(state, FLOW))
+            flow.network.eval()
+        return validate_denoiser(network, flow, clips, self.options.validation_noise)
+
+    def save(self, path: Path, state: Mapping[str, Tensor], training: dict[str, Any]) -> None:
+        """Write the weights in `state` as a checkpoint that `stbn denoise` takes."""
+        flow_weights: dict[str, Tensor] = {}
+        if self.pupil is not None:
+            flow_weights = _part(state, FLOW)
+        elif isinstance(self.flow, NetworkFlow):
+            flow_weights = dict(self.flow.network.state_dict())
+        info = ModelInfo(
+            name=self.options.model,
+            flow=self.flow.name,
+            sigma_range=self.options.noise_interval,
+            licence="Apache-2.0",
+            training=training,
+        )
+        weights = _part(state, NETWORK)
+        save_checkpoint(path, Checkpoint(self.network.config, info, weights, flow_weights))
+
+
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _both_directions(network: nn.Module, clips: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Flow `(N, T - 1, 2, H, W)` of every frame but the first to the one before, and of all but the last onwards."""
+    earlier, later = clips[:, :-1], clips[:, 1:]
+    level = (sigma.repeat_interleave(earlier.shape[1]),) if getattr(network, "takes_sigma", False) else ()
+    flows = (
+        network(first.flatten(0, 1), second.flatten(0, 1), *level).float().unflatten(0, earlier.shape[:2])
+        for first, second in ((later, earlier), (earlier, later))
+    )
+    to_previous, to_next = flows
+    return to_previous, to_next
+
+
+def _for_every_frame(flows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Without gradient, and with the zeros that the network expects for the clip's ends."""
+    to_previous, to_next = (flow.detach() for flow in flows)
+    nothing = torch.zeros_like(to_next[:, :1])
+    return torch.cat((nothing, to_previous), 1), torch.cat((to_next, nothing), 1)

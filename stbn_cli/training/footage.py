@@ -1,0 +1,242 @@
+"""Clean footage for training, decoded once and kept in memory: uint8 RGB, or packed raw.
+
+Read with OpenCV, so that a training machine needs no PyAV. Knows nothing of noise, motion or crops.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stbn_cli.errors import InputError
+from stbn_cli.inference.scenes import CutDetector
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".y4m"})
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+# Photographs are also kept at half size if that leaves this many pixels a side: sharper, free of JPEG's traces.
+SMALLEST_HALF = 300
+# Share of a device's free memory that footage may take; the rest belongs to the network's activations.
+MEMORY_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class BayerFormat:
+    """How 16-bit mosaics of a camera become packed raw frames."""
+
+    pattern: str  # colours of the 2x2 cell in reading order
+    black: float
+    white: float
+
+
+@dataclass(frozen=True, slots=True)
+class Footage:
+    """Clips and photographs with the names that they came from, one entry for each scene of a clip.
+
+    clips: `(T, C, H, W)` each, uint8 RGB or float32 packed raw (four channels on [0, 1]).
+    stills: `(3, H, W)` uint8 RGB each.
+    """
+
+    clips: list[Tensor] = field(default_factory=list)
+    clip_names: list[str] = field(default_factory=list)
+    stills: list[Tensor] = field(default_factory=list)
+
+    @property
+    def frames(self) -> int:
+        """Number of frames in all clips together."""
+        return sum(len(clip) for clip in self.clips)
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in (*self.clips, *self.stills))
+
+    def to(self, device: torch.device | str) -> "Footage":
+        """The same footage in the device's memory if it fits there, else as it is (its crops travel then)."""
+        device = torch.device(device)
+        if device.type != "cuda":
+            return self
+        free, _ = torch.cuda.mem_get_info(device)
+        if self.size > MEMORY_SHARE * free:
+            return self
+        return replace(
+            self,
+            clips=[clip.to(device) for clip in self.clips],
+            stills=[still.to(device) for still in self.stills],
+        )
+
+
+def load_footage(
+    clip_folders: Sequence[Path],
+    still_folders: Sequence[Path] = (),
+    *,
+    leave_out: Iterable[str] = (),
+    only: Iterable[str] | None = None,
+    minimum_frames: int = 2,
+    maximum_frames: int | None = None,
+    bayer: BayerFormat | None = None,
+) -> Footage:
+    """Load every video and every folder of frames in `clip_folders`, and every picture in `still_folders`.
+
+    A folder that holds pictures itself is one clip. `leave_out` and `only` select clips by name (file or folder name,
+    with or without suffix). Clips are split where a new scene begins; pieces shorter than `minimum_frames` are left
+    out; clips are read up to `maximum_frames`. With `bayer`, the clips are folders of 16-bit mosaics.
+
+    Raises `InputError` if a folder is missing or nothing at all is found.
+    """
+    for folder in (*clip_folders, *still_folders):
+        if not folder.is_dir():
+            raise InputError(f"The training folder {str(folder)!r} does not exist. Check the path.")
+    excluded, wanted = set(leave_out), None if only is None else set(only)
+    sources = [
+        source
+        for folder in clip_folders
+        for source in _clip_sources(folder)
+        if not {source.name, source.stem} & excluded
+        and (wanted is None or {source.name, source.stem} & wanted)
+    ]
+    pictures = [
+        source
+        for folder in still_folders
+        for source in sorted(folder.iterdir(), key=_natural_order)
+        if source.suffix.lower() in PICTURE_SUFFIXES
+    ]
+    footage = Footage()
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as threads:
+        clips = threads.map(lambda source: _scenes_of(source, maximum_frames, bayer), sources)
+        for source, scenes in zip(sources, clips, strict=True):
+            for scene in scenes:
+                if len(scene) >= minimum_frames:
+                    footage.clips.append(scene)
+                    footage.clip_names.append(source.name)
+        for picture in threads.map(_read_picture, pictures):
+            if picture is not None:
+                footage.stills.extend(_still_sizes(torch.from_numpy(picture)))
+    if not footage.clips and not footage.stills:
+        folders = ", ".join(repr(str(folder)) for folder in (*clip_folders, *still_folders))
+        raise InputError(
+            f"No clip or picture was found in {folders}. Give folders of videos, frames or photos."
+        )
+    return footage
+
+
+def load_clip(source: Path, maximum_frames: int | None = None) -> np.ndarray:
+    """Frames `(T, H, W, 3)` uint8 RGB of one video file or folder of frames, at most `maximum_frames`.
+
+    Raises `InputError` if there is none.
+    """
+    clip = _read_clip(source, maximum_frames)
+    if clip is None:
+        raise InputError(
+            f"No frame could be read from {str(source)!r}. Give a video file or a folder of frames."
+        )
+    return clip
+
+
+def pack_bayer(mosaic: np.ndarray, bayer: BayerFormat) -> Tensor:
+    """A mosaic `(..., H, W)` as four planes `(..., 4, H / 2, W / 2)` float32, black 0 and white 1, not clipped.
+
+    The planes are the positions of the 2x2 cell in reading order; an odd last row or column is dropped.
+    """
+    height, width = (side // 2 * 2 for side in mosaic.shape[-2:])
+    values = (mosaic[..., :height, :width].astype(np.float32) - bayer.black) / (bayer.white - bayer.black)
+    planes = [values[..., row::2, column::2] for row in (0, 1) for column in (0, 1)]
+    return torch.from_numpy(np.stack(planes, axis=-3))
+
+
+def pseudo_rgb(packed: Tensor, bayer: BayerFormat) -> Tensor:
+    """Packed raw `(..., 4, H, W)` as `(..., 3, H, W)`: red, the mean of both greens, blue; flow is found on it."""
+    planes = dict(zip(range(4), packed.unbind(-3), strict=True))
+    colours = [[planes[i] for i in planes if bayer.pattern[i] == colour] for colour in "RGB"]
+    return torch.stack([sum(found[1:], found[0]) / len(found) for found in colours], -3)
+
+
+def _natural_order(path: Path) -> list[tuple[bool, int, str]]:
+    """Sort key by which frame_2 comes before frame_10."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+
+
+def _clip_sources(folder: Path) -> list[Path]:
+    """Video files and folders of frames in a folder, or the folder itself if it holds frames."""
+    entries = sorted(folder.iterdir(), key=_natural_order)
+    if any(entry.is_file() and entry.suffix.lower() in PICTURE_SUFFIXES for entry in entries):
+        return [folder]
+    return entries
+
+
+def _scenes_of(source: Path, maximum_frames: int | None, bayer: BayerFormat | None) -> list[Tensor]:
+    """One clip's scenes, `(T, C, H, W)` each; none if it cannot be read."""
+    if bayer is not None:
+        mosaics = _read_pictures(source, maximum_frames, _read_mosaic) if source.is_dir() else None
+        return [] if mosaics is None else [pack_bayer(mosaics, bayer)]
+    clip = _read_clip(source, maximum_frames)
+    if clip is None:
+        return []
+    detector = CutDetector()
+    cuts = [t for t, frame in enumerate(clip) if detector.is_cut(frame.astype(np.float32) / 255.0)]
+    pieces = np.split(clip, [cut for cut in cuts if cut > 0])
+    return [torch.from_numpy(np.ascontiguousarray(piece.transpose(0, 3, 1, 2))) for piece in pieces]
+
+
+def _read_clip(source: Path, maximum_frames: int | None) -> np.ndarray | None:
+    if source.is_dir():
+        return _read_pictures(source, maximum_frames, _read_frame)
+    if source.suffix.lower() in VIDEO_SUFFIXES:
+        return _read_video(source, maximum_frames)
+    return None
+
+
+def _read_pictures(folder: Path, maximum_frames: int | None, read) -> np.ndarray | None:
+    files = sorted(
+        (file for file in folder.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES), key=_natural_order
+    )
+    found = [frame for frame in map(read, files[:maximum_frames]) if frame is not None]
+    return np.stack(found) if found and all(f.shape == found[0].shape for f in found) else None
+
+
+def _read_video(source: Path, maximum_frames: int | None) -> np.ndarray | None:
+    capture = cv2.VideoCapture(str(source))
+    frames: list[np.ndarray] = []
+    try:
+        while maximum_frames is None or len(frames) < maximum_frames:
+            found, frame = capture.read()
+            if not found:
+                break
+            frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+    finally:
+        capture.release()
+    return np.stack(frames) if frames else None
+
+
+def _read_frame(source: Path) -> np.ndarray | None:
+    """(H, W, 3) uint8 RGB."""
+    picture = cv2.imread(str(source), cv2.IMREAD_COLOR)
+    return None if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def _read_picture(source: Path) -> np.ndarray | None:
+    """(3, H, W) uint8 RGB."""
+    frame = _read_frame(source)
+    return None if frame is None else np.ascontiguousarray(frame.transpose(2, 0, 1))
+
+
+def _read_mosaic(source: Path) -> np.ndarray | None:
+    """(H, W) of a picture with one channel, in its own depth."""
+    picture = cv2.imread(str(source), cv2.IMREAD_UNCHANGED)
+    return picture if picture is not None and picture.ndim == 2 else None
+
+
+def _still_sizes(still: Tensor) -> list[Tensor]:
+    """The photograph, and its half size if that is still large."""
+    if min(still.shape[-2:]) < 2 * SMALLEST_HALF:
+        return [still]
+    half = F.avg_pool2d(still[None].float(), 2)[0].round().to(torch.uint8)
+    return [still, half]

@@ -1,0 +1,99 @@
+"""From the options of a run to its parts: networks, flow, footage."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stbn_cli.checkpoints.flow import build_flow_network, load_flow_checkpoint
+from stbn_cli.checkpoints.registry import load_registry
+from stbn_cli.checkpoints.serial import Checkpoint, load_checkpoint
+from stbn_cli.checkpoints.store import find
+from stbn_cli.errors import InputError
+from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
+from stbn_cli.models.lightflow import LightFlowNet
+from stbn_cli.models.stbn import MODEL_SIZES, STBN
+from stbn_cli.training.denoiser_task import DenoiserTask
+from stbn_cli.training.flow_task import FlowTask
+from stbn_cli.training.footage import Footage, load_footage
+from stbn_cli.training.options import FLOW_MODEL, TrainOptions
+from stbn_cli.training.sequences import SequenceOptions
+from stbn_cli.training.validation import CLIP_FRAMES, crop_clips
+
+AUTO_FLOW = "auto"
+PAIR = 2  # frames that a flow network is trained on
+
+
+def create_task(options: TrainOptions) -> DenoiserTask | FlowTask:
+    """The network that `options` name, new or from their checkpoint, on the CPU, with what its training means.
+
+    Raises `CheckpointError` if a file is missing or damaged, `InputError` if it holds another network.
+    """
+    if options.model == FLOW_MODEL:
+        network = LightFlowNet()
+        if options.initial is not None:
+            network.load_state_dict(load_flow_checkpoint(options.initial).build().state_dict())
+        return FlowTask(options, network)
+    initial = load_checkpoint(options.initial) if options.initial is not None else None
+    config = MODEL_SIZES[options.model]
+    if initial is not None and initial.config != config:
+        raise InputError(
+            f"The model {str(options.initial)!r} is of another size than --model {options.model}. "
+            "Name its size, or another file."
+        )
+    # torch's default weights: scaling the residual branches down, or He's gain, learned more slowly.
+    network = STBN(config) if initial is None else initial.build().train()
+    return DenoiserTask(options, network, _create_flow(options, initial))
+
+
+def load_training_footage(options: TrainOptions) -> tuple[Footage, list[Tensor]]:
+    """Footage to train on, and clips `(T, C, H, W)` float32 to validate on.
+
+    Raises `InputError` if a folder is missing or holds nothing.
+    """
+    bayer = options.bayer if _is_raw(options) else None
+    footage = load_footage(options.train_dirs, options.still_dirs, leave_out=options.hold_out, bayer=bayer)
+    clips: list[Tensor] = []
+    if options.hold_out:
+        held_out = load_footage(
+            options.train_dirs, only=options.hold_out, maximum_frames=CLIP_FRAMES, bayer=bayer
+        )
+        clips += crop_clips(held_out)
+    if options.validation_dirs:
+        clips += crop_clips(load_footage(options.validation_dirs, maximum_frames=CLIP_FRAMES, bayer=bayer))
+    return footage, clips
+
+
+def sequence_options(options: TrainOptions, margin: int) -> SequenceOptions:
+    """Shape and origin of the sequences, with `margin` pixels around the patch."""
+    return SequenceOptions(
+        frames=PAIR if options.model == FLOW_MODEL else options.train_length,
+        size=options.patch_size + 2 * margin,
+        still_share=options.still_share,
+        seed=options.seed,
+        # Mirroring or shrinking a mosaic would change where its colours lie.
+        augment=options.augment and not _is_raw(options),
+    )
+
+
+def _is_raw(options: TrainOptions) -> bool:
+    return options.model != FLOW_MODEL and MODEL_SIZES[options.model].head == "plain"
+
+
+def _create_flow(options: TrainOptions, initial: Checkpoint | None) -> FlowEstimator:
+    name = options.flow
+    if name == AUTO_FLOW:
+        if initial is not None and initial.flow_weights:
+            network = build_flow_network(initial.info.flow, initial.flow_weights, initial.info.name)
+            return create_flow_estimator(initial.info.flow, network.to(options.device))
+        # DIS runs on the CPU, where it would keep a GPU waiting.
+        name = "light" if torch.device(options.device).type == "cuda" else "dis"
+    if name in ("dis", "none"):
+        if options.distillation:
+            raise InputError(
+                f"--distill trains a flow network, and flow {name!r} is none. Give --flow light or a file."
+            )
+        return create_flow_estimator(name)
+    path = find(load_registry()["flow-light"]) if name == "light" else Path(name)
+    checkpoint = load_flow_checkpoint(path)
+    return create_flow_estimator(checkpoint.kind, checkpoint.build().to(options.device))

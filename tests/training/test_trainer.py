@@ -1,0 +1,344 @@
+"""A run learns, and stopped at any moment it goes on as if it had not been."""
+
+import dataclasses
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from stbn_cli.checkpoints.flow import FlowCheckpoint, load_flow_checkpoint, save_flow_checkpoint
+from stbn_cli.checkpoints.serial import load_checkpoint
+from stbn_cli.errors import CheckpointError, InputError
+from stbn_cli.models.blindspot import CentreMaskedConv2d
+from stbn_cli.models.lightflow import LightFlowNet
+from stbn_cli.models.stbn import MODEL_SIZES, STBN, STBNConfig
+from stbn_cli.noise.posterior import gaussian_nll
+from stbn_cli.training.options import TrainOptions
+from stbn_cli.training.trainer import Trainer
+from tests.networks import TINY
+
+OptionsOf = Callable[..., TrainOptions]
+
+
+def rows_of(options: TrainOptions) -> list[dict]:
+    return [json.loads(line) for line in (options.log_dir / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_weights(one: Trainer, other: Trainer) -> None:
+    for name, tensor in one.task.state_dict().items():
+        assert torch.equal(tensor, other.task.state_dict()[name]), name
+        assert torch.equal(one.average[name], other.average[name]), name
+
+
+def test_a_run_learns_logs_and_leaves_a_loadable_model(options_of: OptionsOf) -> None:
+    options = options_of(learning_rate=5e-3, epochs=20)
+    result = Trainer(options).run()
+    rows = rows_of(options)
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert result.finished and result.steps == 40 and losses[-1] < losses[0]
+    assert {"gradient_norm", "steps_per_second", "waiting", "learning_rate"} <= set(rows[0])
+    validations = [row for row in rows if "psnr" in row]
+    assert [row["step"] for row in validations] == list(range(4, 41, 4))
+    assert set(validations[-1]["psnr"]) == {"10", "30", "50"}
+    assert result.best_score == max(row["mean"] for row in validations)
+    for name in ("model.safetensors", "best.safetensors"):
+        checkpoint = load_checkpoint(options.log_dir / name)
+        assert checkpoint.config == TINY and checkpoint.info.flow == "dis"
+        assert checkpoint.info.sigma_range == (5.0, 55.0)
+        training = checkpoint.info.training
+        assert training["data"] == {"scenes": 1, "frames": 6, "stills": 1}
+        assert training["recipe"]["seed"] == 0 and training["validation"]["mean"] == result.best_score
+        assert str(options.log_dir.parent) not in json.dumps(training)
+
+
+def test_a_resumed_run_equals_an_unbroken_one(options_of: OptionsOf) -> None:
+    whole = Trainer(options_of(log_dir=options_of().log_dir / "whole"))
+    whole.run()
+    broken = Trainer(options_of())
+    seen = []
+
+    def stop_after_five(batch):
+        seen.append(batch)
+        if len(seen) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return type(broken.task).forward(broken.task, batch)
+
+    broken.model = stop_after_five
+    result = broken.run()
+    assert result.interrupted and not result.finished and result.steps == 5
+    resumed = Trainer(options_of(resume=True))
+    assert resumed.step == 5 and resumed.run().finished
+    assert_same_weights(whole, resumed)
+    assert [row["step"] for row in rows_of(whole.options)] == [
+        row["step"] for row in rows_of(resumed.options) if "event" not in row
+    ]
+
+
+RUN = """
+import sys, pickle
+from stbn_cli.models.stbn import MODEL_SIZES
+from stbn_cli.training.trainer import Trainer
+from tests.networks import TINY
+MODEL_SIZES["stbn-xs"] = TINY
+options = pickle.load(open(sys.argv[1], "rb"))
+trainer = Trainer(options)
+print("ready", flush=True)
+trainer.run(lambda row: print(row["step"], flush=True))
+"""
+
+
+def test_a_killed_run_loses_nothing_but_time(options_of: OptionsOf, tmp_path: Path) -> None:
+    import pickle
+
+    whole = Trainer(options_of(log_dir=tmp_path / "whole", epochs=10, validate_every=3, log_every=1))
+    whole.run()
+    options = dataclasses.replace(whole.options, log_dir=tmp_path / "killed", epochs=2000)
+    (tmp_path / "options").write_bytes(pickle.dumps(options))
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(tmp_path / "options")], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        while not (options.log_dir / "state.pt").is_file():
+            assert process.stdout.readline()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    resumed = Trainer(dataclasses.replace(options, epochs=10, resume=True))
+    assert 0 < resumed.step < 4000
+    if resumed.step <= whole.step:
+        resumed.run()
+        assert_same_weights(whole, resumed)
+        steps = [row["step"] for row in rows_of(resumed.options) if "loss" in row]
+        assert steps == list(range(1, 21)), "no row twice, none missing"
+
+
+def test_two_processes_train_as_one(options_of: OptionsOf, tmp_path: Path) -> None:
+    import pickle
+
+    alone = Trainer(options_of(log_dir=tmp_path / "alone"))
+    alone.run()
+    options = dataclasses.replace(alone.options, log_dir=tmp_path / "two", threads=1)
+    (tmp_path / "options").write_bytes(pickle.dumps(options))
+    with_port = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29561", "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RUN, str(tmp_path / "options")],
+            env={**with_port, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in (0, 1)
+    ]
+    deadline = time.monotonic() + 120
+    assert [process.wait(max(deadline - time.monotonic(), 1)) for process in processes] == [0, 0]
+    both = torch.load(tmp_path / "two" / "state.pt", weights_only=True)
+    assert both["step"] == alone.step
+    for name, tensor in alone.task.state_dict().items():
+        torch.testing.assert_close(tensor, both["task"][name], atol=2e-4, rtol=0, msg=name)
+    assert both["best"] == pytest.approx(alone.best, abs=0.02)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(options_of: OptionsOf, monkeypatch) -> None:
+    from stbn_cli.training import trainer
+    from stbn_cli.training.distributed import Processes
+
+    monkeypatch.setattr(trainer, "join_processes", lambda: Processes(0, 3))
+    with pytest.raises(InputError, match="divided"):
+        Trainer(options_of())
+    assert list(Processes(1, 2).share(8, 3)) == [28, 29, 30, 31]
+
+
+def test_the_time_limit_stops_cleanly(options_of: OptionsOf) -> None:
+    options = options_of(epochs=1000, max_minutes=1e-6)
+    result = Trainer(options).run()
+    assert not result.finished and result.steps == 1 and not result.interrupted
+    assert (options.log_dir / "state.pt").is_file()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns_and_keeps_float32_weights(options_of: OptionsOf, precision: str) -> None:
+    trainer = Trainer(options_of(precision=precision, learning_rate=5e-3, epochs=10, hold_out=()))
+    trainer.run()
+    losses = [row["loss"] for row in rows_of(trainer.options) if "loss" in row]
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.task.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_blind_spot_is_exact_under_autocast(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    network = STBN(TINY)
+    noisy, flow = torch.rand(1, 3, 3, 20, 22), torch.zeros(1, 3, 2, 20, 22)
+    changed = noisy.clone()
+    changed[0, 1, :, 9, 12] += 0.7
+    with torch.autocast("cpu", dtype), torch.no_grad():
+        one, other = network(noisy, 0.1, flow, flow), network(changed, 0.1, flow, flow)
+    assert torch.equal(one[0, 1, :, 9, 12], other[0, 1, :, 9, 12])
+    assert not torch.equal(one[0, 1, :, 9, 13], other[0, 1, :, 9, 13])
+    loss = gaussian_nll(one, noisy, torch.full((1, 1, 1, 1, 1), 0.1))
+    assert loss.dtype == torch.float32
+
+
+def test_the_masked_centre_neither_moves_nor_counts_in_the_gradient(options_of: OptionsOf) -> None:
+    trainer = Trainer(options_of(hold_out=()))
+    masked = [module for module in trainer.task.modules() if isinstance(module, CentreMaskedConv2d)]
+    before = [module.weight[:, :, 1, 1].clone() for module in masked]
+    trainer.run()
+    assert masked
+    for module, centre in zip(masked, before, strict=True):
+        assert module.weight.grad is not None and not module.weight.grad[:, :, 1, 1].any()
+        assert module.weight.grad.any() and torch.equal(module.weight[:, :, 1, 1], centre)
+
+
+def test_schedules(options_of: OptionsOf) -> None:
+    options = options_of(epochs=10, milestones=(2, 4, 6, 8))  # two steps an epoch
+    factors = [options.learning_rate_factor(step) for step in range(options.steps)]
+    assert factors == [0.5 ** (step // 4) for step in range(20)]
+    cosine = options_of(
+        epochs=10, schedule="cosine", warmup_steps=4, learning_rate=1.0, final_learning_rate=0.1
+    )
+    factors = [cosine.learning_rate_factor(step) for step in range(cosine.steps + 1)]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0] and factors[-1] == pytest.approx(0.1)
+    assert all(a >= b for a, b in itertools.pairwise(factors[3:]))
+
+
+def test_held_out_and_validation_clips_are_not_trained_on(options_of: OptionsOf, footage_dir: Path) -> None:
+    options = options_of(validation_dirs=(footage_dir / "clips" / "a",))
+    from stbn_cli.training.setup import load_training_footage
+
+    footage, clips = load_training_footage(options)
+    assert footage.clip_names == ["a"] and len(clips) == 2
+    assert clips[0].dtype == torch.float32 and clips[0].max() <= 1
+
+
+def test_a_raw_model_learns_from_noisy_mosaics(options_of: OptionsOf, tmp_path: Path, monkeypatch) -> None:
+    tiny_raw = STBNConfig(
+        channels=8, blocks=1, image_channels=4, head="plain", noise_level=False, fusion_channels=16,
+        fusion_blocks=1, expansion_channels=32, expansion_stages=1, expansion_blocks=1, head_blocks=1,
+    )  # fmt: skip
+    monkeypatch.setitem(MODEL_SIZES, "stbn-raw", tiny_raw)
+    random = np.random.default_rng(0)
+    smooth = cv2.resize(random.random((6, 6)), (160, 160), interpolation=cv2.INTER_CUBIC)
+    for name in ("noisy", "held"):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        for index in range(4):
+            mosaic = 240 + 3000 * smooth + random.normal(0, 200, smooth.shape)
+            cv2.imwrite(
+                str(tmp_path / "raw" / name / f"{index}.tiff"), mosaic.clip(0, 4095).astype(np.uint16)
+            )
+    trainer = Trainer(
+        options_of(
+            model="stbn-raw",
+            train_dirs=(tmp_path / "raw",),
+            still_dirs=(),
+            hold_out=("held",),
+            epochs=30,
+            learning_rate=5e-3,
+            patch_size=24,
+        )
+    )
+    trainer.run()
+    errors = [row["blind_error"] for row in rows_of(trainer.options) if "blind_error" in row]
+    assert errors[-1] < 0.5 * errors[0]
+    # Without ever seeing a clean frame it comes near the noise's own variance, which no blind guess can beat.
+    assert errors[-1] > 0.8 * (200 / 3855) ** 2
+    assert load_checkpoint(trainer.options.log_dir / "best.safetensors").config == tiny_raw
+
+
+def test_the_flow_network_learns_known_motion(options_of: OptionsOf) -> None:
+    torch.manual_seed(0)
+    options = options_of(
+        model="flow-light",
+        patch_size=64,
+        epochs=15,
+        learning_rate=1e-3,
+        noise_interval=(0, 30),
+        validate_every=30,
+    )
+    trainer = Trainer(options)
+    result = trainer.run()
+    rows = rows_of(options)
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert result.finished and sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    validation = [row for row in rows if "end_point_error" in row][-1]
+    assert set(validation["warp_psnr"]) == {"10", "30", "50"}
+    checkpoint = load_flow_checkpoint(options.log_dir / "best.safetensors")
+    assert checkpoint.kind == "light" and isinstance(checkpoint.build(), LightFlowNet)
+
+
+def test_distillation_trains_the_flow_network_with_the_denoiser(
+    options_of: OptionsOf, tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    teacher = LightFlowNet()
+    path = tmp_path / "flow.safetensors"
+    save_flow_checkpoint(path, FlowCheckpoint("light", teacher.state_dict()), torch.float32)
+    options = options_of(
+        flow=str(path), distillation=True, flow_learning_rate=1e-4, distillation_weight=1.0, patch_size=64
+    )
+    trainer = Trainer(options)
+    trainer.run()
+    checkpoint = load_checkpoint(options.log_dir / "best.safetensors")
+    assert checkpoint.info.flow == "light" and checkpoint.flow_weights
+    pupil = trainer.task.pupil
+    moved = [
+        (a - b).abs().max().item()
+        for a, b in zip(pupil.parameters(), teacher.parameters(), strict=True)
+        if a.requires_grad
+    ]
+    assert max(moved) > 1e-5
+    kept = trainer.task._teacher[0].state_dict()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in teacher.state_dict().items())
+    resumed = Trainer(dataclasses.replace(options, resume=True))
+    assert_same_weights(trainer, resumed)
+    with pytest.raises(InputError, match="flow network"):
+        Trainer(options_of(distillation=True, flow="dis"))
+
+
+def test_files_that_do_not_fit_are_refused(options_of: OptionsOf, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run to resume"):
+        Trainer(options_of(resume=True))
+    Trainer(options_of(epochs=1)).run()
+    with pytest.raises(InputError, match="trains 'stbn-xs'"):
+        Trainer(options_of(model="flow-light", resume=True, patch_size=64))
+    state = options_of().log_dir / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(InputError, match="cannot be resumed"):
+        Trainer(options_of(resume=True))
+    model = options_of().log_dir / "model.safetensors"
+    with pytest.raises(InputError, match="another size"):
+        Trainer(options_of(model="stbn-s", initial=model))
+    with pytest.raises(CheckpointError, match="no flow network"):
+        Trainer(options_of(flow=str(model)))
+    assert Trainer(options_of(initial=model)).step == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"model": "huge"}, "--model"),
+        ({"noise_interval": (9, 3)}, "--noise-interval"),
+        ({"patch_size": 8}, "--patch-size"),
+        ({"train_length": 1}, "--train-length"),
+        ({"patches_per_epoch": 1}, "--patches-per-epoch"),
+        ({"learning_rate": float("nan")}, "--lr"),
+        ({"schedule": "step"}, "--schedule"),
+        ({"precision": "fp8"}, "--precision"),
+        ({"model": "flow-light", "patch_size": 72}, "multiple of 32"),
+        ({"bayer_pattern": "RGB"}, "--bayer-pattern"),
+        ({"initial": Path("x"), "resume": True}, "--resume"),
+    ],
+)
+def test_impossible_options_are_named(options_of: OptionsOf, changes: dict, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        options_of(**changes)
