@@ -64,15 +64,13 @@ def _match_loss(log_probabilities: Tensor, residual: Tensor, seen: Tensor) -> Te
     reachable = seen * (residual.abs().amax(1, keepdim=True) < radius)
     corner = residual.clamp(-radius, radius - 1e-3).floor()
     fraction = residual - corner
-    total = residual.new_zeros(())
-    for dy in (0, 1):
-        for dx in (0, 1):
-            index = (corner[:, 1:] + dy + radius) * diameter + corner[:, :1] + dx + radius
-            share_x = fraction[:, :1] if dx else 1.0 - fraction[:, :1]
-            share_y = fraction[:, 1:] if dy else 1.0 - fraction[:, 1:]
-            found = log_probabilities.gather(1, index.long())
-            total = total - (share_x * share_y * found * reachable).sum()
-    return total / reachable.sum().clamp_min(1.0)
+    x, y = fraction[:, :1], fraction[:, 1:]
+    nearest = (corner[:, 1:] + radius) * diameter + corner[:, :1] + radius
+    # One gather for all four: each would fill a volume with zeros in its gradient.
+    index = torch.cat((nearest, nearest + 1, nearest + diameter, nearest + diameter + 1), 1).long()
+    shares = torch.cat(((1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y), 1)
+    likelihood = (shares * log_probabilities.gather(1, index) * reachable).sum()
+    return -likelihood / reachable.sum().clamp_min(1.0)
 
 
 def photometric_loss(first: Tensor, second: Tensor, flow: Tensor, visible: Tensor) -> Tensor:

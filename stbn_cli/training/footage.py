@@ -20,7 +20,7 @@ from stbn_cli.errors import InputError
 from stbn_cli.inference.scenes import CutDetector
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".y4m"})
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 # Photographs are also kept at half size if that leaves this many pixels a side: sharper, free of JPEG's traces.
 SMALLEST_HALF = 300
 # Share of a device's free memory that footage may take; the rest belongs to the network's activations.

@@ -3,11 +3,20 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
 T = TypeVar("T")
+
+
+def _tensors(batch: Any) -> Iterator[torch.Tensor]:
+    """All tensors in nested tuples."""
+    if isinstance(batch, torch.Tensor):
+        yield batch
+    elif isinstance(batch, tuple):
+        for part in batch:
+            yield from _tensors(part)
 
 
 class _Failure(NamedTuple):
@@ -39,7 +48,11 @@ class Prefetcher(Generic[T]):
                 raise item.error
             batch, event = item
             if event is not None:
-                torch.cuda.current_stream(self._device).wait_event(event)
+                stream = torch.cuda.current_stream(self._device)
+                stream.wait_event(event)
+                for tensor in _tensors(batch):
+                    # Or the other stream would reuse the memory of a batch that is still being read.
+                    tensor.record_stream(stream)
             yield batch
 
     def close(self) -> None:

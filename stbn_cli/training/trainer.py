@@ -79,7 +79,7 @@ class Trainer:
             for part in self.task.network.children():
                 part.compile()
         self.precision = resolve_precision(options.precision, self.device)
-        if options.precision == "auto" and self.device.type == "cuda":
+        if options.precision == "auto" and self.device.type != "cpu":
             self.precision = torch.bfloat16  # needs no loss scaling
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         groups = [{**group, "lr": 0.0} for group in self.task.parameter_groups()]

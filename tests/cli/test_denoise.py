@@ -148,10 +148,15 @@ def test_sigint_to_the_process(make_clip, tiny_model_path) -> None:
     assert only_files(clip.parent) == {clip.name}
 
 
-@pytest.mark.parametrize("flow", ["pwc", "light"])
-def test_flow_network_that_the_model_lacks(stbn, make_clip, tiny_model_path, flow: str) -> None:
-    result = stbn("denoise", make_clip(), "-m", tiny_model_path, "--flow", flow)
+def test_flow_network_that_the_model_lacks(stbn, make_clip, tiny_model_path) -> None:
+    result = stbn("denoise", make_clip(), "-m", tiny_model_path, "--flow", "pwc")
     assert result.code == 2 and "--flow dis" in result.err
+
+
+def test_the_light_flow_network_works_with_every_model(stbn, make_clip, tiny_model_path) -> None:
+    result = stbn("denoise", make_clip(frames=3), "-m", tiny_model_path, "--flow", "light", "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["flow"] == "light"
 
 
 def test_raw_model_is_refused(stbn, make_clip, tmp_path) -> None:

@@ -11,9 +11,11 @@ FRAMES = 3
 POSITIONS = [(0, 0), (0, -1), (-1, 0), (-1, -1), (7, 10), (8, 11), (7, 11)]
 
 
-def random_clip(height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def random_clip(
+    height: int, width: int, dtype: torch.dtype, channels: int = 3
+) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(5)
-    noisy = torch.rand(1, FRAMES, 3, height, width, generator=generator).to(dtype)
+    noisy = torch.rand(1, FRAMES, channels, height, width, generator=generator).to(dtype)
     flows = 3.0 * torch.randn(2, 1, FRAMES, 2, height, width, generator=generator)
     return noisy, flows[0], flows[1]
 
@@ -31,7 +33,7 @@ def network_of(config: STBNConfig, dtype: torch.dtype) -> STBN:
 @torch.inference_mode()
 def test_outputs_do_not_see_their_own_pixel(name: str, size: tuple[int, int], dtype: torch.dtype) -> None:
     network = network_of(MODEL_SIZES[name], dtype)
-    noisy, to_previous, to_next = random_clip(*size, dtype)
+    noisy, to_previous, to_next = random_clip(*size, dtype, MODEL_SIZES[name].image_channels)
     before = network(noisy, 0.1, to_previous, to_next)
     for row, column in POSITIONS:
         changed = noisy.clone()
