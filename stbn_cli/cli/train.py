@@ -225,7 +225,7 @@ def _run(values: dict[str, Any]) -> None:
     except ValueError as error:
         raise OptionError(f"The options cannot be used: {error}.") from error
     trainer = Trainer(options)
-    result = trainer.run(lambda row: say(_line(row)))
+    result = trainer.run(lambda row: say(_line(row, options.steps)))
     if trainer.processes.is_main:
         show_json({"log_dir": str(options.log_dir), **asdict(result)}, one_line=True)
     if result.interrupted:
@@ -235,9 +235,11 @@ def _run(values: dict[str, Any]) -> None:
         )
 
 
-def _line(row: dict[str, Any]) -> str:
-    """A log row for people."""
-    words = [f"step {row['step']}", f"{row['minutes']:.1f} min"]
+def _line(row: dict[str, Any], steps: int) -> str:
+    """A log row for people, with the time that the whole run still needs at this speed."""
+    words = [f"step {row['step']} of {steps}", f"{row['minutes']:.1f} min"]
+    if "steps_per_second" in row:
+        words.append(f"{(steps - row['step']) / row['steps_per_second'] / 60:.1f} min left")
     for name, value in row.items():
         if isinstance(value, dict):
             words.append(f"{name} " + " ".join(f"{key}:{number}" for key, number in value.items()))

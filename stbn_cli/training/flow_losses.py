@@ -17,7 +17,7 @@ from stbn_cli.models.lightflow import FlowLevel
 ROBUST_POWER = 0.7
 ROBUST_OFFSET = 0.01  # pixels
 MATCH_WEIGHT = 0.5  # of the matches' cross-entropy beside the error in pixels
-STEP_DECAY = 0.75  # weight of each step relative to the next one
+STEP_DECAY = 0.9  # weight of each step relative to the next one
 # Census transform (Meister et al., UnFlow, AAAI 2018): differences to the neighbours in a window, squashed.
 CENSUS_WINDOW = 7
 CENSUS_SOFTNESS = 0.9  # grey levels (0-255)
