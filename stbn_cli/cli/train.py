@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, show_json
 from stbn_cli.cli.exits import InterruptedByUserError
-from stbn_cli.errors import OptionError
+from stbn_cli.errors import MemoryExhaustedError, OptionError, OutputError
 
 DATA = "Data"
 RECIPE = "Recipe"
@@ -215,6 +215,8 @@ def train(
 
 
 def _run(values: dict[str, Any]) -> None:
+    import torch
+
     from stbn_cli.inference.device import resolve_device
     from stbn_cli.training.options import TrainOptions
     from stbn_cli.training.trainer import Trainer
@@ -225,7 +227,18 @@ def _run(values: dict[str, Any]) -> None:
     except ValueError as error:
         raise OptionError(f"The options cannot be used: {error}.") from error
     trainer = Trainer(options)
-    result = trainer.run(lambda row: say(_line(row, options.steps)))
+    try:
+        result = trainer.run(lambda row: say(_line(row, options.steps)))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise MemoryExhaustedError(
+            f"Memory ran out with {options.batch_size} sequences of {options.train_length} frames of "
+            f"{options.patch_size}x{options.patch_size}. Give a smaller --batch-size, --patch-size or --train-length."
+        ) from error
+    except OSError as error:
+        raise OutputError(
+            f"The run cannot be written to {str(options.log_dir)!r} ({error.strerror or error}). "
+            "Name another folder, or make room and go on with --resume."
+        ) from error
     if trainer.processes.is_main:
         show_json({"log_dir": str(options.log_dir), **asdict(result)}, one_line=True)
     if result.interrupted:

@@ -108,6 +108,9 @@ def load_footage(
         for source in sorted(folder.iterdir(), key=_natural_order)
         if source.suffix.lower() in PICTURE_SUFFIXES
     ]
+    found = {name for source in sources for name in (source.name, source.stem)}
+    for name in sorted((wanted or set()) - found):
+        raise InputError(f"There is no clip called {name!r} in the training folders. Check --hold-out.")
     footage = Footage()
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as threads:
         clips = threads.map(lambda source: _scenes_of(source, maximum_frames, bayer), sources)

@@ -1,5 +1,6 @@
 """The training loop: Adam, averaged weights, mixed precision, exact resume, a time limit, several processes."""
 
+import math
 import os
 import signal
 import threading
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from stbn_cli import __version__
-from stbn_cli.errors import InputError
+from stbn_cli.errors import InputError, OutputError, StbnError
 from stbn_cli.inference.device import resolve_precision
 from stbn_cli.training.distributed import Processes, join_processes
 from stbn_cli.training.journal import Journal
@@ -30,6 +31,7 @@ BEST_FILE = "best.safetensors"  # averaged weights of the best validation
 EMA_START = 10.0  # the decay rises as (1 + step) / (EMA_START + step) so that early weights are forgotten
 ADAM_BETAS = (0.9, 0.99)
 MINUTE = 60.0
+BAD_ROWS = 2  # log rows in a row without a finite loss that end the run
 # Options that do not shape the weights, or name folders of the machine.
 UNTOLD = frozenset(
     {
@@ -62,8 +64,12 @@ class Trainer:
     """One run. `run` trains until the steps, the time or the user's patience are used up."""
 
     def __init__(self, options: TrainOptions) -> None:
-        """Raises `InputError` or `CheckpointError` if files are missing or damaged."""
+        """Raises `InputError` or `CheckpointError` if files are missing or damaged, `OutputError` if there is a run."""
         self.options = options
+        if not options.resume and (options.log_dir / STATE_FILE).exists():
+            raise OutputError(
+                f"{str(options.log_dir)!r} holds a run already. Go on with it by --resume, or name another folder."
+            )
         self.processes: Processes = join_processes()
         self.device = torch.device(self.processes.device(options.device))
         if self.device.type == "cuda":
@@ -106,6 +112,8 @@ class Trainer:
     def run(self, report: Callable[[dict[str, Any]], None] = lambda row: None) -> TrainResult:
         """Train; `report` receives every row that is also written to the log file.
 
+        Steps whose gradient is not finite are left out; raises `StbnError` if the loss stays so.
+
         Ctrl-C and SIGTERM end the run after the step that is being made, and it is saved; kill -9 loses what came after
         the last save. Raises `InputError` if there is no footage.
         """
@@ -133,7 +141,7 @@ class Trainer:
     def _train(self, batches: Iterator[Any], clips: list[Tensor], stop: "GracefulStop") -> None:
         options = self.options
         begun = saved = time.monotonic()
-        before, meter = self.seconds, _Meter(self.device)
+        before, meter, bad_rows = self.seconds, _Meter(self.device), 0
         while self.step < options.steps:
             with meter.waiting():
                 batch = next(batches)
@@ -141,7 +149,14 @@ class Trainer:
             now = time.monotonic()
             self.seconds = before + now - begun
             if self.step % options.log_every == 0:
-                self._note({**meter.row(), "learning_rate": self.optimizer.param_groups[0]["lr"]})
+                row = meter.row()
+                self._note({**row, "learning_rate": self.optimizer.param_groups[0]["lr"]})
+                bad_rows = 0 if math.isfinite(row["loss"]) else bad_rows + 1
+                if bad_rows == BAD_ROWS:
+                    raise StbnError(
+                        f"The run diverged before step {self.step}: its loss is not a number any more. Go on from the "
+                        "last save with --resume and a lower --lr."
+                    )
                 meter = _Meter(self.device)
             if self.step % options.validate_every == 0 or self.step == options.steps:
                 self._validate(clips)

@@ -18,7 +18,7 @@ import torch
 
 from stbn_cli.checkpoints.flow import FlowCheckpoint, load_flow_checkpoint, save_flow_checkpoint
 from stbn_cli.checkpoints.serial import load_checkpoint
-from stbn_cli.errors import CheckpointError, InputError
+from stbn_cli.errors import CheckpointError, InputError, OutputError, StbnError
 from stbn_cli.models.blindspot import CentreMaskedConv2d
 from stbn_cli.models.lightflow import LightFlowNet
 from stbn_cli.models.stbn import MODEL_SIZES, STBN, STBNConfig
@@ -263,6 +263,7 @@ def test_the_flow_network_learns_known_motion(options_of: OptionsOf) -> None:
         epochs=15,
         learning_rate=1e-3,
         noise_interval=(0, 30),
+        validation_noise=(30,),
         validate_every=30,
     )
     trainer = Trainer(options)
@@ -271,7 +272,7 @@ def test_the_flow_network_learns_known_motion(options_of: OptionsOf) -> None:
     losses = [row["loss"] for row in rows if "loss" in row]
     assert result.finished and sum(losses[-3:]) < 0.8 * sum(losses[:3])
     validation = [row for row in rows if "end_point_error" in row][-1]
-    assert set(validation["warp_psnr"]) == {"10", "30", "50"}
+    assert set(validation["warp_psnr"]) == {"30"}
     checkpoint = load_flow_checkpoint(options.log_dir / "best.safetensors")
     assert checkpoint.kind == "light" and isinstance(checkpoint.build(), LightFlowNet)
 
@@ -302,7 +303,7 @@ def test_distillation_trains_the_flow_network_with_the_denoiser(
     resumed = Trainer(dataclasses.replace(options, resume=True))
     assert_same_weights(trainer, resumed)
     with pytest.raises(InputError, match="flow network"):
-        Trainer(options_of(distillation=True, flow="dis"))
+        Trainer(options_of(log_dir=tmp_path / "new", distillation=True, flow="dis"))
 
 
 def test_files_that_do_not_fit_are_refused(options_of: OptionsOf, tmp_path: Path) -> None:
@@ -317,10 +318,28 @@ def test_files_that_do_not_fit_are_refused(options_of: OptionsOf, tmp_path: Path
         Trainer(options_of(resume=True))
     model = options_of().log_dir / "model.safetensors"
     with pytest.raises(InputError, match="another size"):
-        Trainer(options_of(model="stbn-s", initial=model))
+        Trainer(options_of(log_dir=tmp_path / "new", model="stbn-s", initial=model))
     with pytest.raises(CheckpointError, match="no flow network"):
-        Trainer(options_of(flow=str(model)))
-    assert Trainer(options_of(initial=model)).step == 0
+        Trainer(options_of(log_dir=tmp_path / "new", flow=str(model)))
+    with pytest.raises(InputError, match="no clip called 'park'"):
+        Trainer(options_of(log_dir=tmp_path / "new", hold_out=("park",))).run()
+    assert Trainer(options_of(log_dir=tmp_path / "new", initial=model)).step == 0
+    with pytest.raises(OutputError, match="holds a run already"):
+        Trainer(options_of())
+
+
+def test_a_run_that_diverges_says_so_and_keeps_its_last_state(options_of: OptionsOf) -> None:
+    trainer = Trainer(options_of(epochs=100))
+    forward = trainer.model
+
+    def diverging(batch):
+        return forward(batch) * (float("nan") if trainer.step >= 5 else 1.0)
+
+    trainer.model = diverging
+    with pytest.raises(StbnError, match="diverged before step 8"):
+        trainer.run()
+    assert Trainer(options_of(epochs=100, resume=True)).step == 4
+    assert all(parameter.isfinite().all() for parameter in trainer.task.parameters())
 
 
 @pytest.mark.parametrize(
