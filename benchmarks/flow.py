@@ -36,8 +36,8 @@ def main() -> None:
     clips = crop_clips(Footage(frames, [clip.name for clip in arguments.clips]))
     estimators: dict[str, FlowEstimator] = {name: create_flow_estimator(name) for name in ("none", "dis")}
     checkpoint = load_flow_checkpoint(arguments.model or _bundled())
-    estimators[checkpoint.name] = create_flow_estimator(
-        checkpoint.kind, checkpoint.build().to(arguments.device)
+    estimators[checkpoint.info.name] = create_flow_estimator(
+        checkpoint.info.flow, checkpoint.build().to(arguments.device)
     )
     results = {}
     print(f"{'flow':12} {'sigma':>6} {'end-point error, px':>20} {'warping PSNR, dB':>18}")

@@ -2,14 +2,20 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stbn_cli.checkpoints.serial import read_tensors, write_tensors
+from stbn_cli.checkpoints.serial import (
+    Checkpoint,
+    ModelInfo,
+    load_checkpoint,
+    parse_header,
+    read_tensors,
+    write_tensors,
+)
 from stbn_cli.errors import CheckpointError
 
 FLOW_FORMAT = "stbn-flow-1"
@@ -17,17 +23,14 @@ FLOW_FORMAT = "stbn-flow-1"
 
 @dataclass(frozen=True, slots=True)
 class FlowCheckpoint:
-    """A flow network's weights and what they are; the network is built by `build`."""
+    """A flow network's weights and what they are (`info.flow`: "light" or "pwc"); the network is built by `build`."""
 
-    kind: str  # "light" or "pwc"
+    info: ModelInfo
     weights: dict[str, Tensor]
-    name: str = ""
-    licence: str = ""
-    training: dict[str, Any] = field(default_factory=dict)  # recipe, data, metrics; free form
 
     def build(self) -> nn.Module:
         """A new network with these weights, float32, on the CPU, in evaluation mode."""
-        return build_flow_network(self.kind, self.weights, self.name)
+        return build_flow_network(self.info.flow, self.weights, self.info.name)
 
 
 def build_flow_network(kind: str, weights: Mapping[str, Tensor], owner: str) -> nn.Module:
@@ -52,8 +55,7 @@ def build_flow_network(kind: str, weights: Mapping[str, Tensor], owner: str) -> 
 
 def save_flow_checkpoint(path: Path, checkpoint: FlowCheckpoint, dtype: torch.dtype = torch.float16) -> None:
     """Write `checkpoint` to `path` with tensors stored in `dtype`; the file appears whole or not at all."""
-    fields = {name: value for name, value in asdict(checkpoint).items() if name != "weights"}
-    header = {"format": FLOW_FORMAT, "info": json.dumps(fields, sort_keys=True)}
+    header = {"format": FLOW_FORMAT, "info": json.dumps(asdict(checkpoint.info), sort_keys=True)}
     write_tensors(path, {name: tensor.to(dtype) for name, tensor in checkpoint.weights.items()}, header)
 
 
@@ -65,10 +67,13 @@ def load_flow_checkpoint(path: Path) -> FlowCheckpoint:
             f"{str(path)!r} holds no flow network (format {header.get('format')!r}). "
             "Give a file made by stbn train --model flow-light."
         )
-    try:
-        return FlowCheckpoint(weights=tensors, **json.loads(header["info"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"The header of {str(path)!r} cannot be understood ({error}). "
-            "The file is damaged or was made by a newer version of stbn: update stbn."
-        ) from error
+    _, info = parse_header(path, header)
+    checkpoint = FlowCheckpoint(info, tensors)
+    checkpoint.build()  # refuses weights that do not fit
+    return checkpoint
+
+
+def load_any_checkpoint(path: Path) -> Checkpoint | FlowCheckpoint:
+    """Read a denoiser or a flow network, whichever the file holds. Raises `CheckpointError` if it is neither."""
+    header, _ = read_tensors(path)
+    return load_flow_checkpoint(path) if header.get("format") == FLOW_FORMAT else load_checkpoint(path)

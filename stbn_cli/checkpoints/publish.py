@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from stbn_cli.checkpoints import registry
+from stbn_cli.checkpoints.flow import FlowCheckpoint, load_any_checkpoint
 from stbn_cli.checkpoints.hub import HubFile
 from stbn_cli.checkpoints.official import FLOW_LICENCE
 from stbn_cli.checkpoints.registry import CheckpointSpec
-from stbn_cli.checkpoints.serial import Checkpoint, load_checkpoint
+from stbn_cli.checkpoints.serial import Checkpoint
 from stbn_cli.checkpoints.store import MODEL_SUFFIX, sha256_of
 from stbn_cli.errors import CheckpointError
 
@@ -37,7 +38,7 @@ class Candidate:
     """A model file that was read and found whole."""
 
     path: Path
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | FlowCheckpoint
     size: int
     sha256: str
 
@@ -50,7 +51,8 @@ class Candidate:
         measured = training.get("metrics")
         if isinstance(measured, dict):
             return {name: value for name, value in measured.items() if isinstance(value, int | float)}
-        score = training.get("psnr")
+        validation = training.get("validation", {})
+        score = validation.get("mean") if isinstance(validation, dict) else None
         return {"validation PSNR": round(score, 2)} if isinstance(score, int | float) else {}
 
     @property
@@ -75,7 +77,7 @@ def examine(paths: Sequence[Path]) -> list[Candidate]:
         if path.name in names:
             raise CheckpointError(f"Two files are called {path.name}. Rename one: a repository holds one.")
         names.add(path.name)
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_any_checkpoint(path)
         if FLOW_LICENCE.strip() in checkpoint.info.licence:
             raise CheckpointError(
                 f"{path} holds a flow network imported from an official checkpoint, which is not for "
@@ -96,6 +98,7 @@ def registry_row(candidate: Candidate, repo: str, revision: str) -> CheckpointSp
         sigma_range=info.sigma_range,
         sha256=candidate.sha256,
         size=candidate.size,
+        kind="flow" if isinstance(candidate.checkpoint, FlowCheckpoint) else "denoiser",
         bundled=known.bundled if known else False,
         repo=repo,
         revision=revision,
@@ -159,10 +162,7 @@ def _section(candidate: Candidate, repo: str, revision: str) -> list[str]:
         f"- File: `{candidate.path.name}`, {candidate.size} bytes, SHA-256 `{candidate.sha256}`",
         *(["- Measured (PSNR in dB):", *metrics] if metrics else []),
         "",
-        "```sh",
-        f"stbn denoise input.mp4 --model hf:{source}",
-        "```",
-        "",
+        *([] if isinstance(candidate.checkpoint, FlowCheckpoint) else _usage(source)),
         "How it was trained:",
         "",
         "```json",
@@ -171,14 +171,17 @@ def _section(candidate: Candidate, repo: str, revision: str) -> list[str]:
     ]
 
 
-def _what_it_is(checkpoint: Checkpoint) -> str:
+def _usage(source: HubFile) -> list[str]:
+    return ["```sh", f"stbn denoise input.mp4 --model hf:{source}", "```", ""]
+
+
+def _what_it_is(checkpoint: Checkpoint | FlowCheckpoint) -> str:
+    size = f"{sum(tensor.numel() for tensor in checkpoint.weights.values()) / 1e6:.1f} M parameters"
+    if isinstance(checkpoint, FlowCheckpoint):
+        return f"optical flow between noisy frames, {size}"
     config = checkpoint.config
     kind = "raw" if config.head == "plain" else "RGB"
-    parameters = sum(tensor.numel() for tensor in checkpoint.weights.values())
-    return (
-        f"{kind} video, {config.channels} channels, {parameters / 1e6:.1f} M parameters, "
-        f"flow {checkpoint.info.flow}"
-    )
+    return f"{kind} video, {config.channels} channels, {size}, flow {checkpoint.info.flow}"
 
 
 def _hub_licence(licence: str) -> str:

@@ -70,18 +70,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     header, tensors = read_tensors(path)
     if header.get("format") != FORMAT:
         raise CheckpointError(
-            f"{str(path)!r} is a safetensors file, but not an stbn model (format {header.get('format')!r}). "
+            f"{str(path)!r} is a safetensors file, but not an stbn denoiser (format {header.get('format')!r}). "
             "Give a file made by stbn train or stbn weights import."
         )
-    try:
-        config = STBNConfig(**json.loads(header["config"]))
-        fields = json.loads(header["info"])
-        info = ModelInfo(**{**fields, "sigma_range": tuple(fields["sigma_range"])})
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"The header of {str(path)!r} cannot be understood ({error}). "
-            "The file is damaged or was made by a newer version of stbn: update stbn."
-        ) from error
+    config, info = parse_header(path, header)
+    if config is None:
+        raise CheckpointError(f"The model file {str(path)!r} is damaged: its header has no 'config'.")
     flow_weights = {
         name.removeprefix(FLOW_PREFIX): tensor
         for name, tensor in tensors.items()
@@ -90,6 +84,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(FLOW_PREFIX)}
     _check_fit(path, config, weights)
     return Checkpoint(config, info, weights, flow_weights)
+
+
+def parse_header(path: Path, header: dict[str, str]) -> tuple[STBNConfig | None, ModelInfo]:
+    """The network's configuration, if there is one, and the description. Raises `CheckpointError` if unreadable."""
+    try:
+        config = STBNConfig(**json.loads(header["config"])) if "config" in header else None
+        fields = json.loads(header["info"])
+        return config, ModelInfo(**{**fields, "sigma_range": tuple(fields["sigma_range"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The header of {str(path)!r} cannot be understood ({error}). "
+            "The file is damaged or was made by a newer version of stbn: update stbn."
+        ) from error
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:

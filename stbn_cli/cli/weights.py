@@ -126,12 +126,11 @@ def verify_models(
     names = models or [spec.name for spec in known.values() if spec.bundled or find_local(spec)]
     failed = 0
     for name in names:
-        from stbn_cli.checkpoints import load_checkpoint
+        from stbn_cli.checkpoints.flow import load_any_checkpoint
 
         try:
             file = _find(name)
-            if name not in known or known[name].kind == "denoiser":
-                load_checkpoint(file)
+            load_any_checkpoint(file)
         except StbnError as error:
             failed += 1
             show(f"{name}: FAILED. {error}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stbn_cli.checkpoints.flow import FlowCheckpoint, save_flow_checkpoint
+from stbn_cli.checkpoints.serial import ModelInfo
 from stbn_cli.flow.estimator import NetworkFlow
 from stbn_cli.models.lightflow import FlowLevel, LightFlowNet, LightFlowPyramid
 from stbn_cli.training.camera import render, true_flow
@@ -115,8 +116,8 @@ class FlowTask(nn.Module):
 
     def save(self, path: Path, state: Mapping[str, Tensor], training: dict[str, Any]) -> None:
         """Write the weights in `state` as a flow checkpoint."""
-        name, licence = self.options.model, "Apache-2.0"
-        save_flow_checkpoint(path, FlowCheckpoint("light", _network_state(state), name, licence, training))
+        info = ModelInfo(self.options.model, "light", self.options.noise_interval, "Apache-2.0", training)
+        save_flow_checkpoint(path, FlowCheckpoint(info, _network_state(state)))
 
 
 def _network_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -96,4 +96,4 @@ def _create_flow(options: TrainOptions, initial: Checkpoint | None) -> FlowEstim
         return create_flow_estimator(name)
     path = find(load_registry()["flow-light"]) if name == "light" else Path(name)
     checkpoint = load_flow_checkpoint(path)
-    return create_flow_estimator(checkpoint.kind, checkpoint.build().to(options.device))
+    return create_flow_estimator(checkpoint.info.flow, checkpoint.build().to(options.device))

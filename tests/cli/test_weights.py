@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from stbn_cli.checkpoints.serial import load_checkpoint
+from stbn_cli.checkpoints.flow import FlowCheckpoint, save_flow_checkpoint
+from stbn_cli.checkpoints.serial import ModelInfo, load_checkpoint
+from stbn_cli.models.lightflow import LightFlowNet
 from tests.parity.vectors import load_vectors
 
 
@@ -86,7 +88,8 @@ def test_flow_networks_are_found_and_verified_but_are_no_models(
     from stbn_cli.checkpoints import registry, store
 
     file = small_registry.with_name("flow.safetensors")
-    file.write_bytes(b"some other network")
+    info = ModelInfo("light-flow", "light", licence="CC0-1.0")
+    save_flow_checkpoint(file, FlowCheckpoint(info, dict(LightFlowNet().state_dict())))
     row = replace(
         registry.load_registry()["small"],
         name="light-flow",

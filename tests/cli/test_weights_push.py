@@ -9,9 +9,12 @@ import pytest
 from huggingface_hub import constants
 
 from stbn_cli.checkpoints import registry
+from stbn_cli.checkpoints.flow import FlowCheckpoint, save_flow_checkpoint
 from stbn_cli.checkpoints.official import FLOW_LICENCE
 from stbn_cli.checkpoints.registry import CheckpointSpec
+from stbn_cli.checkpoints.serial import ModelInfo
 from stbn_cli.checkpoints.store import find, sha256_of
+from stbn_cli.models.lightflow import LightFlowNet
 from tests.cli.conftest import save_tiny_model
 from tests.hub import READ, WRITE, Hub, running_hub
 
@@ -33,7 +36,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A model whose header has everything that a card shows."""
-    training = {"steps": 7, "recipe": {"learning_rate": 0.002}, "psnr": 30.4612}
+    training = {"steps": 7, "recipe": {"learning_rate": 0.002}, "validation": {"mean": 30.4612}}
     return save_tiny_model(tmp_path / "mine.safetensors", licence="Apache-2.0", training=training)
 
 
@@ -160,3 +163,18 @@ def test_files_that_must_not_be_pushed(stbn, hub, model, tmp_path) -> None:
         assert result.code == 2 and "OWNER/NAME" in result.err
     assert stbn("weights", "push", model).code == 2
     assert not hub.requests
+
+
+def test_a_flow_network_is_pushed_with_its_row(stbn, hub, tmp_path) -> None:
+    file = tmp_path / "flow.safetensors"
+    info = ModelInfo("my-flow", "light", (0.0, 60.0), "Apache-2.0")
+    save_flow_checkpoint(file, FlowCheckpoint(info, dict(LightFlowNet().state_dict())))
+    result = stbn("weights", "push", file, "--repo", REPO)
+    assert result.code == 0, result.err
+    (row,) = tomllib.loads(result.out)["model"]
+    assert (row["kind"], row["name"], row["sigma_range"]) == ("flow", "my-flow", [0.0, 60.0])
+    assert find(CheckpointSpec(**row)).read_bytes() == file.read_bytes()
+    card = (
+        hub.repositories[REPO].commits[hub.repositories[REPO].branches["main"]]["README.md"].content.decode()
+    )
+    assert "optical flow between noisy frames" in card and "stbn denoise" not in card

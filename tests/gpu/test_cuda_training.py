@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from stbn_cli.checkpoints.flow import FlowCheckpoint, save_flow_checkpoint
+from stbn_cli.checkpoints.serial import ModelInfo
 from stbn_cli.models.lightflow import LightFlowNet
 from stbn_cli.models.stbn import MODEL_SIZES, STBN
 from stbn_cli.training.options import TrainOptions
@@ -28,7 +29,8 @@ def options(tmp_path: Path) -> TrainOptions:
     (tmp_path / "stills").mkdir()
     cv2.imwrite(str(tmp_path / "stills" / "p.png"), np.clip(255 * picture, 0, 255).astype(np.uint8))
     torch.manual_seed(0)
-    save_flow_checkpoint(tmp_path / "flow.safetensors", FlowCheckpoint("light", LightFlowNet().state_dict()))
+    checkpoint = FlowCheckpoint(ModelInfo("f", "light"), dict(LightFlowNet().state_dict()))
+    save_flow_checkpoint(tmp_path / "flow.safetensors", checkpoint)
     return TrainOptions(
         log_dir=tmp_path / "run",
         still_dirs=(tmp_path / "stills",),

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from stbn_cli.checkpoints.flow import FlowCheckpoint, load_flow_checkpoint, save_flow_checkpoint
-from stbn_cli.checkpoints.serial import load_checkpoint
+from stbn_cli.checkpoints.serial import ModelInfo, load_checkpoint
 from stbn_cli.errors import CheckpointError, InputError, OutputError, StbnError
 from stbn_cli.models.blindspot import CentreMaskedConv2d
 from stbn_cli.models.lightflow import LightFlowNet
@@ -274,7 +274,11 @@ def test_the_flow_network_learns_known_motion(options_of: OptionsOf) -> None:
     validation = [row for row in rows if "end_point_error" in row][-1]
     assert set(validation["warp_psnr"]) == {"30"}
     checkpoint = load_flow_checkpoint(options.log_dir / "best.safetensors")
-    assert checkpoint.kind == "light" and isinstance(checkpoint.build(), LightFlowNet)
+    assert (
+        checkpoint.info.flow == "light"
+        and checkpoint.info.sigma_range == (0, 30)
+        and isinstance(checkpoint.build(), LightFlowNet)
+    )
 
 
 def test_distillation_trains_the_flow_network_with_the_denoiser(
@@ -283,7 +287,9 @@ def test_distillation_trains_the_flow_network_with_the_denoiser(
     torch.manual_seed(3)
     teacher = LightFlowNet()
     path = tmp_path / "flow.safetensors"
-    save_flow_checkpoint(path, FlowCheckpoint("light", teacher.state_dict()), torch.float32)
+    save_flow_checkpoint(
+        path, FlowCheckpoint(ModelInfo("f", "light"), dict(teacher.state_dict())), torch.float32
+    )
     options = options_of(
         flow=str(path), distillation=True, flow_learning_rate=1e-4, distillation_weight=1.0, patch_size=64
     )
