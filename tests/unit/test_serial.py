@@ -63,7 +63,7 @@ def test_missing_and_damaged_files(tmp_path, checkpoint) -> None:
 def test_files_of_others(tmp_path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"x": torch.zeros(2)}, path)
-    with pytest.raises(CheckpointError, match="not an stbn model"):
+    with pytest.raises(CheckpointError, match="not an stbn denoiser"):
         load_checkpoint(path)
 
 
