@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from stbn_cli.checkpoints.flow import load_flow_checkpoint
+from stbn_cli.checkpoints.store import find_flow
 from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
 from stbn_cli.training.footage import Footage, load_clip
 from stbn_cli.training.validation import CLIP_FRAMES, crop_clips, validate_flow
@@ -35,7 +36,7 @@ def main() -> None:
     frames = [torch.from_numpy(load_clip(clip, CLIP_FRAMES)).permute(0, 3, 1, 2) for clip in arguments.clips]
     clips = crop_clips(Footage(frames, [clip.name for clip in arguments.clips]))
     estimators: dict[str, FlowEstimator] = {name: create_flow_estimator(name) for name in ("none", "dis")}
-    checkpoint = load_flow_checkpoint(arguments.model or _bundled())
+    checkpoint = load_flow_checkpoint(arguments.model or find_flow())
     estimators[checkpoint.info.name] = create_flow_estimator(
         checkpoint.info.flow, checkpoint.build().to(arguments.device)
     )
@@ -43,19 +44,12 @@ def main() -> None:
     print(f"{'flow':12} {'sigma':>6} {'end-point error, px':>20} {'warping PSNR, dB':>18}")
     for name, estimator in estimators.items():
         begun = time.perf_counter()
-        row = validate_flow(estimator, clips, sigmas).row
+        row = validate_flow(estimator, clips, sigmas, arguments.device).row
         results[name] = {**row, "seconds": time.perf_counter() - begun}
         for sigma in (f"{value:g}" for value in sigmas):
             error, score = row["end_point_error"][sigma], row["warp_psnr"][sigma]  # type: ignore[index]
             print(f"{name:12} {sigma:>6} {error:20.3f} {score:18.2f}")
     print(json.dumps({"clips": [clip.name for clip in arguments.clips], "results": results}))
-
-
-def _bundled() -> Path:
-    from stbn_cli.checkpoints.registry import load_registry
-    from stbn_cli.checkpoints.store import find
-
-    return find(load_registry()["flow-light"])
 
 
 if __name__ == "__main__":

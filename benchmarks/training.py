@@ -110,6 +110,7 @@ def _measure(options: TrainOptions) -> dict[str, Any]:
             with FlopCounterMode(display=False) as counter:
                 result = step(self, batch)
             operations.append(counter.get_total_flops())
+            torch._dynamo.reset()  # the counter keeps what it saw from being compiled
         _synchronise(device)
         return result
 

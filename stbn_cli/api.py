@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from stbn_cli.checkpoints.flow import build_flow_network, load_flow_checkpoint
-from stbn_cli.checkpoints.registry import AUTO, load_registry
+from stbn_cli.checkpoints.registry import AUTO
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, load_checkpoint
-from stbn_cli.checkpoints.store import find, resolve
+from stbn_cli.checkpoints.store import find_flow, resolve
 from stbn_cli.errors import CheckpointError, OptionError
 from stbn_cli.flow.estimator import NETWORK_NAMES, FlowEstimator, create_flow_estimator
 from stbn_cli.inference.denoiser import Denoiser
@@ -169,7 +169,7 @@ def _create_flow(checkpoint: Checkpoint, name: str, device: torch.device) -> Flo
     if name == checkpoint.info.flow and checkpoint.flow_weights:
         network = build_flow_network(name, checkpoint.flow_weights, checkpoint.info.name)
     elif name == "light":
-        network = load_flow_checkpoint(find(load_registry()["flow-light"])).build()
+        network = load_flow_checkpoint(find_flow()).build()
     else:
         return create_flow_estimator(name)  # says what is missing
     return create_flow_estimator(name, network.to(device))

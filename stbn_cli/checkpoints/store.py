@@ -86,6 +86,14 @@ def find(spec: CheckpointSpec) -> Path:
     )
 
 
+def find_flow() -> Path:
+    """The verified file of the flow network that every denoiser can use. Raises `CheckpointError`."""
+    for spec in load_registry().values():
+        if spec.kind == "flow":
+            return find(spec)
+    raise CheckpointError("This installation has no flow network of its own. Use --flow dis instead.")
+
+
 def find_local(spec: CheckpointSpec) -> Path | None:
     """The file of a known model if it is on this machine, not verified."""
     return _find_placed(spec) or (_on_hub(spec).cached() if spec.repo else None)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stbn_cli.flow.estimator import FlowEstimator
+from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
 
 
 def estimate_clip_flows(
@@ -18,7 +18,9 @@ def estimate_clip_flows(
     batch, frames, _, height, width = clips.shape
     to_previous = clips.new_zeros(batch, frames, 2, height, width, dtype=torch.float32)
     to_next = torch.zeros_like(to_previous)
-    if frames > 1:
+    if frames > 1 and isinstance(estimator, NetworkFlow) and estimator.finds_features_once:
+        to_previous[:, 1:], to_next[:, :-1] = estimator.neighbours(clips, sigma)
+    elif frames > 1:
         if isinstance(sigma, Tensor) and sigma.ndim:
             sigma = sigma.repeat_interleave(frames - 1)
         earlier, later = clips[:, :-1].flatten(0, 1), clips[:, 1:].flatten(0, 1)

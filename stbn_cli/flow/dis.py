@@ -3,8 +3,11 @@
 Needs no weights. Knows nothing of networks; `estimator.py` chooses between this and the learned estimators.
 """
 
+import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,9 @@ MAXIMUM_GAIN = 2.0
 PRESETS = {"ultrafast": 0, "fast": 1, "medium": 2, "fine": 2}
 # (finest scale, patch size, patch stride) of "fine".
 FINE_SETTINGS = (0, 12, 6)
+
+# From so many pairs on (training batches), they are shared among the cores; OpenCV lets go of the interpreter.
+SHARED_PAIRS = 8
 
 # How the defaults were chosen: 26 frame pairs of 13 real clips (240p to 540p), Gaussian noise of std
 # 10 / 30 / 50 (0-255), mean PSNR (dB) of the clean second frame warped to the first by nearest neighbour; no
@@ -93,8 +99,11 @@ class DisFlow:
             raise ValueError(
                 f"expected two (N, 3, H, W) tensors, got {tuple(first.shape)} and {tuple(second.shape)}"
             )
-        pairs = zip(_grey(first), _grey(second), strict=True)
-        flows = [self._flow_of_pair(*pair) for pair in pairs]
+        pairs = (_grey(first), _grey(second))
+        if len(first) < SHARED_PAIRS:
+            flows = list(map(self._flow_of_pair, *pairs))
+        else:
+            flows = list(_threads().map(self._flow_of_pair, *pairs))
         return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(first.device)
 
     def _flow_of_pair(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -121,6 +130,12 @@ class DisFlow:
                 engine.setPatchStride(patch_stride)
             self._per_thread.engine = engine
         return engine
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ThreadPoolExecutor(cores, thread_name_prefix="stbn-dis")
 
 
 def _grey(frames: Tensor) -> np.ndarray:

@@ -4,7 +4,7 @@ Knows nothing of video files, tiles or checkpoints; networks live in `models/`, 
 """
 
 from copy import deepcopy
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,32 @@ class NetworkFlow:
     def copy(self) -> "NetworkFlow":
         """The same with a network of its own."""
         return NetworkFlow(deepcopy(self.network), self.name)
+
+    @torch.no_grad()
+    def neighbours(self, clips: Tensor, sigma: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Flow of every frame of `clips (N, T, 3, H, W)` but the first to the one before, and of all but the last on.
+
+        Both (N, T - 1, 2, H, W) float32. What a network can find of a frame alone is found once.
+        """
+        batch, frames = clips.shape[:2]
+        level = sigma.repeat_interleave(frames) if isinstance(sigma, Tensor) and sigma.ndim else sigma
+        dtype = next(self.network.parameters()).dtype
+        pyramid = self.network.features(clips.flatten(0, 1).to(dtype), level)  # type: ignore[operator]
+
+        def at(times: slice) -> Any:
+            levels = (part.unflatten(0, (batch, frames))[:, times].flatten(0, 1) for part in pyramid.levels)
+            return type(pyramid)(tuple(levels), pyramid.size)
+
+        earlier, later = at(slice(None, -1)), at(slice(1, None))
+        pairs = ((later, earlier), (earlier, later))
+        flows = (self.network.flow_from_features(*pair).float() for pair in pairs)  # type: ignore[operator]
+        to_previous, to_next = (flow.unflatten(0, (batch, frames - 1)) for flow in flows)
+        return to_previous, to_next
+
+    @property
+    def finds_features_once(self) -> bool:
+        """Whether the network separates what it finds of a frame from what it finds of a pair."""
+        return hasattr(self.network, "flow_from_features")
 
     @torch.no_grad()
     def __call__(self, first: Tensor, second: Tensor, sigma: float | Tensor | None = None) -> Tensor:

@@ -68,7 +68,8 @@ class PropagationBranch(nn.Module):
         assert bias is not None
         inputs, used = [frame], [weight[:, :image_end]]
         if state is not None:
-            inputs.append(state)
+            # One precision and layout for the concatenation: autocast would join them in the wider and slower ones.
+            inputs = [frame.to(state.dtype).contiguous(memory_format=torch.channels_last), state]
             used.append(weight[:, image_end:state_end])
         offset = None
         if self.noise_level:

@@ -71,7 +71,10 @@ class _CostVolume(torch.autograd.Function):
         volume = F.pad(gradients[0].permute(0, 2, 3, 1), (0, 0, 0, surplus))
         volume = volume.reshape(batch, height, tiles, BAND_WIDTH, diameter**2).to(rows.dtype)
         products = rows.new_zeros(batch, height, tiles, BAND_WIDTH, BAND_WIDTH + 2 * ctx.radius)
-        of_rows, of_windows = torch.zeros_like(rows), rows.new_zeros(windows.shape)
+        # Half precision would lose the smaller terms of the sums.
+        sums = torch.promote_types(rows.dtype, torch.float32)
+        of_rows = rows.new_zeros(rows.shape, dtype=sums)
+        of_windows = rows.new_zeros(windows.shape, dtype=sums)
         for dy in range(diameter):
             _band(products, diameter).copy_(volume[..., dy * diameter : (dy + 1) * diameter])
             of_rows += products @ windows[:, dy : dy + height].transpose(-1, -2)
@@ -80,11 +83,12 @@ class _CostVolume(torch.autograd.Function):
         # Neighbouring windows overlap: every column collects from all windows that hold it.
         offsets = torch.arange(tiles, device=first.device)[:, None] * BAND_WIDTH
         columns = (offsets + torch.arange(windows.shape[-1], device=first.device)).flatten()
-        padded = rows.new_zeros(batch, height + 2 * ctx.radius, width + surplus + 2 * ctx.radius, channels)
+        sides = (height + 2 * ctx.radius, width + surplus + 2 * ctx.radius)
+        padded = rows.new_zeros(batch, *sides, channels, dtype=sums)
         padded.index_add_(2, columns, of_windows.transpose(-1, -2).flatten(2, 3))
         end = (height + ctx.radius, width + ctx.radius)
         of_second = padded[:, ctx.radius : end[0], ctx.radius : end[1]].permute(0, 3, 1, 2)
-        return of_first, of_second, None
+        return of_first.to(first.dtype), of_second.to(second.dtype), None
 
 
 def _rows(first: Tensor) -> Tensor:

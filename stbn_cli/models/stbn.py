@@ -181,7 +181,7 @@ class STBN(nn.Module):
                 ("forward", "backward"),
                 (noisy[:, t], noisy[:, mirrored]),
                 (level[:, t], level[:, mirrored]),
-                _align(states, flow),
+                _align(None if states is None else _as_computed(states), flow),
             )
             forward_state, backward_state = states.chunk(2)
             forward_states.append(forward_state)
@@ -242,15 +242,17 @@ class STBN(nn.Module):
         batch, _, height, width = forward_state.shape
         mask = valid_mask(batch, height, width, forward_state)
         # Without the frame that a state may carry: it holds the very pixel to predict.
-        forward_phases = to_phases(forward_state[:, : self.config.channels])
-        backward_phases = to_phases(backward_state[:, : self.config.channels])
+        forward_phases = to_phases(_as_computed(forward_state[:, : self.config.channels]))
+        backward_phases = to_phases(_as_computed(backward_state[:, : self.config.channels]))
         features = self.expansion(forward_phases, backward_phases)
         if self.config.feature_skip:
             features = features + forward_phases + backward_phases
         outputs = from_phases(self.head(features, mask), height, width)
         if self.blind_mean is None:
             return outputs
-        mean = self.blind_mean(forward_state[:, self.config.channels :])
+        mean = self.blind_mean(
+            forward_state[:, self.config.channels :].detach()
+        )  # no parameter lies behind it
         colours = self.config.image_channels
         return torch.cat((outputs[:, :colours].float() + mean, outputs[:, colours:].float()), 1)
 
@@ -267,6 +269,13 @@ class STBN(nn.Module):
                 raise ValueError(
                     f"expected {name} {(batch, frames, 2, height, width)}, got {tuple(flow.shape)}"
                 )
+
+
+def _as_computed(states: Tensor) -> Tensor:
+    """States in the precision that autocast computes in; float32 frames carried along would keep them in float32."""
+    if not torch.is_autocast_enabled(states.device.type):
+        return states
+    return states.to(torch.get_autocast_dtype(states.device.type))
 
 
 def _align(state: Tensor | None, flow: Tensor | None) -> Tensor | None:

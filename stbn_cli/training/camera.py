@@ -138,8 +138,9 @@ def _view_grid(layer: Layer, size: int) -> Tensor:
     height, width = layer.still.shape[-2:]
     views = torch.from_numpy(layer.views).to(device)
     rows, columns = _pixels(size, device)
-    homogeneous = torch.stack((columns, rows, torch.ones_like(rows)), -1)
-    positions = torch.einsum("tij,hwj->thwi", views, homogeneous)
+    # Written out: a matrix product may run in half precision, which is pixels off.
+    matrix = views[:, None, None]
+    positions = matrix[..., 0] * columns[..., None] + matrix[..., 1] * rows[..., None] + matrix[..., 2]
     return positions * (2.0 / torch.tensor([width - 1, height - 1], device=device)) - 1.0
 
 
@@ -155,7 +156,7 @@ def _layer_flow(layer: Layer, first: int, second: int, size: int) -> Tensor:
     motion = np.linalg.inv(to_second) @ to_photograph - np.eye(3)
     matrix = torch.from_numpy(motion[:2].astype(np.float32)).to(layer.still.device)
     rows, columns = _pixels(size, layer.still.device)
-    return torch.einsum("ij,jhw->ihw", matrix, torch.stack((columns, rows, torch.ones_like(rows))))
+    return matrix[:, 0, None, None] * columns + matrix[:, 1, None, None] * rows + matrix[:, 2, None, None]
 
 
 def _square(view: np.ndarray) -> np.ndarray:

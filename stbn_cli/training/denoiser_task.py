@@ -38,13 +38,25 @@ class DenoiserTask(nn.Module):
     Called with a batch, it gives the loss; wrapped by DistributedDataParallel it still does.
     """
 
-    def __init__(self, options: TrainOptions, network: STBN, flow: FlowEstimator) -> None:
+    def __init__(
+        self,
+        options: TrainOptions,
+        network: STBN,
+        flow: FlowEstimator,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        """`flow` lies on its device already; `precision`: of the flow that is found for the batches."""
         super().__init__()
         self.options = options
         self.network = network
         self.flow = flow
         self.pupil: nn.Module | None = None
         self._teacher: tuple[nn.Module, ...] = ()  # in a tuple: neither trained nor saved
+        self._batch_flow = flow
+        if isinstance(flow, NetworkFlow) and not options.distillation:
+            # Not autocast, which would also reach the rendering, and whose cache the network's own thread uses.
+            self._batch_flow = flow.copy()
+            self._batch_flow.network.to(precision)
         if options.distillation:
             assert isinstance(flow, NetworkFlow)
             self.pupil = flow.copy().network.train().requires_grad_(True)
@@ -78,7 +90,10 @@ class DenoiserTask(nn.Module):
         frames = noisy if noisy.shape[2] == 3 else pseudo_rgb(noisy, self.options.bayer)
         inner = (..., slice(FLOW_MARGIN, -FLOW_MARGIN), slice(FLOW_MARGIN, -FLOW_MARGIN))
         to_previous, to_next = (
-            flow[inner].contiguous() for flow in estimate_clip_flows(self.flow, frames, sigma)
+            flow[inner].contiguous()
+            for flow in estimate_clip_flows(
+                self._batch_flow, frames, sigma if self.network.config.noise_level else None
+            )
         )
         return DenoiserBatch(noisy[inner].contiguous(), sigma, (to_previous, to_next))
 

@@ -42,7 +42,8 @@ def end_point_loss(flow: Tensor, levels: Sequence[FlowLevel], target: Tensor, vi
         share = F.avg_pool2d(seen, factor)
         goal = F.avg_pool2d(target * seen, factor) / share.clamp_min(1e-3)
         seen = (share > 0.5).float()
-        residual = (goal - level.start.detach()) / factor
+        # A flow that is not a number has to stay a step that is left out, not an index out of range.
+        residual = torch.nan_to_num((goal - level.start.detach()) / factor)
         match = _match_loss(level.log_probabilities, residual, seen)
         total = total + weight * (_robust_error(level.flow, goal, seen) + MATCH_WEIGHT * match)
         weight *= STEP_DECAY

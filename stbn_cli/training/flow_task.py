@@ -111,8 +111,9 @@ class FlowTask(nn.Module):
         """Quality of the weights in `state`."""
         network = LightFlowNet()
         network.load_state_dict(_network_state(state))
-        network = network.to(next(self.network.parameters()).device).eval()
-        return validate_flow(NetworkFlow(network, "light"), clips, self.options.validation_noise)
+        device = next(self.network.parameters()).device
+        flow = NetworkFlow(network.to(device).eval(), "light")
+        return validate_flow(flow, clips, self.options.validation_noise, device)
 
     def save(self, path: Path, state: Mapping[str, Tensor], training: dict[str, Any]) -> None:
         """Write the weights in `state` as a flow checkpoint."""

@@ -68,7 +68,8 @@ class Prefetcher(Generic[T]):
         try:
             with torch.no_grad():
                 if self._device.type == "cuda":
-                    self._make_all_on_stream(torch.cuda.Stream(self._device))
+                    # Its small kernels must not queue behind the network's large ones.
+                    self._make_all_on_stream(torch.cuda.Stream(self._device, priority=-1))
                 else:
                     for step in self._steps:
                         if self._closing.is_set():

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from stbn_cli.checkpoints.flow import build_flow_network, load_flow_checkpoint
-from stbn_cli.checkpoints.registry import load_registry
 from stbn_cli.checkpoints.serial import Checkpoint, load_checkpoint
-from stbn_cli.checkpoints.store import find
+from stbn_cli.checkpoints.store import find_flow
 from stbn_cli.errors import InputError
 from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
 from stbn_cli.models.lightflow import LightFlowNet
@@ -24,8 +23,12 @@ AUTO_FLOW = "auto"
 PAIR = 2  # frames that a flow network is trained on
 
 
-def create_task(options: TrainOptions) -> DenoiserTask | FlowTask:
+def create_task(
+    options: TrainOptions, device: torch.device, precision: torch.dtype
+) -> DenoiserTask | FlowTask:
     """The network that `options` name, new or from their checkpoint, on the CPU, with what its training means.
+
+    `device` and `precision` are those of the flow that batches need.
 
     Raises `CheckpointError` if a file is missing or damaged, `InputError` if it holds another network.
     """
@@ -43,7 +46,7 @@ def create_task(options: TrainOptions) -> DenoiserTask | FlowTask:
         )
     # torch's default weights: scaling the residual branches down, or He's gain, learned more slowly.
     network = STBN(config) if initial is None else initial.build().train()
-    return DenoiserTask(options, network, _create_flow(options, initial))
+    return DenoiserTask(options, network, _create_flow(options, initial, device), precision)
 
 
 def load_training_footage(options: TrainOptions) -> tuple[Footage, list[Tensor]]:
@@ -80,20 +83,20 @@ def _is_raw(options: TrainOptions) -> bool:
     return options.model != FLOW_MODEL and MODEL_SIZES[options.model].head == "plain"
 
 
-def _create_flow(options: TrainOptions, initial: Checkpoint | None) -> FlowEstimator:
+def _create_flow(options: TrainOptions, initial: Checkpoint | None, device: torch.device) -> FlowEstimator:
     name = options.flow
     if name == AUTO_FLOW:
         if initial is not None and initial.flow_weights:
             network = build_flow_network(initial.info.flow, initial.flow_weights, initial.info.name)
-            return create_flow_estimator(initial.info.flow, network.to(options.device))
+            return create_flow_estimator(initial.info.flow, network.to(device))
         # DIS runs on the CPU, where it would keep a GPU waiting.
-        name = "light" if torch.device(options.device).type == "cuda" else "dis"
+        name = "light" if device.type == "cuda" else "dis"
     if name in ("dis", "none"):
         if options.distillation:
             raise InputError(
                 f"--distill trains a flow network, and flow {name!r} is none. Give --flow light or a file."
             )
         return create_flow_estimator(name)
-    path = find(load_registry()["flow-light"]) if name == "light" else Path(name)
+    path = find_flow() if name == "light" else Path(name)
     checkpoint = load_flow_checkpoint(path)
-    return create_flow_estimator(checkpoint.info.flow, checkpoint.build().to(options.device))
+    return create_flow_estimator(checkpoint.info.flow, checkpoint.build().to(device))

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
-from functools import partial
 from pickle import UnpicklingError
 from typing import Any
 
@@ -73,23 +72,25 @@ class Trainer:
         self.processes: Processes = join_processes()
         self.device = torch.device(self.processes.device(options.device))
         if self.device.type == "cuda":
+            if self.device.index is None:
+                self.device = torch.device("cuda", torch.cuda.current_device())
             torch.cuda.set_device(self.device)
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         self.numbers(0)  # refuses a batch that cannot be shared before anything is loaded
         torch.manual_seed(options.seed)
-        self.task = create_task(options).to(self.device)
+        self.precision = resolve_precision(options.precision, self.device)
+        if options.precision == "auto" and self.device.type != "cpu":
+            self.precision = torch.bfloat16  # needs no loss scaling
+        self.task = create_task(options, self.device, self.precision).to(self.device)
         self.task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if options.compile:
             # By part: the recurrence as a whole would be unrolled over all frames.
             for part in self.task.network.children():
                 part.compile()
-        self.precision = resolve_precision(options.precision, self.device)
-        if options.precision == "auto" and self.device.type != "cpu":
-            self.precision = torch.bfloat16  # needs no loss scaling
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         groups = [{**group, "lr": 0.0} for group in self.task.parameter_groups()]
-        self.optimizer = torch.optim.Adam(groups, betas=ADAM_BETAS)
+        self.optimizer = torch.optim.Adam(groups, betas=ADAM_BETAS, fused=self.device.type == "cuda")
         self.average = {name: tensor.detach().clone() for name, tensor in self.task.state_dict().items()}
         self.step = 0
         self.seconds = 0.0
@@ -122,7 +123,12 @@ class Trainer:
         self._data = {"scenes": len(footage.clips), "frames": footage.frames, "stills": len(footage.stills)}
         self._report = report
         self._journal = Journal(self.options.log_dir, self.step) if self.processes.is_main else None
-        batches = Prefetcher(partial(self._prepare, source), self.step, self.options.steps, self.device)
+        batches = Prefetcher(
+            lambda step: self.task.prepare(source, self.numbers(step)),
+            self.step,
+            self.options.steps,
+            self.device,
+        )
         try:
             with GracefulStop() as stop:
                 self._train(iter(batches), clips, stop)
@@ -133,10 +139,6 @@ class Trainer:
         self._save()
         self.processes.close()
         return TrainResult(self.step, self.step >= self.options.steps, stop.wanted, self.best)
-
-    def _prepare(self, source: SequenceSource, step: int) -> Any:
-        with self._autocast():  # for the flow network
-            return self.task.prepare(source, self.numbers(step))
 
     def _train(self, batches: Iterator[Any], clips: list[Tensor], stop: "GracefulStop") -> None:
         options = self.options
@@ -158,15 +160,17 @@ class Trainer:
                         "last save with --resume and a lower --lr."
                     )
                 meter = _Meter(self.device)
-            if self.step % options.validate_every == 0 or self.step == options.steps:
+            late = options.max_minutes is not None and now - begun > MINUTE * options.max_minutes
+            ending = self.processes.anywhere(stop.wanted or late, self.device) or self.step == options.steps
+            if self.step % options.validate_every == 0 or (ending and not stop.wanted):
+                self._save()  # before, so that a validation that fails costs nothing
                 self._validate(clips)
                 self._save()
                 saved = time.monotonic()
             elif now - saved > MINUTE * options.save_every:
                 self._save()
                 saved = time.monotonic()
-            late = options.max_minutes is not None and now - begun > MINUTE * options.max_minutes
-            if self.processes.anywhere(stop.wanted or late, self.device):
+            if ending:
                 break
         if stop.wanted:
             self._note({"event": "interrupted"})
@@ -211,7 +215,7 @@ class Trainer:
         if not clips or not self.processes.is_main:
             return
         validation = self.task.validate(self.average, clips)
-        if self.best is None or validation.score > self.best:
+        if self.best is None or not validation.score <= self.best:  # whatever is better than not a number
             self.best = validation.score
             self._validated = dict(validation.row)
             self.task.save(self.options.log_dir / BEST_FILE, self.average, self._training())
@@ -275,7 +279,10 @@ class Trainer:
                     "or start another run."
                 )
             self.task.load_state_dict(state["task"])
+            factors = [group["factor"] for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(state["optimizer"])
+            for group, factor in zip(self.optimizer.param_groups, factors, strict=True):
+                group["factor"] = factor  # of the options as they are now
             self.scaler.load_state_dict(state["scaler"])
             self.average = state["average"]
             self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]

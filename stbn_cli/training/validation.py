@@ -83,11 +83,16 @@ def validate_raw(
 
 
 @torch.inference_mode()
-def validate_flow(flow: FlowEstimator, clips: Sequence[Tensor], sigmas: Sequence[float]) -> Validation:
+def validate_flow(
+    flow: FlowEstimator,
+    clips: Sequence[Tensor],
+    sigmas: Sequence[float],
+    device: torch.device | str = "cpu",
+) -> Validation:
     """End-point error (pixels) on rendered motion, and PSNR (dB) of a clean frame predicted from its neighbour.
 
     Motion is rendered over the first frames of the clips; the neighbour is warped bilinearly by the flow that was
-    found between the noisy frames. `sigmas` on the 0-255 scale.
+    found between the noisy frames. `sigmas` on the 0-255 scale; `device`: of the flow network.
     """
     scenes = [
         draw_scene(
@@ -105,11 +110,11 @@ def validate_flow(flow: FlowEstimator, clips: Sequence[Tensor], sigmas: Sequence
         for scene in scenes:
             frames, alpha = render(scene)
             goal, seen = true_flow(scene, alpha, 0, 1)
-            noisy = protocol_noise(frames, level)
+            noisy = protocol_noise(frames, level).to(device)
             found = flow(noisy[:1], noisy[1:], level)[0].cpu()
             distances.append(float(torch.linalg.vector_norm(found - goal, dim=0)[seen].mean()))
         for clip in clips:
-            noisy = protocol_noise(clip, level)
+            noisy = protocol_noise(clip, level).to(device)
             found = flow(noisy[:-1], noisy[1:], level).cpu()
             scores.append(float(psnr(warp_bilinear(clip[1:], found), clip[:-1]).mean()))
         errors[f"{sigma:g}"] = round(sum(distances) / len(distances), 3)

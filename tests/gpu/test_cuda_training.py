@@ -28,12 +28,22 @@ def options(tmp_path: Path) -> TrainOptions:
     picture = cv2.resize(coarse, (300, 300), interpolation=cv2.INTER_CUBIC)
     (tmp_path / "stills").mkdir()
     cv2.imwrite(str(tmp_path / "stills" / "p.png"), np.clip(255 * picture, 0, 255).astype(np.uint8))
+    for name in ("a", "b"):
+        (tmp_path / "clips" / name).mkdir(parents=True)
+        for t in range(6):
+            frame = np.ascontiguousarray(picture[2 * t : 2 * t + 200, t : t + 220])
+            cv2.imwrite(
+                str(tmp_path / "clips" / name / f"{t}.png"), np.clip(255 * frame, 0, 255).astype(np.uint8)
+            )
     torch.manual_seed(0)
     checkpoint = FlowCheckpoint(ModelInfo("f", "light"), dict(LightFlowNet().state_dict()))
     save_flow_checkpoint(tmp_path / "flow.safetensors", checkpoint)
     return TrainOptions(
         log_dir=tmp_path / "run",
         still_dirs=(tmp_path / "stills",),
+        train_dirs=(tmp_path / "clips",),
+        hold_out=("b",),
+        validate_every=20,
         model="stbn-xs",
         device="cuda",
         flow=str(tmp_path / "flow.safetensors"),

@@ -47,6 +47,16 @@ def test_frames_move_and_layers_move_apart() -> None:
     assert not visible[~inside(flow[None])[0]].any() and visible.float().mean() < 1
 
 
+def test_half_precision_does_not_reach_the_rendering() -> None:
+    scene = scene_of(2, layers=2)
+    frames, alpha = render(scene)
+    with torch.autocast("cpu", torch.bfloat16):
+        again, _ = render(scene)
+        flow, _ = true_flow(scene, alpha, 0, 1)
+    assert torch.equal(frames, again)
+    assert torch.equal(flow, true_flow(scene, alpha, 0, 1)[0])
+
+
 def test_a_scene_depends_on_its_random_numbers_alone() -> None:
     one, other = (render(draw_scene(STILLS, 2, 64, np.random.default_rng(7)))[0] for _ in range(2))
     assert torch.equal(one, other)

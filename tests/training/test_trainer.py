@@ -61,10 +61,11 @@ def test_a_run_learns_logs_and_leaves_a_loadable_model(options_of: OptionsOf) ->
         assert str(options.log_dir.parent) not in json.dumps(training)
 
 
-def test_a_resumed_run_equals_an_unbroken_one(options_of: OptionsOf) -> None:
-    whole = Trainer(options_of(log_dir=options_of().log_dir / "whole"))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_resumed_run_equals_an_unbroken_one(options_of: OptionsOf, precision: str) -> None:
+    whole = Trainer(options_of(log_dir=options_of().log_dir / "whole", precision=precision))
     whole.run()
-    broken = Trainer(options_of())
+    broken = Trainer(options_of(precision=precision))
     seen = []
 
     def stop_after_five(batch):
@@ -76,7 +77,7 @@ def test_a_resumed_run_equals_an_unbroken_one(options_of: OptionsOf) -> None:
     broken.model = stop_after_five
     result = broken.run()
     assert result.interrupted and not result.finished and result.steps == 5
-    resumed = Trainer(options_of(resume=True))
+    resumed = Trainer(options_of(precision=precision, resume=True))
     assert resumed.step == 5 and resumed.run().finished
     assert_same_weights(whole, resumed)
     assert [row["step"] for row in rows_of(whole.options)] == [
