@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.estimator import create_flow_estimator
 from stbn_cli.models.lightflow import LightFlowConfig, LightFlowNet
 
@@ -128,3 +129,17 @@ def test_estimator_passes_sigma_on(network):
 def test_config_is_checked(wrong):
     with pytest.raises(ValueError, match="expected"):
         LightFlowConfig(**wrong)
+
+
+def test_neighbours_of_a_clip_are_the_flows_of_its_pairs(network):
+    clips = torch.stack([torch.cat([textured(40, 48, 3 * n + t) for t in range(3)]) for n in range(2)])
+    sigma = torch.tensor([0.05, 0.2])
+    estimator = create_flow_estimator("light", network.double())
+    to_previous, to_next = estimate_clip_flows(estimator, clips, sigma)
+    for n in range(2):
+        for t in range(2):
+            pair = clips[n : n + 1, t], clips[n : n + 1, t + 1]
+            torch.testing.assert_close(to_next[n, t], estimator(*pair, sigma[n])[0], atol=1e-4, rtol=1e-4)
+            back = estimator(*reversed(pair), sigma[n])[0]
+            torch.testing.assert_close(to_previous[n, t + 1], back, atol=1e-4, rtol=1e-4)
+    assert not to_previous[:, 0].any() and not to_next[:, -1].any()
