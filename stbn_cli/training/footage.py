@@ -47,6 +47,7 @@ class Footage:
     clips: list[Tensor] = field(default_factory=list)
     clip_names: list[str] = field(default_factory=list)
     stills: list[Tensor] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)  # names of files that should have been footage
 
     @property
     def frames(self) -> int:
@@ -89,11 +90,13 @@ def load_footage(
     with or without suffix). Clips are split where a new scene begins; pieces shorter than `minimum_frames` are left
     out; clips are read up to `maximum_frames`. With `bayer`, the clips are folders of 16-bit mosaics.
 
-    Raises `InputError` if a folder is missing or nothing at all is found.
+    What cannot be read is left out and named in `unreadable`. Raises `InputError` if a folder is missing or nothing at
+    all is found.
     """
     for folder in (*clip_folders, *still_folders):
         if not folder.is_dir():
-            raise InputError(f"The training folder {str(folder)!r} does not exist. Check the path.")
+            problem = "is not a folder" if folder.exists() else "does not exist"
+            raise InputError(f"The training folder {str(folder)!r} {problem}. Check the path.")
     excluded, wanted = set(leave_out), None if only is None else set(only)
     sources = [
         source
@@ -115,12 +118,16 @@ def load_footage(
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as threads:
         clips = threads.map(lambda source: _scenes_of(source, maximum_frames, bayer), sources)
         for source, scenes in zip(sources, clips, strict=True):
+            if not scenes and source.suffix.lower() in VIDEO_SUFFIXES:
+                footage.unreadable.append(source.name)
             for scene in scenes:
                 if len(scene) >= minimum_frames:
                     footage.clips.append(scene)
                     footage.clip_names.append(source.name)
-        for picture in threads.map(_read_picture, pictures):
-            if picture is not None:
+        for source, picture in zip(pictures, threads.map(_read_picture, pictures), strict=True):
+            if picture is None:
+                footage.unreadable.append(source.name)
+            else:
                 footage.stills.extend(_still_sizes(torch.from_numpy(picture)))
     if not footage.clips and not footage.stills:
         folders = ", ".join(repr(str(folder)) for folder in (*clip_folders, *still_folders))
@@ -206,6 +213,7 @@ def _read_pictures(folder: Path, maximum_frames: int | None, read) -> np.ndarray
 
 
 def _read_video(source: Path, maximum_frames: int | None) -> np.ndarray | None:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what cannot be read is reported, once
     capture = cv2.VideoCapture(str(source))
     frames: list[np.ndarray] = []
     try:

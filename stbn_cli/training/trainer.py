@@ -130,6 +130,8 @@ class Trainer:
             self.device,
         )
         try:
+            if footage.unreadable:
+                self._note({"event": f"left out, unreadable: {', '.join(footage.unreadable)}"})
             with GracefulStop() as stop:
                 self._train(iter(batches), clips, stop)
         finally:

@@ -35,6 +35,15 @@ def test_frames_are_read_in_natural_order_and_selected_by_name(tmp_path: Path) -
         load_clip(tmp_path / "walk" / "f1.txt")
 
 
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    write_frames(tmp_path / "good", [np.full((9, 9, 3), 5, np.uint8)] * 2)
+    (tmp_path / "bad.mp4").write_bytes(b"junk")
+    (tmp_path / "notes.txt").write_text("not footage")
+    assert load_footage([tmp_path]).unreadable == ["bad.mp4"]
+    with pytest.raises(InputError, match="is not a folder"):
+        load_footage([tmp_path / "notes.txt"])
+
+
 def test_clips_are_split_where_a_scene_ends(tmp_path: Path) -> None:
     scenes = [photograph(120, 160, seed).permute(1, 2, 0).numpy() for seed in (1, 2)]
     write_frames(tmp_path / "clip", [scenes[0]] * 5 + [scenes[1]] * 4)
