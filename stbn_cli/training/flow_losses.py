@@ -22,6 +22,7 @@ STEP_DECAY = 0.9  # weight of each step relative to the next one
 CENSUS_WINDOW = 7
 CENSUS_SOFTNESS = 0.9  # grey levels (0-255)
 CENSUS_DISTANCE_SOFTNESS = 0.1
+COLOUR_WEIGHT = 5.0  # of the absolute difference ([0, 1] scale) beside the census distance
 # A pixel counts as occluded if flow and return flow miss each other by more (Sundaram et al., ECCV 2010).
 OCCLUSION_SHARE = 0.01  # of the squared flows
 OCCLUSION_OFFSET = 0.5  # squared pixels
@@ -75,10 +76,14 @@ def _match_loss(log_probabilities: Tensor, residual: Tensor, seen: Tensor) -> Te
 
 
 def photometric_loss(first: Tensor, second: Tensor, flow: Tensor, visible: Tensor) -> Tensor:
-    """Census distance between clean `first (N, 3, H, W)` and `second` warped by `flow`, where `visible (N, H, W)`."""
-    descriptors = _census(first), _census(warp_bilinear(second, flow))
-    difference = (descriptors[0] - descriptors[1]).square()
+    """Unlikeness of clean `first (N, 3, H, W)` and `second` warped by `flow`, where `visible (N, H, W)`.
+
+    Census distance, which ignores brightness, and the absolute difference, which is what a denoiser suffers from.
+    """
+    warped = warp_bilinear(second, flow)
+    difference = (_census(first) - _census(warped)).square()
     distance = (difference / (CENSUS_DISTANCE_SOFTNESS + difference)).mean(1)
+    distance = distance + COLOUR_WEIGHT * (first - warped).abs().mean(1)
     # Windows that reach over the border compare padding.
     margin = CENSUS_WINDOW // 2
     inner = torch.zeros_like(visible)

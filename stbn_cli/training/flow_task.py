@@ -25,8 +25,8 @@ from stbn_cli.training.options import TrainOptions
 from stbn_cli.training.sequences import SequenceSource
 from stbn_cli.training.validation import Validation, validate_flow
 
-PHOTOMETRIC_WEIGHT = 4.0  # census distances are a tenth of end-point errors
-SMOOTHNESS_WEIGHT = 2.0
+PHOTOMETRIC_WEIGHT = 20.0  # its distances are a hundredth of the sum of all steps' end-point errors
+SMOOTHNESS_WEIGHT = 4.0
 # Matching has to be found before noise hides it and before unknown motion blurs it: over this share of the run the
 # noise rises to its full range, and real clips come in only after it.
 RISE = 0.1
