@@ -85,10 +85,17 @@ class TrainOptions:
             problem = f"--patch-size is a multiple of {FLOW_MULTIPLE} for {FLOW_MODEL}, got {self.patch_size}"
         elif sorted(self.bayer_pattern) != sorted("RGGB") or self.black_level >= self.white_level:
             problem = "--bayer-pattern has R, B and two G, and --black-level is below --white-level"
+        elif self.is_raw and (self.still_dirs or self.distillation):
+            problem = f"{self.model} learns from mosaics alone: it takes neither --still-dir nor --distill"
         elif self.initial is not None and self.resume:
             problem = "--initial starts a run and --resume goes on with one: give one of them"
         if problem is not None:
             raise ValueError(problem)
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the model takes packed Bayer frames."""
+        return self.model != FLOW_MODEL and MODEL_SIZES[self.model].head == "plain"
 
     @property
     def bayer(self) -> BayerFormat:

@@ -96,9 +96,7 @@ class SequenceSource:
         frames = crop.float() / 255.0 if crop.dtype == torch.uint8 else crop
         if window != size:
             frames = F.interpolate(frames, (size, size), mode="bilinear", antialias=True)
-        if not augment:
-            return frames
-        return self.coloured(_flipped_and_turned(frames, random), random)
+        return self.coloured(_flipped_and_turned(frames, random), random) if augment else frames
 
     def _frame_order(self, length: int, random: np.random.Generator) -> np.ndarray:
         wanted = self.options.frames
@@ -109,11 +107,11 @@ class SequenceSource:
         order = np.arange(start, start + span, stride)
         # A clip shorter than the sequence plays forth and back.
         order = np.abs((order + length - 1) % (2 * length - 2) - (length - 1))
-        return order[::-1].copy() if random.random() < 0.5 else order
+        return order[::-1].copy() if self.options.augment and random.random() < 0.5 else order
 
     def coloured(self, frames: Tensor, random: np.random.Generator) -> Tensor:
-        """Half the time, the frames through a random colour filter."""
-        if random.random() >= COLOUR_SHARE:
+        """Half the time, if sequences are augmented, the frames through a random colour filter."""
+        if not self.options.augment or random.random() >= COLOUR_SHARE:
             return frames
         gains = random.uniform(DARKEST_GAIN, 1.0, size=(frames.shape[1], 1, 1)).astype(np.float32)
         return frames * torch.from_numpy(gains).to(frames.device)

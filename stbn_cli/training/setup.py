@@ -54,7 +54,7 @@ def load_training_footage(options: TrainOptions) -> tuple[Footage, list[Tensor]]
 
     Raises `InputError` if a folder is missing or holds nothing.
     """
-    bayer = options.bayer if _is_raw(options) else None
+    bayer = options.bayer if options.is_raw else None
     footage = load_footage(options.train_dirs, options.still_dirs, leave_out=options.hold_out, bayer=bayer)
     clips: list[Tensor] = []
     if options.hold_out:
@@ -75,12 +75,8 @@ def sequence_options(options: TrainOptions, margin: int) -> SequenceOptions:
         still_share=options.still_share,
         seed=options.seed,
         # Mirroring or shrinking a mosaic would change where its colours lie.
-        augment=options.augment and not _is_raw(options),
+        augment=options.augment and not options.is_raw,
     )
-
-
-def _is_raw(options: TrainOptions) -> bool:
-    return options.model != FLOW_MODEL and MODEL_SIZES[options.model].head == "plain"
 
 
 def _create_flow(options: TrainOptions, initial: Checkpoint | None, device: torch.device) -> FlowEstimator:

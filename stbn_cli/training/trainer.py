@@ -138,7 +138,6 @@ class Trainer:
             batches.close()
             if self._journal is not None:
                 self._journal.close()
-        self._save()
         self.processes.close()
         return TrainResult(self.step, self.step >= self.options.steps, stop.wanted, self.best)
 
@@ -169,7 +168,7 @@ class Trainer:
                 self._validate(clips)
                 self._save()
                 saved = time.monotonic()
-            elif now - saved > MINUTE * options.save_every:
+            elif ending or now - saved > MINUTE * options.save_every:
                 self._save()
                 saved = time.monotonic()
             if ending:
