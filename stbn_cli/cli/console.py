@@ -2,10 +2,15 @@
 
 import json
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from stbn_cli.report.model import Table
+
+PIPED_WIDTH = 200  # columns where stdout is no terminal
 
 
 def say(message: str) -> None:
@@ -34,3 +39,23 @@ def show_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     for row in rows:
         show("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def show_tables(tables: "Iterable[Table]") -> None:
+    """Tables for people, with title and note."""
+    from rich import box, table
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
+    for shown in tables:
+        grid = table.Table(title=shown.title, title_justify="left", box=box.SIMPLE_HEAD)
+        for index, column in enumerate(shown.columns):
+            grid.add_column(Text(column), justify="right" if shown.numeric and index else "left")
+        for row, cells in enumerate(shown.rows):
+            styles = ["bold" if (row, column) in shown.best else "" for column in range(len(cells))]
+            grid.add_row(*(Text(cell, style) for cell, style in zip(cells, styles, strict=True)))
+        console.print(grid)
+        if shown.note:
+            console.print(Text(shown.note, style="dim"), end="\n\n")
+    sys.stdout.flush()

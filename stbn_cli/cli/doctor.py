@@ -32,7 +32,7 @@ def doctor(json: JsonOpt = False) -> None:
     """Show versions, devices, codecs and models; exits with 1 if something needed does not work."""
     problems: list[str] = []
     found = {
-        "versions": _versions(),
+        "versions": installed_versions(),
         "devices": _ask(_devices, "torch", problems),
         "ffmpeg": _ask(_ffmpeg, "PyAV", problems),
         "encoders": _ask(_encoders, "PyAV", problems),
@@ -56,7 +56,8 @@ def _ask(question: Callable[[], dict[str, Any]], what: str, problems: list[str])
         return {}
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Versions of stbn, Python and the packages that results may depend on, and the system."""
     found = {"stbn": __version__, "python": platform.python_version(), "system": platform.platform()}
     for package in PACKAGES:
         try:

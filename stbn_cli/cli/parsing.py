@@ -26,6 +26,25 @@ def parse_sigma(text: str) -> float | None:
     return sigma
 
 
+def parse_sigmas(text: str) -> tuple[float, ...]:
+    """Standard deviations on the 0-255 scale, separated by commas, each once."""
+    levels = [parse_sigma(part.strip()) for part in text.split(",")]
+    if None in levels or 0.0 in levels:
+        raise OptionError(
+            f"--sigma {text}: noise is added here, so give its levels as numbers above 0: 10,30,50."
+        )
+    return tuple(dict.fromkeys(level for level in levels if level is not None))
+
+
+def parse_names(text: str, known: Collection[str], option: str) -> list[str]:
+    """Names separated by commas, each once and each one of `known`."""
+    names = [part.strip() for part in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise OptionError(f"{option}: {name!r} is not known. Choose from {', '.join(known)}.")
+    return list(dict.fromkeys(names))
+
+
 def parse_time(text: str | None, option: str) -> float | None:
     """Seconds of "75", "75.5", "1:15" or "0:01:15.5"; None stays None."""
     if text is None:

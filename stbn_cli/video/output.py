@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -124,6 +126,37 @@ def _existing(target: OutputTarget) -> Path | None:
 def partial_path(path: Path) -> Path:
     """The hidden file beside `path` that is written until it is verified; same suffix, same file system."""
     return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+
+
+def check_file(path: Path, overwrite: bool) -> None:
+    """Refuse a file (a table, a report) that could not be written, before the work. Raises OutputError."""
+    if not path.parent.is_dir():
+        raise OutputError(f"The folder {path.parent} does not exist. Create it or name another one.")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder. Name a file.")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists already. Use --overwrite to replace it, or name another file.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"The folder {path.parent} is not writable. Name another one.")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A hidden path beside `path` to write to; it gets the name at the end, or is removed if anything fails.
+
+    Raises OutputError where writing or renaming fails.
+    """
+    partial = partial_path(path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror or error}). Choose a folder that can be written to, or free "
+            "some space."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def image_pattern(target: OutputTarget, names: tuple[str, ...] | None) -> str:

@@ -1,0 +1,147 @@
+"""Every method in a process of its own: its memory can be told apart, and its crash ends nothing else."""
+
+import multiprocessing
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from stbn_cli.bench.methods import Method, Run
+from stbn_cli.errors import StbnError
+
+# Frames and pixels of the picture on which a method is run once before it is timed: libraries load, threads start.
+WARM_UP_FRAMES, WARM_UP_SIDE = 3, 64
+STOP_SECONDS = 2.0
+
+
+class MethodFailedError(StbnError):
+    """A method could not be loaded, failed on a clip, or took its process down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a method made of a clip."""
+
+    denoised: np.ndarray  # (T, H, W, 3) float32
+    seconds: float  # frames in memory to frames in memory; without loading and warm-up
+    peak_bytes: (
+        int | None
+    )  # of resident memory of its process, libraries and the clip included; None: not known here
+    device_bytes: int | None  # peak of what torch held on a GPU; None without one
+    details: dict[str, Any]
+
+
+class IsolatedMethod:
+    """Runs a method in a process that lives until `close`, which the context manager calls."""
+
+    def __init__(self, method: Method) -> None:
+        self.name = method.name
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, method), name=f"stbn-bench-{method.name}", daemon=True
+        )
+        self._process.start()
+        theirs.close()  # so that the end of the process is noticed
+
+    def __call__(self, noisy: np.ndarray, sigma: float) -> Measurement:
+        """Denoise `noisy (T, H, W, 3)` float32; `sigma` on the 0-255 scale. Raises `MethodFailedError`."""
+        try:
+            self._pipe.send((noisy, sigma))
+            answer = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join(STOP_SECONDS)
+            raise MethodFailedError(
+                f"{self.name} took its process down (exit code {self._process.exitcode}); memory may have run out."
+            ) from None
+        if isinstance(answer, str):
+            raise MethodFailedError(answer)
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.terminate()
+        self._process.join(STOP_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _serve(pipe: Connection, method: Method) -> None:
+    """The other process: one clip after another until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+    run: Run | None = None
+    while True:
+        try:
+            noisy, sigma = pipe.recv()
+        except EOFError:
+            return
+        try:
+            if run is None:
+                run = method.open()
+            run(np.ascontiguousarray(noisy[:WARM_UP_FRAMES, :WARM_UP_SIDE, :WARM_UP_SIDE]), sigma)
+            pipe.send(_measure(run, noisy, sigma))
+        except StbnError as error:
+            pipe.send(str(error))
+        except Exception as error:
+            pipe.send(f"{method.name} failed ({type(error).__name__}: {error}).")
+
+
+def _measure(run: Run, noisy: np.ndarray, sigma: float) -> Measurement:
+    _reset_peak()
+    begin = time.perf_counter()
+    denoised, details = run(noisy, sigma)  # returns frames in host memory: nothing is left to wait for
+    seconds = time.perf_counter() - begin
+    if denoised.shape != noisy.shape:
+        raise ValueError(f"returned {denoised.shape} for {noisy.shape}")
+    return Measurement(
+        denoised.astype(np.float32, copy=False), seconds, _peak_bytes(), _device_bytes(), details
+    )
+
+
+def _cuda() -> Any:
+    """`torch.cuda` where a method has brought torch along and used a GPU, else None."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+
+
+def _device_bytes() -> int | None:
+    cuda = _cuda()
+    return None if cuda is None else int(cuda.max_memory_allocated())
+
+
+def _reset_peak() -> None:
+    if (cuda := _cuda()) is not None:
+        cuda.reset_peak_memory_stats()
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")  # sets the peak to what is resident now
+    except OSError:
+        pass  # another system: the peak since the process began
+
+
+def _peak_bytes() -> int | None:
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,338 @@
+"""`stbn bench`: models and rivals on clean clips with noise added, by the published protocol."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stbn_cli.cli import options as opt
+from stbn_cli.cli.console import say, show_json, show_tables, warn
+from stbn_cli.cli.doctor import installed_versions
+from stbn_cli.cli.exits import InterruptedByUserError
+from stbn_cli.cli.parsing import AUTO, parse_names, parse_sigmas
+from stbn_cli.errors import OptionError, OutputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stbn_cli.bench.clips import Clip
+    from stbn_cli.bench.datasets import Dataset
+    from stbn_cli.bench.keepers import CropKeeper
+    from stbn_cli.bench.methods import Method
+    from stbn_cli.bench.results import Failure, Score
+
+MEASURING = "What is measured"
+ALL, NONE = "all", "none"
+DATA_VARIABLE = "STBN_DATA"
+EXAMPLES = opt.epilog(
+    "stbn bench",
+    "stbn bench set8 --data ~/Set8 --report set8.html",
+    "stbn bench clean.mkv frames/ --sigma 10,30,50 --frames 10 --rivals all",
+    "stbn bench clips/ --model stbn-xs --model mine.safetensors --save-frames out/",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Files and folders to write."""
+
+    csv: Path | None
+    report: Path | None
+    frames: Path | None
+    overwrite: bool
+
+    def check(self) -> None:
+        """Refuse before the work what could not be written after it. Raises `OutputError`."""
+        from stbn_cli.video.output import check_file
+
+        for path in (self.csv, self.report):
+            if path is not None:
+                check_file(path, self.overwrite)
+        if self.overwrite or self.frames is None or not self.frames.exists():
+            return
+        if not self.frames.is_dir() or any(self.frames.iterdir()):
+            raise OutputError(
+                f"{self.frames} exists. Use --overwrite to write into it, or name another folder."
+            )
+
+
+def bench(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[set8|davis|PATH]...",
+            help="A data set, or clean clips: videos, folders of frames, or folders of clips.",
+            show_default="a small clip that comes with stbn",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        opt.option(
+            MEASURING,
+            "--data",
+            metavar="DIR",
+            envvar=DATA_VARIABLE,
+            help="Where the data set is.",
+            default=False,
+        ),
+    ] = None,
+    sigma: Annotated[
+        str,
+        opt.option(
+            MEASURING, "--sigma", "-s", metavar="LIST", help="Noise levels on the 0-255 scale, known to all."
+        ),
+    ] = "10,20,30,40,50",
+    frames: Annotated[
+        int, opt.option(MEASURING, "--frames", min=1, help="Frames of each clip, from its first, at most.")
+    ] = 85,
+    seed: Annotated[int, opt.option(MEASURING, "--seed", help="Of the noise; 0 in published numbers.")] = 0,
+    model: Annotated[
+        list[str] | None,
+        opt.option(
+            MEASURING,
+            "--model",
+            "-m",
+            help="As `stbn denoise` takes it, or none; may be repeated.",
+            default=AUTO,
+        ),
+    ] = None,
+    rivals: Annotated[
+        str,
+        opt.option(
+            MEASURING, "--rivals", metavar="none|all|LIST", help="Other denoisers, each at its best setting."
+        ),
+    ] = NONE,
+    flow: opt.FlowOpt = None,
+    streaming: Annotated[
+        bool,
+        opt.option(
+            MEASURING,
+            "--streaming/--whole-clip",
+            help="In chunks, as `stbn denoise` works, or the whole clip at once.",
+        ),
+    ] = False,
+    device: opt.DeviceOpt = AUTO,
+    precision: opt.PrecisionOpt = AUTO,
+    csv: Annotated[
+        Path | None,
+        opt.option(opt.INPUT_OUTPUT, "--csv", metavar="FILE", help="One line a frame.", default=False),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        opt.option(
+            opt.INPUT_OUTPUT,
+            "--report",
+            metavar="FILE.html",
+            help="A page with plots and crops.",
+            default=False,
+        ),
+    ] = None,
+    save_frames: Annotated[
+        Path | None,
+        opt.option(
+            opt.INPUT_OUTPUT,
+            "--save-frames",
+            metavar="DIR",
+            help="Every frame of every method, as PNG.",
+            default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, opt.option(opt.INPUT_OUTPUT, "--overwrite", help="Replace files that exist.")
+    ] = False,
+    quiet: opt.QuietOpt = False,
+    json: opt.JsonOpt = False,
+) -> None:
+    """Measure denoisers on clean clips to which noise is added, by the published protocol.
+
+    PSNR, SSIM, temporal error, speed and memory of models and, with --rivals, of other denoisers on the same frames.
+    """
+    from stbn_cli.bench.runner import BenchOptions
+
+    outputs = Outputs(csv, report, save_frames, overwrite)
+    outputs.check()
+    options = BenchOptions(sigmas=parse_sigmas(sigma), frames=frames, seed=seed)
+    engine = {"flow": flow, "device": device, "precision": precision, "streaming": streaming}
+    methods, titles = _methods(model or [AUTO], rivals, engine)
+    clips, missing, dataset = _clips(sources or [], data)
+    watch = _Watch(outputs, quiet=quiet, total=len(clips) * len(options.sigmas) * len(methods))
+    try:
+        _run(clips, missing, dataset, methods, titles, options, outputs, watch, json)
+    except KeyboardInterrupt:
+        raise InterruptedByUserError(
+            f"Interrupted after {watch.done} of {watch.total} measurements; no results were written."
+        ) from None
+
+
+def _run(
+    clips: "Sequence[Clip]",
+    missing: Sequence[str],
+    dataset: "Dataset | None",
+    methods: "Sequence[Method]",
+    titles: dict[str, str],
+    options: Any,
+    outputs: Outputs,
+    watch: "_Watch",
+    json: bool,
+) -> None:
+    from stbn_cli.bench.published import PUBLISHED
+    from stbn_cli.bench.results import BenchResult, write_csv
+    from stbn_cli.bench.runner import run_bench
+    from stbn_cli.bench.tables import cost_table, published_table, quality_tables
+    from stbn_cli.video.output import whole_file
+
+    if missing:
+        warn(f"{len(missing)} sequences are not there, so averages are partial: {', '.join(missing)}.")
+    scores, failures = run_bench(clips, methods, options, watch)
+    result = BenchResult(
+        title=dataset.title if dataset else ", ".join(clip.name for clip in clips),
+        clips=tuple(clip.name for clip in clips),
+        missing=tuple(missing),
+        sigmas=options.sigmas,
+        maximum_frames=options.frames,
+        seed=options.seed,
+        scores=tuple(scores),
+        failures=tuple(failures),
+        environment=_environment(),
+    )
+    quoted = None if dataset is None else published_table(PUBLISHED[dataset.name], dataset.title)
+    if outputs.csv is not None:
+        with whole_file(outputs.csv) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+            write_csv(file, result.scores)
+    if outputs.report is not None:
+        from stbn_cli.bench.report import build_report
+        from stbn_cli.report.page import write_report
+
+        assert watch.crops is not None
+        write_report(outputs.report, build_report(result, titles, watch.crops, quoted))
+    if json:
+        quotes = [] if dataset is None else [_quote(row) for row in PUBLISHED[dataset.name]]
+        show_json({**result.document(), "quoted": quotes})
+    else:
+        tables = [*quality_tables(result, titles), cost_table(result, titles)]
+        show_tables(tables if quoted is None else [*tables, quoted])
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Tells what is being found out, and keeps what the outputs need of the frames."""
+
+    outputs: Outputs
+    quiet: bool
+    total: int
+    done: int = 0
+    crops: "CropKeeper | None" = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.outputs.report is not None:
+            from stbn_cli.bench.keepers import CropKeeper
+
+            self.crops = CropKeeper()
+
+    def clip_begins(self, clip: str, clean: "Tensor") -> None:
+        if not self.quiet:
+            say(f"{clip}: {len(clean)} frames of {clean.shape[-1]}x{clean.shape[-2]}")
+        if self.crops is not None:
+            self.crops.clip_begins(clip, clean)
+
+    def frames_ready(self, clip: str, sigma: float, method: str, frames: "Tensor") -> None:
+        if self.crops is not None:
+            self.crops.frames_ready(clip, sigma, method, frames)
+        if self.outputs.frames is not None:
+            from stbn_cli.bench.keepers import save_frames
+
+            save_frames(self.outputs.frames, clip, sigma, method, frames)
+
+    def scored(self, score: "Score") -> None:
+        if score.seconds is None:
+            return
+        self.done += 1
+        if not self.quiet:
+            decibels = sum(score.psnr) / score.frames
+            speed = score.frames / score.seconds
+            of = f"[{self.done}/{self.total}]"
+            say(
+                f"{of} {score.clip}, sigma {score.sigma:g}, {score.method}: {decibels:.2f} dB, {speed:.3g} frames/s"
+            )
+
+    def failed(self, failure: "Failure") -> None:
+        self.done += 1
+        warn(f"{failure.clip}, sigma {failure.sigma:g}: {failure.reason}")
+
+
+def _methods(
+    models: Sequence[str], rivals: str, engine: dict[str, Any]
+) -> "tuple[list[Method], dict[str, str]]":
+    """The methods, models first, and what tables call them. Raises for those that cannot run here."""
+    from stbn_cli.bench.methods import ModelMethod, RivalMethod
+    from stbn_cli.bench.results import NOISY
+    from stbn_cli.bench.rivals.registry import RIVALS
+    from stbn_cli.checkpoints.store import resolve
+    from stbn_cli.inference.device import resolve_device
+
+    device = resolve_device(engine["device"])
+    methods: list[Method] = []
+    for model in models:
+        if model != NONE:
+            path = resolve(model, device=device)
+            name = model if not Path(model).suffix and "/" not in model and model != AUTO else path.stem
+            methods.append(ModelMethod(name, str(path), **engine))
+    wanted = (
+        list(RIVALS) if rivals == ALL else [] if rivals == NONE else parse_names(rivals, RIVALS, "--rivals")
+    )
+    for name in wanted:
+        if reason := RIVALS[name].missing():
+            if rivals != ALL:
+                raise OptionError(f"{RIVALS[name].title} cannot run here: {reason}")
+            warn(f"{RIVALS[name].title} is left out: {reason}")
+            continue
+        methods.append(RivalMethod(name))
+    names = [method.name for method in methods]
+    if not names:
+        raise OptionError("There is nothing to measure: give --model or --rivals.")
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise OptionError(f"Two models are called {', '.join(sorted(repeated))}. Rename one of the files.")
+    titles = {name: RIVALS[name].title if name in RIVALS else name for name in names}
+    return methods, {NOISY: "noisy, clipped", **titles}
+
+
+def _clips(sources: Sequence[str], data: Path | None) -> "tuple[list[Clip], list[str], Dataset | None]":
+    """What to measure on; the sequences of a data set that are missing; the data set."""
+    from stbn_cli.bench.clips import bundled_clip, find_clips
+    from stbn_cli.bench.datasets import DATASETS, find_sequences
+
+    if not sources:
+        return [bundled_clip()], [], None
+    if sources[0] in DATASETS:
+        if len(sources) > 1:
+            raise OptionError(f"Give {sources[0]} alone, or paths of clips.")
+        dataset = DATASETS[sources[0]]
+        return *find_sequences(dataset, data), dataset
+    return find_clips([Path(source) for source in sources]), [], None
+
+
+def _environment() -> dict[str, Any]:
+    import os
+    from datetime import UTC, datetime
+
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "command": shlex.join(["stbn", *sys.argv[1:]]),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        **installed_versions(),
+        "processors": os.cpu_count(),
+        "gpu": gpu,
+    }
+
+
+def _quote(row: Any) -> dict[str, Any]:
+    from stbn_cli.bench.published import PUBLISHED_SIGMAS
+
+    psnr = dict(zip(map(str, PUBLISHED_SIGMAS), row.psnr, strict=True))
+    return {"method": row.method, "psnr": psnr, "note": row.note}
