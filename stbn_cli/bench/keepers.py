@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from stbn_cli.errors import OutputError
-from stbn_cli.report.crops import encode_picture
+from stbn_cli.report.crops import encode_picture, strongest_part
 
 CROP_SIDE = 256  # pixels
 # Each set of crops is about half a megabyte of page: noise does not compress.
@@ -48,14 +48,9 @@ class CropKeeper:
 
 def detailed_place(picture: np.ndarray) -> tuple[slice, slice]:
     """Rows and columns of the crop of a picture `(H, W, 3)` with the strongest gradients on average."""
-    height, width = picture.shape[:2]
-    rows, columns = min(CROP_SIDE, height), min(CROP_SIDE, width)
     grey = picture.mean(axis=2)
     strength = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
-    sums = cv2.integral(strength)
-    totals = sums[rows:, columns:] - sums[:-rows, columns:] - sums[rows:, :-columns] + sums[:-rows, :-columns]
-    top, left = np.unravel_index(int(totals.argmax()), totals.shape)
-    return slice(int(top), int(top) + rows), slice(int(left), int(left) + columns)
+    return strongest_part(strength, CROP_SIDE)
 
 
 def save_frames(folder: Path, clip: str, sigma: float, method: str, frames: Tensor) -> None:

@@ -108,23 +108,23 @@ def _average(method: str, sigma: float, scores: list[Score], expected_clips: int
 
 
 def score_document(score: Score) -> dict[str, Any]:
-    """A score as plain values; numbers that JSON does not have are None."""
+    """A score as plain values; the PSNR of equal frames is infinite."""
     return {
         "method": score.method,
         "clip": score.clip,
         "sigma": score.sigma,
         "frames": score.frames,
-        "psnr": finite(fmean(score.psnr)),
-        "ssim": finite(fmean(score.ssim)),
-        "temporal_error": finite(fmean(score.temporal_error)) if score.temporal_error else None,
+        "psnr": fmean(score.psnr),
+        "ssim": fmean(score.ssim),
+        "temporal_error": fmean(score.temporal_error) if score.temporal_error else None,
         "seconds": score.seconds,
         "peak_mib": mebibytes(score.peak_bytes),
         "device_mib": mebibytes(score.device_bytes),
         "details": score.details,
         "per_frame": {
-            "psnr": [finite(value) for value in score.psnr],
-            "ssim": [finite(value) for value in score.ssim],
-            "temporal_error": [finite(value) for value in score.temporal_error],
+            "psnr": list(score.psnr),
+            "ssim": list(score.ssim),
+            "temporal_error": list(score.temporal_error),
         },
     }
 
@@ -137,11 +137,11 @@ def average_document(row: Average) -> dict[str, Any]:
         "sigma": row.sigma,
         "clips": row.clips,
         "partial": row.partial,
-        "psnr": finite(row.psnr.mean),
+        "psnr": row.psnr.mean,
         "psnr_margin": row.psnr.margin,
-        "ssim": finite(row.ssim.mean),
+        "ssim": row.ssim.mean,
         "ssim_margin": row.ssim.margin,
-        "temporal_error": None if temporal is None else finite(temporal.mean),
+        "temporal_error": None if temporal is None else temporal.mean,
         "temporal_error_margin": None if temporal is None else temporal.margin,
         "frames_per_second": row.frames_per_second,
         "peak_mib": mebibytes(row.peak_bytes),
@@ -157,11 +157,6 @@ def write_csv(file: IO[str], scores: Iterable[Score]) -> None:
         changes = ("", *score.temporal_error)
         for frame, values in enumerate(zip(score.psnr, score.ssim, changes, strict=True)):
             table.writerow((score.method, score.clip, f"{score.sigma:g}", frame, *values))
-
-
-def finite(value: float) -> float | None:
-    """None for infinities and NaN, which JSON does not have."""
-    return value if math.isfinite(value) else None
 
 
 def mebibytes(size: int | None) -> float | None:

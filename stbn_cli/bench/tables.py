@@ -1,10 +1,11 @@
 """The results as tables of text, the same for the terminal and the report."""
 
+import math
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from stbn_cli.bench.published import PUBLISHED_SIGMAS, SOURCE, PublishedRow
-from stbn_cli.bench.results import NOISY, Average, BenchResult, Estimate, Score, finite, mebibytes
+from stbn_cli.bench.results import NOISY, Average, BenchResult, Estimate, Score, mebibytes
 from stbn_cli.report.model import Table
 
 NOTHING = "-"
@@ -136,7 +137,7 @@ def _best_cells(
         values = {}
         for row, method in enumerate(methods):
             value = means[row][column]
-            if method != NOISY and value is not None and finite(value) is not None:
+            if method != NOISY and value is not None and math.isfinite(value):
                 values[row] = value
         if len(values) > 1:
             winner = best(list(values.values()))

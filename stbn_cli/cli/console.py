@@ -1,6 +1,7 @@
 """Where output goes: data on stdout, everything for people on stderr."""
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,16 @@ def show(text: str) -> None:
 
 
 def show_json(document: Any, *, one_line: bool = False) -> None:
-    """One JSON document."""
-    show(json.dumps(document, indent=None if one_line else 2, ensure_ascii=False))
+    """One JSON document; infinities and NaN, which JSON does not have, are null."""
+    show(json.dumps(_plain(document), indent=None if one_line else 2, ensure_ascii=False, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show_table(rows: Sequence[Sequence[str]]) -> None:

@@ -1,4 +1,4 @@
-"""Pictures as small lossless files for a page."""
+"""Which parts of a picture to show, and pictures as small lossless files for a page."""
 
 import cv2
 import numpy as np
@@ -27,3 +27,19 @@ def encode_picture(rgb: np.ndarray) -> bytes:
     if not written:
         raise ValueError(f"OpenCV could not encode a picture of shape {rgb.shape}.")
     return data.tobytes()
+
+
+def square_sums(score: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Sums of `score (H, W)` over every part of `rows` x `columns`, float64, by the part's first pixel."""
+    total = cv2.integral(score, sdepth=cv2.CV_64F)
+    return (
+        total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns] + total[:-rows, :-columns]
+    )
+
+
+def strongest_part(score: np.ndarray, side: int) -> tuple[slice, slice]:
+    """Rows and columns of the square of `side` pixels, or what fits of it, where `score (H, W)` is largest in sum."""
+    rows, columns = (min(side, size) for size in score.shape)
+    sums = square_sums(score, rows, columns)
+    top, left = (int(index) for index in np.unravel_index(int(sums.argmax()), sums.shape))
+    return slice(top, top + rows), slice(left, left + columns)

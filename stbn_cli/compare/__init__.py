@@ -1,0 +1,1 @@
+"""Two videos against each other, and what the difference between them says. Knows nothing of the command line."""
