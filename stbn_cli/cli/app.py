@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stbn_cli import __version__
-from stbn_cli.cli import denoise, doctor, train, weights
+from stbn_cli.cli import bench, compare, denoise, doctor, preview, train, weights
 from stbn_cli.cli.console import show
 from stbn_cli.cli.exits import FAILED, report_error
 from stbn_cli.cli.options import EXIT_CODES
@@ -25,6 +25,11 @@ app = typer.Typer(
     context_settings=HELP_NAMES,
 )
 app.command("denoise", epilog=denoise.EXAMPLES, no_args_is_help=True)(denoise.denoise)
+app.command("preview", epilog=preview.EXAMPLES, no_args_is_help=True)(preview.preview)
+app.command("compare", epilog=compare.EXAMPLES, no_args_is_help=True)(compare.compare)
+app.command("bench", epilog=bench.EXAMPLES)(bench.bench)
+# The reference repository calls its measurement "test".
+app.command("test", epilog=bench.EXAMPLES, hidden=True)(bench.bench)
 app.add_typer(weights.app, name="weights")
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("train", epilog=train.EXAMPLES, no_args_is_help=True)(train.train)

@@ -5,8 +5,9 @@ precision do not suffice. Knows nothing of files or the command line.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from stbn_cli.inference.scene import NonFiniteError, Scene
 from stbn_cli.inference.scenes import CutDetector
 from stbn_cli.models.stbn import MINIMUM_SIZE, STBN
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES, estimate_sigma
+
+# What a scene does with its next chunk.
+ChunkStep: TypeAlias = Callable[[STBN, Plan], list[Tensor]]
 
 INTEGER_MAXIMUM = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
 
@@ -141,6 +145,41 @@ class Denoiser:
         if size is not None:
             yield from self._finish(scene, waiting, end, size)
 
+    def stream_scene(
+        self, frames: Iterable[np.ndarray], sigma: float, plan: Plan, *, skip: int = 0
+    ) -> Iterator[np.ndarray]:
+        """As `stream`, for frames that are known to be one scene (or part of one) of noise level `sigma` ([0, 1]).
+
+        The first `skip` frames, whole chunks of `plan`, only carry the recurrence on, at a third of the cost; nothing
+        is yielded for them.
+        """
+        self.report = EngineReport(plan=plan)
+        scene = self._new_scene(sigma, first_frame=0, estimated=self.options.sigma is None)
+        size = (0, 0)
+        for index, frame in enumerate(frames):
+            size = frame.shape[:2]
+            scene.add(_to_tensor(frame, index))
+            if skip:
+                assert self.report.plan is not None
+                # No look-ahead: the forward pass does not need it.
+                if len(scene.pending) >= min(skip, self.report.plan.chunk):
+                    waiting = len(scene.pending)
+                    self._process(scene.skip_chunk)
+                    skip -= waiting - len(scene.pending)
+            elif len(scene.pending) >= self._window():
+                yield from self._run(scene, size)
+        while scene.pending:
+            yield from self._run(scene, size)
+
+    def scene_sigma(self, opening: Sequence[np.ndarray]) -> float:
+        """Noise level ([0, 1]) that `stream` finds for a scene that opens with these frames `(H, W, 3)`.
+
+        `opening`: a chunk and its overlap, or the whole scene if that is shorter.
+        """
+        if self.options.sigma is not None:
+            return self.options.sigma
+        return _estimate([_to_tensor(frame, index) for index, frame in enumerate(opening)])
+
     def _window(self) -> int:
         """Frames that have to wait before a chunk can run."""
         assert self.report.plan is not None
@@ -150,17 +189,18 @@ class Denoiser:
         """A scene of the frames that wait, the last of which is frame `end - 1`, with its noise level."""
         sigma, estimated = self.options.sigma, False
         if sigma is None:
-            step = -(-len(waiting) // MAXIMUM_FRAMES)  # copying all of a long chunk would double its memory
-            clip = torch.cat(waiting[::step]).permute(0, 2, 3, 1)
-            sigma, estimated = estimate_sigma(clip).sigma, True
-        self.report.scenes.append(SceneReport(end - len(waiting), sigma, estimated))
-        told = sigma
-        if self._sigma_range is not None:
-            told = min(max(sigma, self._sigma_range[0]), self._sigma_range[1])
-        scene = Scene(self._flow, sigma, told)
+            sigma, estimated = _estimate(waiting), True
+        scene = self._new_scene(sigma, first_frame=end - len(waiting), estimated=estimated)
         for frame in waiting:
             scene.add(frame)
         return scene
+
+    def _new_scene(self, sigma: float, *, first_frame: int, estimated: bool) -> Scene:
+        self.report.scenes.append(SceneReport(first_frame, sigma, estimated))
+        told = sigma
+        if self._sigma_range is not None:
+            told = min(max(sigma, self._sigma_range[0]), self._sigma_range[1])
+        return Scene(self._flow, sigma, told)
 
     def _finish(
         self, scene: Scene | None, waiting: list[Tensor], end: int, size: tuple[int, int]
@@ -174,21 +214,21 @@ class Denoiser:
     def _run(self, scene: Scene, size: tuple[int, int]) -> Iterator[np.ndarray]:
         """One chunk, with the fallbacks for memory and precision."""
         noisy = [frame.noisy for frame in scene.pending]
-        estimates = self._process(scene)
+        estimates = self._process(scene.process_chunk)
         for before, after in zip(noisy, estimates, strict=False):
             blended = torch.lerp(before, after, self.options.strength)
             yield blended[0, :, : size[0], : size[1]].permute(1, 2, 0).contiguous().numpy()
 
     @torch.inference_mode()
-    def _process(self, scene: Scene) -> list[Tensor]:
+    def _process(self, step: ChunkStep) -> list[Tensor]:
         while True:
             plan = self.report.plan
             assert plan is not None
             try:
                 try:
-                    return scene.process_chunk(self._network, plan)
+                    return step(self._network, plan)
                 except NonFiniteError:
-                    return self._process_exactly(scene, plan)
+                    return self._process_exactly(step, plan)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -196,7 +236,7 @@ class Denoiser:
             # Outside the handler: the traceback holds the failed attempt's tensors.
             self._shrink(plan, failure)
 
-    def _process_exactly(self, scene: Scene, plan: Plan) -> list[Tensor]:
+    def _process_exactly(self, step: ChunkStep, plan: Plan) -> list[Tensor]:
         """The chunk again in float32. Raises `CheckpointError` if even that is not finite."""
         if plan.dtype != torch.float32:
             self.report.fp32_chunks += 1
@@ -208,7 +248,7 @@ class Denoiser:
             options = replace(self.options, chunk=plan.chunk, chunk_overlap=plan.chunk_overlap)
             exact = self._plan(plan.height, plan.width, torch.float32, options)
             try:
-                return scene.process_chunk(network, exact)
+                return step(network, exact)
             except NonFiniteError:
                 pass
         raise CheckpointError(
@@ -234,6 +274,12 @@ class Denoiser:
         self.report.messages.append(message)
         if self._on_message is not None:
             self._on_message(message)
+
+
+def _estimate(frames: list[Tensor]) -> float:
+    """Noise level ([0, 1]) of a scene's first frames `(1, C, H, W)`."""
+    step = -(-len(frames) // MAXIMUM_FRAMES)  # copying all of a long chunk would double its memory
+    return estimate_sigma(torch.cat(frames[::step]).permute(0, 2, 3, 1)).sigma
 
 
 def _place(network: STBN, device: torch.device, dtype: torch.dtype) -> STBN:

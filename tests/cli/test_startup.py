@@ -9,7 +9,7 @@ import pytest
 
 import stbn_cli
 
-HEAVY = ("torch", "av", "cv2", "numpy", "huggingface_hub", "safetensors")
+HEAVY = ("torch", "av", "cv2", "numpy", "huggingface_hub", "safetensors", "matplotlib", "jinja2")
 PROBE = f"""
 import sys
 from stbn_cli.cli.app import main
@@ -19,7 +19,13 @@ print(json.dumps([code, [name for name in {HEAVY} if name in sys.modules]]), fil
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["denoise", "--help"], ["--version"], ["weights", "list"]])
+COMMANDS = ("denoise", "preview", "compare", "bench", "train", "doctor")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["weights", "list"], *([command, "--help"] for command in COMMANDS)],
+)
 def test_heavy_libraries_stay_out(arguments) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, timeout=60

@@ -1,0 +1,151 @@
+"""One preview of a surveyed moment: denoise, show, and predict."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from stbn_cli.errors import OptionError, OutputError
+from stbn_cli.inference.denoiser import Denoiser
+from stbn_cli.preview.clip import ClipWriter
+from stbn_cli.preview.forecast import Forecast, Trial, forecast
+from stbn_cli.preview.moment import Efforts, Shot, denoise_moment
+from stbn_cli.preview.picture import compose_sheet
+from stbn_cli.preview.survey import HALF_PRECISION_FRAMES, Survey
+from stbn_cli.video.encoders import EncodeOptions
+from stbn_cli.video.images import JPEG_QUALITY, JPEG_SUFFIXES
+from stbn_cli.video.output import check_output, resolve_output, whole_file
+
+SIGMA_SCALE = 255.0
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What was shown and what is predicted."""
+
+    begin: Fraction  # time of the first frame shown, in seconds from the video's beginning
+    shown: int  # frames
+    sigmas: tuple[float, ...]  # noise level of each scene shown, [0, 1]
+    differences: tuple[str, ...]  # why the full run may differ by more than 1e-3; none: it does not
+    forecast: Forecast
+    warnings: tuple[str, ...]  # on what the full run's output cannot keep
+
+
+def shows_video(output: str | Path) -> bool:
+    """Whether a preview of this name is a video rather than a picture. Raises `OptionError` if it is neither."""
+    kind = resolve_output(output).kind
+    if kind == "images":
+        raise OptionError(
+            f"The preview {output} is one file: a picture (.png, .jpg) or a video (.mp4, .mkv, ...). "
+            "Name it so with -o."
+        )
+    return kind == "video"
+
+
+def check_preview(source: str | Path, output: str | Path, overwrite: bool) -> None:
+    """Refuse an impossible preview before any work is done. Raises as `check_output` and `shows_video` do."""
+    video, folder = shows_video(output), Path(output).parent
+    check_output(source, output, overwrite)
+    # A folder of images may be new, the folder of one picture may not.
+    if not video and not folder.is_dir():
+        raise OutputError(f"The folder {folder} does not exist. Create it or name another one.")
+
+
+def make_preview(
+    found: Survey,
+    output: str | Path,
+    denoiser: Denoiser,
+    *,
+    full_output: str | Path,
+    encode: EncodeOptions,
+    split: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Preview:
+    """Show a surveyed moment before and after, and predict the full run.
+
+    Args:
+        output: a picture or a video, by its suffix; it appears whole or not at all. A picture shows the first frame.
+        full_output: where the full run would write; its name decides container and codec of the prediction.
+        encode: how the full run would encode.
+        split: a video shows the left of one and the right of the other instead of both side by side.
+        progress: called with the number of frames denoised so far, of `found.frames`.
+
+    Raises:
+        StbnError: one of its classes, with a sentence that says what to do.
+    """
+    check_preview(found.source, output, overwrite)
+    efforts = Efforts()
+    with ExitStack() as stack:
+        trial = stack.enter_context(Trial(found, full_output, encode))
+        clip = None
+        if shows_video(output):
+            clip = stack.enter_context(ClipWriter(found, output, split=split, overwrite=overwrite))
+        first: Shot | None = None
+        for count, shot in enumerate(denoise_moment(found, denoiser, efforts), 1):
+            trial.write(shot)
+            if shot.wanted:
+                first = first or shot
+                if clip is not None:
+                    clip.add(shot)
+            progress(count)
+        tried = trial.finish()
+        if clip is not None:
+            clip.finish()
+        elif first is not None:
+            write_picture(Path(output), _sheet(found, first))
+    return Preview(
+        begin=found.times[found.wanted.start],
+        shown=len(found.wanted),
+        sigmas=tuple(part.sigma for part in found.parts),
+        differences=tuple(differences(found)),
+        forecast=forecast(found, efforts, tried),
+        warnings=tried.warnings,
+    )
+
+
+def write_picture(path: Path, rgb: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB as its suffix says, whole or not at all. Raises `OutputError`."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix.lower() in JPEG_SUFFIXES else []
+    with whole_file(path) as partial:
+        done, data = cv2.imencode(path.suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), options)
+        if not done:
+            raise OSError("OpenCV cannot encode it")
+        data.tofile(partial)
+
+
+def timestamp(seconds: Fraction) -> str:
+    """H:MM:SS.mmm."""
+    minutes, milliseconds = divmod(round(seconds * 1000), 60_000)
+    return f"{minutes // 60}:{minutes % 60:02}:{milliseconds / 1000:06.3f}"
+
+
+def _sheet(found: Survey, shot: Shot) -> np.ndarray:
+    sigma = SIGMA_SCALE * found.parts[0].sigma
+    return compose_sheet(
+        shot.before.rgb,
+        shot.after,
+        f"{timestamp(shot.time)}    noise level {sigma:.3g}",
+        turns=found.metadata.rotation // 90 % 4,
+        aspect=found.metadata.sample_aspect_ratio,
+    )
+
+
+def differences(found: Survey) -> list[str]:
+    """Why the full run may differ from the preview by more than 1e-3, in sentences; none: it does not."""
+    part = found.parts[0]
+    if not part.known:
+        return [
+            f"The scene begins before {timestamp(found.times[0])}, where the search for its beginning ended: its "
+            "noise level and chunks are those from there on, and the full run may differ slightly."
+        ]
+    if not part.exact and found.plan.dtype.itemsize < 4:
+        return [
+            f"The scene begins more than {HALF_PRECISION_FRAMES} frames before, too far to repeat the full run's "
+            "rounding: a value may differ from it by 1 in 255. --precision fp32 has no such difference."
+        ]
+    return []

@@ -1,0 +1,123 @@
+"""Denoises a surveyed moment: the frames that the full run would give there, one after another."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from stbn_cli.errors import InputError
+from stbn_cli.inference.denoiser import Denoiser
+from stbn_cli.preview.effort import Effort
+from stbn_cli.preview.survey import Survey, choose_moment, seconds_before, survey
+from stbn_cli.video.frames import Frame
+from stbn_cli.video.reader import open_video
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """A frame before and after."""
+
+    before: Frame
+    after: np.ndarray  # (H, W, 3) float32, nominal [0, 1], not clipped
+    time: Fraction  # seconds from the video's beginning
+    wanted: bool  # to be shown, not only computed on the way
+
+
+@dataclass(slots=True)
+class Efforts:
+    """What was measured while a moment was denoised; reading and denoising did not overlap."""
+
+    reading: Effort = field(default_factory=Effort)
+    # The first chunk, with what came before it, and all the others.
+    cold: Effort = field(default_factory=Effort)
+    warm: Effort = field(default_factory=Effort)
+
+    @property
+    def denoising(self) -> Effort:
+        """The best that is known of denoising: warm, if there was more than one chunk."""
+        return self.warm if self.warm.frames else self.cold
+
+
+def preview_frames(
+    source: str | Path,
+    denoiser: Denoiser,
+    *,
+    at: float | None = None,
+    duration: float = 0.0,
+    rate: Fraction | float | None = None,
+) -> list[Shot]:
+    """The wanted frames of a moment, as `denoiser` gives them in a run over the whole video.
+
+    Args:
+        at: seconds from the video's beginning; None: the middle.
+        duration: seconds around `at`; 0: the frame that is shown at `at`.
+        rate: frames per second of an image sequence.
+
+    Raises:
+        OptionError: `at` is beyond the end.
+        InputError: the input cannot be read.
+    """
+    with open_video(source, rate=rate) as reader:
+        moment = choose_moment(reader.metadata, at, duration)
+    found = survey(source, denoiser, moment, rate)
+    return [shot for shot in denoise_moment(found, denoiser, Efforts()) if shot.wanted]
+
+
+def denoise_moment(found: Survey, denoiser: Denoiser, efforts: Efforts) -> Iterator[Shot]:
+    """Every frame that is denoised on the way to the wanted ones and up to their chunks' ends, in order.
+
+    Lazy; holds a chunk and its look-ahead. `efforts` receives what was measured. Raises `InputError` for a file that
+    gives other frames when it is read from elsewhere.
+    """
+    head = found.parts[0]
+    start, cold_stop = head.start, min(head.first + found.plan.chunk, head.stop)
+    with found.open(start) as reader:
+        offset = seconds_before(reader, found.before(start))
+        frames = _measured(iter(reader), efforts.reading)
+        for part in found.parts:
+            waiting: deque[Frame] = deque()
+            outputs = denoiser.stream_scene(
+                _feed(islice(frames, part.end - part.start), waiting, part.first - part.start),
+                part.sigma,
+                found.plan,
+                skip=part.first - part.start,
+            )
+            for index in range(part.first, part.stop):
+                after = _next(outputs, efforts, efforts.cold if index < cold_stop else efforts.warm)
+                if after is None or offset + waiting[0].pts * waiting[0].time_base != found.times[index]:
+                    raise InputError(
+                        f"{found.source} gives other frames when it is read from the middle: its index is damaged. "
+                        "Copy it into a new container (ffmpeg -i INPUT -c copy OUT.mkv) first."
+                    )
+                yield Shot(waiting.popleft(), after, found.times[index], index in found.wanted)
+
+
+def _measured(frames: Iterator[Frame], effort: Effort) -> Iterator[Frame]:
+    # Not measured: the first costs the way from the key frame before it.
+    frame = next(frames, None)
+    while frame is not None:
+        yield frame
+        with effort.measured():
+            frame = next(frames, None)
+
+
+def _feed(frames: Iterator[Frame], waiting: deque[Frame], skip: int) -> Iterator[np.ndarray]:
+    """The pixels of `frames`; all but the first `skip` frames wait in `waiting` until they are denoised."""
+    for index, frame in enumerate(frames):
+        if index >= skip:
+            waiting.append(frame)
+        yield frame.rgb
+
+
+def _next(outputs: Iterator[np.ndarray], efforts: Efforts, effort: Effort) -> np.ndarray | None:
+    """The next denoised frame, its cost without that of the frames that were read for it."""
+    reading = efforts.reading
+    wall, cpu = reading.wall, reading.cpu
+    with effort.measured():
+        after = next(outputs, None)
+    effort.without(reading.wall - wall, reading.cpu - cpu)
+    return after
