@@ -55,6 +55,8 @@ def run_bench(
 
     Raises `InputError` for a clip that cannot be read or is smaller than `SMALLEST_SIDE`.
     """
+    for clip in clips:
+        _load(clip, 1)  # what cannot be read must not end a run of hours in its middle
     scores: list[Score] = []
     failures: list[Failure] = []
     with ExitStack() as processes:

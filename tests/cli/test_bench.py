@@ -130,6 +130,16 @@ def test_existing_files_are_kept(stbn: Callable, clips: Path, tiny_model_path: P
     assert table.read_text().startswith("method,")
 
 
+def test_unreadable_clips_are_refused_before_the_work(
+    stbn: Callable, clips: Path, tiny_model_path: Path
+) -> None:
+    bad = clips / "bad.mkv"
+    bad.write_bytes(b"no video")
+    outcome = stbn("bench", clips / "lake", bad, "--model", tiny_model_path, "--sigma", "10")
+    assert outcome.code == 3 and "bad.mkv" in outcome.err
+    assert "frames/s" not in outcome.err
+
+
 def test_models_of_one_name_are_refused(stbn: Callable, tiny_model_path: Path, tmp_path: Path) -> None:
     other = tmp_path / tiny_model_path.name
     other.write_bytes(tiny_model_path.read_bytes())
