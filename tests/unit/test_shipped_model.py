@@ -14,6 +14,7 @@ from stbn_cli.metrics import psnr
 from stbn_cli.noise.synthetic import protocol_noise
 from stbn_cli.training.footage import load_clip
 
+MODELS = ["stbn-xs", "stbn-s"]
 COLOURS = [
     (0.5, 0.5, 0.5),
     (0.8, 0.1, 0.1),
@@ -28,41 +29,45 @@ def as_tensor(frames: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
 
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("colour", COLOURS)
-def test_flat_colours_keep_their_mean_and_lose_their_noise(colour: tuple[float, float, float]) -> None:
+def test_flat_colours_keep_their_mean_and_lose_their_noise(
+    model: str, colour: tuple[float, float, float]
+) -> None:
     sigma = 20 / 255
     noise = np.random.default_rng(0).standard_normal((4, 64, 64, 3)).astype(np.float32)
-    denoised = stbn_cli.load_denoiser("stbn-xs", sigma=20)(np.float32(colour) + np.float32(sigma) * noise)
+    denoised = stbn_cli.load_denoiser(model, sigma=20)(np.float32(colour) + np.float32(sigma) * noise)
     inner = denoised[:, 8:-8, 8:-8]
     bias = 255 * np.abs(inner.mean(axis=(0, 1, 2)) - colour)
     assert bias.max() < 3, bias
     assert inner.std(axis=(0, 1, 2)).max() < sigma / 4
 
 
-def test_a_real_clip_gains_at_every_noise_level(bikes_clip: Path) -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_a_real_clip_gains_at_every_noise_level(model: str, bikes_clip: Path) -> None:
     clean = as_tensor(load_clip(bikes_clip, 6)[:, 40:232, 200:456]).float() / 255
     gains = []
     for sigma in (10, 25, 50):
         noisy = protocol_noise(clean, sigma / 255)
-        denoised = stbn_cli.load_denoiser("stbn-xs", sigma=sigma)(noisy.permute(0, 2, 3, 1).numpy())
+        denoised = stbn_cli.load_denoiser(model, sigma=sigma)(noisy.permute(0, 2, 3, 1).numpy())
         gains.append(float((psnr(as_tensor(denoised), clean) - psnr(noisy, clean)).mean()))
     assert gains[0] > 4 and gains[1] > 7 and gains[2] > 9, gains
 
 
-def test_unknown_noise_is_estimated_and_costs_little(bikes_clip: Path) -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_unknown_noise_is_estimated_and_costs_little(model: str, bikes_clip: Path) -> None:
     clean = as_tensor(load_clip(bikes_clip, 5)[:, 40:232, 200:456]).float() / 255
     noisy = protocol_noise(clean, 25 / 255).permute(0, 2, 3, 1).numpy()
-    told = psnr(as_tensor(stbn_cli.load_denoiser("stbn-xs", sigma=25)(noisy)), clean).mean()
-    found = psnr(as_tensor(stbn_cli.load_denoiser("stbn-xs")(noisy)), clean).mean()
+    told = psnr(as_tensor(stbn_cli.load_denoiser(model, sigma=25)(noisy)), clean).mean()
+    found = psnr(as_tensor(stbn_cli.load_denoiser(model)(noisy)), clean).mean()
     assert float(told - found) < 0.2
 
 
-def test_half_precision_costs_little(bikes_clip: Path) -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_half_precision_costs_little(model: str, bikes_clip: Path) -> None:
     clean = as_tensor(load_clip(bikes_clip, 4)[:, 40:168, 200:328]).float() / 255
     noisy = protocol_noise(clean, 25 / 255).permute(0, 2, 3, 1).numpy()
-    exact = psnr(
-        as_tensor(stbn_cli.load_denoiser("stbn-xs", sigma=25, precision="fp32")(noisy)), clean
-    ).mean()
+    exact = psnr(as_tensor(stbn_cli.load_denoiser(model, sigma=25, precision="fp32")(noisy)), clean).mean()
     for precision, loss in (("fp16", 0.02), ("bf16", 0.1)):
-        half = stbn_cli.load_denoiser("stbn-xs", sigma=25, precision=precision)(noisy)
+        half = stbn_cli.load_denoiser(model, sigma=25, precision=precision)(noisy)
         assert float(exact - psnr(as_tensor(half), clean).mean()) < loss
