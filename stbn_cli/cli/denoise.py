@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, show_json, show_table
 from stbn_cli.cli.exits import InterruptedByUserError
-from stbn_cli.cli.parsing import AUTO, default_output, parse_count, parse_sigma, parse_time
+from stbn_cli.cli.parsing import AUTO, default_output, engine_arguments, parse_time
 from stbn_cli.cli.progress import FrameProgress
 from stbn_cli.cli.report import Job, Notes, fields, plan_encoding
 
@@ -70,19 +70,19 @@ def denoise(
 
     The noise level is measured, the output is written beside its final name, checked, and only then renamed.
     """
-    engine = {
-        "model": model,
-        "sigma": parse_sigma(sigma),
-        "strength": strength,
-        "flow": flow,
-        "scene_cuts": scene_cuts,
-        "device": device,
-        "precision": precision,
-        "chunk": parse_count(chunk, "--chunk", 1),
-        "chunk_overlap": parse_count(chunk_overlap, "--chunk-overlap", 0),
-        "tile": parse_count(tile, "--tile", 0),
-        "tile_overlap": parse_count(tile_overlap, "--tile-overlap", 0),
-    }
+    engine = engine_arguments(
+        model=model,
+        sigma=sigma,
+        strength=strength,
+        flow=flow,
+        scene_cuts=scene_cuts,
+        device=device,
+        precision=precision,
+        chunk=chunk,
+        chunk_overlap=chunk_overlap,
+        tile=tile,
+        tile_overlap=tile_overlap,
+    )
     span = {"start": parse_time(start, "--start"), "end": parse_time(end, "--end"), "rate": fps}
     coding = {"codec": codec, "crf": crf, "preset": preset, "pix_fmt": pix_fmt, "lossless": lossless}
     verbosity = QUIET if quiet else VERBOSE if verbose else NORMAL

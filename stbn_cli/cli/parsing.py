@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from stbn_cli.errors import OptionError
 
@@ -65,6 +66,20 @@ def parse_count(text: str, option: str, minimum: int) -> int | None:
     if not re.fullmatch(r"\d+", text) or int(text) < minimum:
         raise OptionError(f"{option} {text} is neither auto nor a whole number of at least {minimum}.")
     return int(text)
+
+
+def engine_arguments(
+    *, sigma: str, chunk: str, chunk_overlap: str, tile: str, tile_overlap: str, **others: Any
+) -> dict[str, Any]:
+    """The arguments of `load_denoiser` from the options of the commands that denoise; `others` are taken as they are."""
+    return {
+        **others,
+        "sigma": parse_sigma(sigma),
+        "chunk": parse_count(chunk, "--chunk", 1),
+        "chunk_overlap": parse_count(chunk_overlap, "--chunk-overlap", 0),
+        "tile": parse_count(tile, "--tile", 0),
+        "tile_overlap": parse_count(tile_overlap, "--tile-overlap", 0),
+    }
 
 
 def default_output(source: str, writable_suffixes: Collection[str]) -> str:

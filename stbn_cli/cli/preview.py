@@ -12,8 +12,7 @@ from stbn_cli.cli.parsing import (
     DENOISED,
     FALLBACK_SUFFIX,
     default_output,
-    parse_count,
-    parse_sigma,
+    engine_arguments,
     parse_time,
 )
 from stbn_cli.cli.progress import FrameProgress, clock
@@ -124,19 +123,19 @@ def preview(
 
     Takes the options of `stbn denoise`. A picture shows the whole frame and its noisiest and most detailed places.
     """
-    engine = {
-        "model": model,
-        "sigma": parse_sigma(sigma),
-        "strength": strength,
-        "flow": flow,
-        "scene_cuts": scene_cuts,
-        "device": device,
-        "precision": precision,
-        "chunk": parse_count(chunk, "--chunk", 1),
-        "chunk_overlap": parse_count(chunk_overlap, "--chunk-overlap", 0),
-        "tile": parse_count(tile, "--tile", 0),
-        "tile_overlap": parse_count(tile_overlap, "--tile-overlap", 0),
-    }
+    engine = engine_arguments(
+        model=model,
+        sigma=sigma,
+        strength=strength,
+        flow=flow,
+        scene_cuts=scene_cuts,
+        device=device,
+        precision=precision,
+        chunk=chunk,
+        chunk_overlap=chunk_overlap,
+        tile=tile,
+        tile_overlap=tile_overlap,
+    )
     coding = {"codec": codec, "crf": crf, "preset": preset, "pix_fmt": pix_fmt, "lossless": lossless}
     request = Request(
         source=source,
