@@ -71,7 +71,7 @@ def parse_count(text: str, option: str, minimum: int) -> int | None:
 def engine_arguments(
     *, sigma: str, chunk: str, chunk_overlap: str, tile: str, tile_overlap: str, **others: Any
 ) -> dict[str, Any]:
-    """The arguments of `load_denoiser` from the options of the commands that denoise; `others` are taken as they are."""
+    """Arguments of `load_denoiser` from the options of the commands that denoise; `others` are taken as they are."""
     return {
         **others,
         "sigma": parse_sigma(sigma),
