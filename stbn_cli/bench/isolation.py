@@ -13,6 +13,7 @@ import numpy as np
 
 from stbn_cli.bench.methods import Method, Run
 from stbn_cli.errors import StbnError
+from stbn_cli.memory import peak_memory, reset_peak_memory
 
 # Frames and pixels of the picture on which a method is run once before it is timed: libraries load, threads start.
 WARM_UP_FRAMES, WARM_UP_SIDE = 3, 64
@@ -99,14 +100,16 @@ def _serve(pipe: Connection, method: Method) -> None:
 
 
 def _measure(run: Run, noisy: np.ndarray, sigma: float) -> Measurement:
-    _reset_peak()
+    reset_peak_memory()
+    if (cuda := _cuda()) is not None:
+        cuda.reset_peak_memory_stats()
     begin = time.perf_counter()
     denoised, details = run(noisy, sigma)  # returns frames in host memory: nothing is left to wait for
     seconds = time.perf_counter() - begin
     if denoised.shape != noisy.shape:
         raise ValueError(f"returned {denoised.shape} for {noisy.shape}")
     return Measurement(
-        denoised.astype(np.float32, copy=False), seconds, _peak_bytes(), _device_bytes(), details
+        denoised.astype(np.float32, copy=False), seconds, peak_memory(), _device_bytes(), details
     )
 
 
@@ -119,29 +122,3 @@ def _cuda() -> Any:
 def _device_bytes() -> int | None:
     cuda = _cuda()
     return None if cuda is None else int(cuda.max_memory_allocated())
-
-
-def _reset_peak() -> None:
-    if (cuda := _cuda()) is not None:
-        cuda.reset_peak_memory_stats()
-    try:
-        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-            file.write("5")  # sets the peak to what is resident now
-    except OSError:
-        pass  # another system: the peak since the process began
-
-
-def _peak_bytes() -> int | None:
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-            for line in file:
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

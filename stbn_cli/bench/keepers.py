@@ -11,7 +11,7 @@ from stbn_cli.errors import OutputError
 from stbn_cli.report.crops import encode_picture, strongest_part
 
 CROP_SIDE = 256  # pixels
-# Each set of crops is about half a megabyte of page: noise does not compress.
+# A crop is 50 to 200 kB of page, one for each method: noise does not compress.
 MOST_CROP_SETS = 12
 CLEAN = "clean"
 BYTE = 255.0

@@ -270,7 +270,6 @@ def _methods(
     """The methods, models first, and what tables call them. Raises for those that cannot run here."""
     from stbn_cli.bench.methods import ModelMethod, RivalMethod
     from stbn_cli.bench.results import NOISY
-    from stbn_cli.bench.rivals.registry import RIVALS
     from stbn_cli.checkpoints.store import resolve
     from stbn_cli.inference.device import resolve_device
 
@@ -281,23 +280,35 @@ def _methods(
             path = resolve(model, device=device)
             name = model if not Path(model).suffix and "/" not in model and model != AUTO else path.stem
             methods.append(ModelMethod(name, str(path), **engine))
-    wanted = (
-        list(RIVALS) if rivals == ALL else [] if rivals == NONE else parse_names(rivals, RIVALS, "--rivals")
-    )
-    for name in wanted:
-        if reason := RIVALS[name].missing():
-            if rivals != ALL:
-                raise OptionError(f"{RIVALS[name].title} cannot run here: {reason}")
-            warn(f"{RIVALS[name].title} is left out: {reason}")
-            continue
+    titles = {NOISY: "noisy, clipped", **{method.name: method.name for method in methods}}
+    for name, title in _rivals(rivals).items():
         methods.append(RivalMethod(name))
+        titles[name] = title
     names = [method.name for method in methods]
     if not names:
         raise OptionError("There is nothing to measure: give --model or --rivals.")
     if repeated := {name for name in names if names.count(name) > 1}:
         raise OptionError(f"Two models are called {', '.join(sorted(repeated))}. Rename one of the files.")
-    titles = {name: RIVALS[name].title if name in RIVALS else name for name in names}
-    return methods, {NOISY: "noisy, clipped", **titles}
+    return methods, titles
+
+
+def _rivals(wanted: str) -> dict[str, str]:
+    """Those that can run here, and what tables call them. Raises `OptionError` for one asked for that cannot."""
+    if wanted == NONE:
+        return {}
+    # Here, so that models can be measured on machines without PyAV.
+    from stbn_cli.bench.rivals.registry import RIVALS
+
+    found = {}
+    for name in list(RIVALS) if wanted == ALL else parse_names(wanted, RIVALS, "--rivals"):
+        rival = RIVALS[name]
+        if reason := rival.missing():
+            if wanted != ALL:
+                raise OptionError(f"{rival.title} cannot run here: {reason}")
+            warn(f"{rival.title} is left out: {reason}")
+        else:
+            found[name] = rival.title
+    return found
 
 
 def _clips(sources: Sequence[str], data: Path | None) -> "tuple[list[Clip], list[str], Dataset | None]":

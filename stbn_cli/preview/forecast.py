@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Self
 import av
 import torch
 
+from stbn_cli.memory import peak_memory
 from stbn_cli.preview.effort import Effort
 from stbn_cli.preview.moment import Efforts, Shot
 from stbn_cli.preview.survey import Survey
@@ -189,13 +189,3 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def peak_memory() -> int | None:
-    """Bytes of host memory that this process has taken at most so far; None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +88,26 @@ def test_partial_data_sets_say_so(
     assert "tiny*" in outcome.out and "1 of 8" in outcome.out
     quoted = outcome.out.index("Quoted, not measured")
     assert outcome.out.index("32.76") > quoted, "quoted numbers stand in their own table"
+
+
+def test_folders_of_frames_need_no_pyav(clips: Path, tiny_model_path: Path) -> None:
+    code = "import sys; sys.modules['av'] = None; from stbn_cli.cli.app import main; sys.exit(main(sys.argv[1:]))"
+    arguments = (
+        "bench",
+        clips / "lake",
+        "--model",
+        tiny_model_path,
+        "--sigma",
+        "10",
+        "--frames",
+        "2",
+        "--json",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["averages"]) == 2
 
 
 def test_the_alias(stbn: Callable, clips: Path, tiny_model_path: Path) -> None:
