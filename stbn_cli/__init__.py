@@ -6,15 +6,15 @@ Importing the package imports neither torch nor PyAV; they come with the first u
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stbn_cli.api import denoise_file, load_denoiser
+    from stbn_cli.api import denoise_file, finetune, load_denoiser
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "denoise_file", "load_denoiser"]
+__all__ = ["__version__", "denoise_file", "finetune", "load_denoiser"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("denoise_file", "load_denoiser"):
+    if name in ("denoise_file", "finetune", "load_denoiser"):
         from stbn_cli import api
 
         return getattr(api, name)

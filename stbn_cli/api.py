@@ -1,14 +1,15 @@
-"""The job of the command line as two functions: load a model, denoise a file.
+"""The job of the command line as three functions: load a model, denoise a file, finetune a model on noisy clips.
 
 The loaded denoiser also takes arrays: `denoiser(frames)` with `(T, H, W, 3)` uint8, uint16 or floating point
 RGB.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from stbn_cli.checkpoints.flow import build_flow_network, load_flow_checkpoint
@@ -20,9 +21,12 @@ from stbn_cli.flow.estimator import NETWORK_NAMES, FlowEstimator, create_flow_es
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.device import resolve_device, resolve_precision
 from stbn_cli.inference.plan import EngineOptions
+from stbn_cli.noise.model import LearnedNoise
 from stbn_cli.pipeline import DenoiseSummary, denoise_video
 
 if TYPE_CHECKING:
+    from stbn_cli.finetuning.footage import Clip
+    from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult
     from stbn_cli.video.encoders import EncodeOptions
 
 SIGMA_SCALE = 255.0  # users give noise levels on the 0-255 scale, the engine computes on [0, 1]
@@ -56,7 +60,8 @@ def load_denoiser(
 
     Args:
         model: "auto", a name listed by `stbn weights list`, a path, or "hf:owner/repo[@revision]/file.safetensors".
-        sigma: standard deviation of the noise on the 0-255 scale; None estimates it for each scene.
+        sigma: standard deviation of the noise on the 0-255 scale; None estimates it for each scene, or takes what a
+            finetuned model has learned of its footage.
         strength: share of the noise that is removed, 0 to 1.
         flow: optical flow, one of `flow.ESTIMATOR_NAMES`; None takes the one the model was trained with.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -96,6 +101,7 @@ def load_denoiser(
         device=where,
         dtype=dtype,
         sigma_range=(low / SIGMA_SCALE, high / SIGMA_SCALE),
+        noise=_learned_noise(path, checkpoint.info),
         on_message=on_message,
     )
     denoiser.model_path, denoiser.info, denoiser.flow_name = path, checkpoint.info, estimator.name
@@ -142,6 +148,94 @@ def denoise_file(
         return denoise_video(reader, denoiser, writer, progress=progress)
 
 
+def finetune(
+    clips: "Clip | Sequence[Clip]",
+    output: str | Path | None = None,
+    *,
+    model: str | Path = AUTO,
+    sigma: float | None = None,
+    minutes: float = 10.0,
+    steps: int | None = None,
+    from_scratch: bool = False,
+    flow: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    start: float | None = None,
+    end: float | None = None,
+    rate: Fraction | float | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    preview: str | Path | None = None,
+    progress: "Callable[[FinetuneProgress], None] | None" = None,
+    **sizes: Any,
+) -> "FinetuneResult":
+    """Adapt a model to noisy clips of one camera, from these clips alone; never worse than the model by its estimate.
+
+    Args:
+        clips: videos, folders or patterns of images, or arrays `(T, H, W, 3)` as `denoiser` takes them.
+        output: the finetuned model, `.safetensors`; None writes nothing. It appears whole or not at all.
+        model: to start from; as `load_denoiser` takes it.
+        sigma: standard deviation of the noise on the 0-255 scale; None learns it as a function of brightness.
+        minutes: wall-clock time to take, about; with `steps` (of the optimiser) it is as long as that takes.
+        from_scratch: start from random weights of the same shape instead.
+        flow: as for `load_denoiser`; a network ("light") is finetuned too, where that helps.
+        device, precision: as for `load_denoiser`; fp16 is bf16 here.
+        start, end, rate: part of video files in seconds, and frames per second of image sequences.
+        seed: the same one with the same `steps` gives the same file on a CPU.
+        resume: go on with the run for `output` that was interrupted.
+        overwrite: replace `output` if it is there.
+        preview: a picture of a crop before and after, `.png` or `.jpg`.
+        progress: called with how far the run is.
+        sizes: `batch_size`, `patch_size`, `train_length`, `learning_rate`, `distillation` of `FinetuneOptions`.
+
+    Raises:
+        StbnError: one of its classes, with a sentence that says what to do.
+    """
+    from stbn_cli.finetuning.finetuner import Finetuner
+    from stbn_cli.finetuning.footage import Span
+    from stbn_cli.finetuning.learner import StartingPoint
+    from stbn_cli.finetuning.options import FinetuneOptions
+    from stbn_cli.finetuning.output import check_outputs, state_path, write_outputs
+
+    clips = [clips] if isinstance(clips, str | Path | np.ndarray) else list(clips)
+    check_outputs(clips, output, preview, overwrite=overwrite or resume)
+    try:
+        options = FinetuneOptions(
+            sigma=None if sigma is None else sigma / SIGMA_SCALE,
+            minutes=minutes,
+            steps=steps,
+            from_scratch=from_scratch,
+            seed=seed,
+            **sizes,
+        )
+    except ValueError as error:
+        raise OptionError(f"The options cannot be used: {error}.") from error
+    where = resolve_device(device)
+    dtype = resolve_precision(precision, where)
+    path = resolve(str(model), device=where)
+    checkpoint = load_checkpoint(path)
+    _check_rgb(path, checkpoint)
+    begin = StartingPoint(
+        checkpoint=checkpoint,
+        flow=_create_flow(checkpoint, flow or checkpoint.info.flow, where),
+        device=where,
+        # Half precision without bfloat16's range would need loss scaling for so little as this.
+        precision=torch.bfloat16 if dtype == torch.float16 else dtype,
+        noise=_learned_noise(path, checkpoint.info),
+    )
+    finetuner = Finetuner(
+        begin,
+        options,
+        state_path=None if output is None else state_path(Path(output)),
+        resume=resume,
+        report=progress or (lambda _: None),
+    )
+    result = finetuner.run(clips, Span(start, end, rate))
+    write_outputs(result, output, preview)
+    return result
+
+
 def sigma_warning(sigma: float, info: ModelInfo) -> str | None:
     """What to tell the user of a noise level (0-255 scale) outside the model's range; None inside it."""
     low, high = info.sigma_range
@@ -151,6 +245,18 @@ def sigma_warning(sigma: float, info: ModelInfo) -> str | None:
         f"The noise level {sigma:.3g} lies outside {low:g} to {high:g}, the range that model {info.name} was "
         "trained for; expect a weaker result."
     )
+
+
+def _learned_noise(path: Path, info: ModelInfo) -> LearnedNoise | None:
+    if info.noise is None:
+        return None
+    try:
+        return LearnedNoise.from_description(info.noise)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The noise in the header of {str(path)!r} cannot be understood ({error}): the file is damaged. "
+            "Finetune again, or give --sigma."
+        ) from error
 
 
 def _check_rgb(path: Path, checkpoint: Checkpoint) -> None:

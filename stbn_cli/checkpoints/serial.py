@@ -31,6 +31,9 @@ class ModelInfo:
     sigma_range: tuple[float, float] = (0.0, 255.0)  # noise levels it was trained for, 0-255 scale
     licence: str = ""
     training: dict[str, Any] = field(default_factory=dict)  # recipe, data, metrics; free form
+    noise: dict[str, Any] | None = (
+        None  # of the footage it was finetuned on, as `LearnedNoise.describe` gives it
+    )
 
 
 @dataclass(frozen=True, slots=True)

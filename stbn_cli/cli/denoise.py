@@ -1,23 +1,30 @@
 """`stbn denoise`: parse, load, run, report. Heavy libraries are imported inside, so that help is instant."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from stbn_cli.cli import options as opt
+from stbn_cli.cli.adaptation import describe, explanation, gained
 from stbn_cli.cli.console import say, show_json, show_table
 from stbn_cli.cli.exits import InterruptedByUserError
 from stbn_cli.cli.parsing import AUTO, default_output, engine_arguments, parse_time
-from stbn_cli.cli.progress import FrameProgress
+from stbn_cli.cli.progress import FinetuneDisplay, FrameProgress
 from stbn_cli.cli.report import Job, Notes, fields, plan_encoding
 
 if TYPE_CHECKING:
+    from stbn_cli.finetuning.result import FinetuneResult
     from stbn_cli.video.writer import EncodeOptions
 
 QUIET, NORMAL, VERBOSE = range(3)
+ADAPT_MINUTES = 10.0
 
 EXAMPLES = opt.epilog(
     "stbn denoise clip.mp4",
     "stbn denoise clip.mp4 -o clean.mkv --sigma 25 --crf 14",
+    "stbn denoise clip.mp4 --adapt --adapt-minutes 5",
     "stbn denoise clip.mp4 --start 1:30 --end 1:40 --dry-run",
     "stbn denoise 'frames/%05d.png' -o clean/",
 )
@@ -34,6 +41,7 @@ class Request:
     span: dict[str, Any]  # arguments of `open_video`: start and end in seconds, rate in frames per second
     engine: dict[str, Any]  # arguments of `load_denoiser`
     coding: dict[str, Any]  # fields of `EncodeOptions`
+    adapt_minutes: float | None  # of finetuning before; None: none
     verbosity: int
     json: bool
 
@@ -51,6 +59,8 @@ def denoise(
     model: opt.ModelOpt = AUTO,
     flow: opt.FlowOpt = None,
     scene_cuts: opt.SceneCutsOpt = True,
+    adapt: opt.AdaptOpt = False,
+    adapt_minutes: opt.AdaptMinutesOpt = None,
     device: opt.DeviceOpt = AUTO,
     precision: opt.PrecisionOpt = AUTO,
     chunk: opt.ChunkOpt = AUTO,
@@ -68,7 +78,8 @@ def denoise(
 ) -> None:
     """Denoise a video; sound, subtitles, times and colours stay as they are.
 
-    The noise level is measured, the output is written beside its final name, checked, and only then renamed.
+    The noise level is measured, the output is written beside its final name, checked, and only then renamed. With
+    --adapt, Ctrl-C while the model is finetuned ends that alone, and the best so far denoises.
     """
     engine = engine_arguments(
         model=model,
@@ -87,7 +98,11 @@ def denoise(
     coding = {"codec": codec, "crf": crf, "preset": preset, "pix_fmt": pix_fmt, "lossless": lossless}
     verbosity = QUIET if quiet else VERBOSE if verbose else NORMAL
     target = _output_name(source, output)
-    request = Request(source, target, overwrite, dry_run, span, engine, coding, verbosity, json)
+    if adapt and adapt_minutes is None:
+        adapt_minutes = ADAPT_MINUTES
+    request = Request(
+        source, target, overwrite, dry_run, span, engine, coding, adapt_minutes, verbosity, json
+    )
     try:
         _run(request)
     except KeyboardInterrupt:
@@ -115,23 +130,58 @@ def _run(request: Request) -> None:
         encoding = plan_encoding(metadata, request.output, encode, notes)
     from stbn_cli.api import load_denoiser
 
-    denoiser = load_denoiser(**request.engine, on_message=notes)
+    with ExitStack() as stack:
+        engine, adaptation = request.engine, None
+        if request.adapt_minutes is not None and not request.dry_run:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="stbn-")))
+            engine, adaptation = _adapt(request, folder / "adapted.safetensors", notes)
+        denoiser = load_denoiser(**engine, on_message=notes)
     job = Job(request.source, request.output, metadata, encoding, request.engine["sigma"], denoiser, notes)
     if request.dry_run:
+        plan = {**job.plan(), "adapt_minutes": request.adapt_minutes}
         if request.json:
-            show_json(job.plan())
+            show_json(plan)
         else:
-            show_table(list(fields(job.plan())))
+            show_table(list(fields(plan)))
         return
     if request.verbosity >= VERBOSE:
         for name, value in fields(job.plan()):
             say(f"{name}: {value}")
     elif request.verbosity >= NORMAL:
         say(job.headline())
-    _denoise(request, encode, job)
+    _denoise(request, encode, job, adaptation)
 
 
-def _denoise(request: Request, encode: "EncodeOptions", job: Job) -> None:
+def _adapt(request: Request, model: Path, notes: Notes) -> tuple[dict[str, Any], "FinetuneResult"]:
+    """Finetune for the clip into the file `model`; arguments of `load_denoiser` with it, and what was gained."""
+    from stbn_cli.api import finetune
+
+    engine = request.engine
+    shared = {name: engine[name] for name in ("model", "sigma", "flow", "device", "precision")}
+    with FinetuneDisplay(quiet=request.verbosity <= QUIET) as display:
+        result = finetune(
+            request.source,
+            model,
+            **shared,
+            **request.span,
+            minutes=request.adapt_minutes or ADAPT_MINUTES,
+            progress=display,
+        )
+    if text := explanation(result):
+        notes(text)
+    if request.verbosity >= NORMAL:
+        end = "Interrupted, going on with the best so far" if result.interrupted else "Adapted"
+        say(f"{end}: {gained(result)}")
+    if not result.improved:
+        return engine, result
+    # The file says what the noise is, for every brightness; a network for flow has been finetuned with it.
+    flow = engine["flow"] if not result.flow_distilled else None
+    return {**engine, "model": model, "sigma": None, "flow": flow}, result
+
+
+def _denoise(
+    request: Request, encode: "EncodeOptions", job: Job, adaptation: "FinetuneResult | None"
+) -> None:
     from stbn_cli.api import denoise_file
 
     with FrameProgress(job.metadata.frame_count, quiet=request.verbosity <= QUIET) as progress:
@@ -154,4 +204,7 @@ def _denoise(request: Request, encode: "EncodeOptions", job: Job) -> None:
     if request.verbosity >= NORMAL:
         say(job.summary(summary))
     if request.json:
-        show_json(job.result(summary))
+        document = job.result(summary)
+        if adaptation is not None:
+            document["adaptation"] = describe(adaptation)
+        show_json(document)

@@ -118,6 +118,15 @@ SceneCutsOpt = Annotated[
     option(DENOISING, "--scene-cuts/--no-scene-cuts", help="Find scene cuts and start afresh at each."),
 ]
 
+AdaptOpt = Annotated[
+    bool,
+    option(DENOISING, "--adapt", help="First finetune the model on this clip, as `stbn finetune` does."),
+]
+AdaptMinutesOpt = Annotated[
+    float | None,
+    option(DENOISING, "--adapt-minutes", metavar="MINUTES", help="Time for that.", default="10"),
+]
+
 DeviceOpt = Annotated[
     str, option(MEMORY, "--device", "-d", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")
 ]

@@ -81,6 +81,7 @@ class Job:
                 "first_frame": scene.first_frame,
                 "sigma": round(SIGMA_SCALE * scene.sigma, 3),
                 "estimated": scene.estimated,
+                "learned": scene.learned,
             }
             for scene in self.denoiser.report.scenes
         ]
@@ -132,11 +133,12 @@ class Job:
     def _noise(self) -> str:
         scenes = self.scenes()
         levels = sorted(scene["sigma"] for scene in scenes)
-        if not levels or not scenes[0]["estimated"]:
+        if not levels or self.sigma is not None:
             return f"noise level {self.sigma:g}" if self.sigma is not None else "noise level unknown"
+        source = "learned with the model" if scenes[0]["learned"] else "estimated"
         if len(levels) == 1:
-            return f"noise level {levels[0]:.3g} (estimated)"
-        return f"noise levels {levels[0]:.3g} to {levels[-1]:.3g} (estimated in {len(levels)} scenes)"
+            return f"noise level {levels[0]:.3g} ({source})"
+        return f"noise levels {levels[0]:.3g} to {levels[-1]:.3g} ({source}, {len(levels)} scenes)"
 
 
 def plan_encoding(

@@ -22,9 +22,13 @@ from stbn_cli.inference.scene import NonFiniteError, Scene
 from stbn_cli.inference.scenes import CutDetector
 from stbn_cli.models.stbn import MINIMUM_SIZE, STBN
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES, estimate_sigma
+from stbn_cli.noise.model import LearnedNoise, NoiseModel
 
 # What a scene does with its next chunk.
 ChunkStep: TypeAlias = Callable[[STBN, Plan], list[Tensor]]
+
+# Noise that differs from the learned one by this factor is that of other footage.
+FOREIGN_NOISE = 1.4
 
 INTEGER_MAXIMUM = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
 
@@ -36,6 +40,7 @@ class SceneReport:
     first_frame: int
     sigma: float  # [0, 1]
     estimated: bool
+    learned: bool = False  # known from finetuning, not from the user
 
 
 @dataclass(slots=True)
@@ -53,7 +58,8 @@ class Denoiser:
     """A network with everything it needs to denoise frames. Not to be used from two threads at once.
 
     `sigma_range`: noise levels ([0, 1]) the network was trained for. Outside, it is told the nearest one, while the
-    posterior uses the true one. `on_message` receives whole sentences about fallbacks as they happen.
+    posterior uses the true one. `noise`: that of the footage the model was finetuned on; it takes the place of the
+    estimate where `options.sigma` is None. `on_message` receives whole sentences about fallbacks as they happen.
     """
 
     def __init__(
@@ -65,12 +71,14 @@ class Denoiser:
         device: torch.device,
         dtype: torch.dtype,
         sigma_range: tuple[float, float] | None = None,
+        noise: LearnedNoise | None = None,
         on_message: Callable[[str], None] | None = None,
     ) -> None:
         self._exact_network = network.eval().float()
         self._network = _place(network if dtype == torch.float32 else copy.deepcopy(network), device, dtype)
         self._flow = flow
         self._sigma_range = sigma_range
+        self._noise = noise if options.sigma is None else None
         self._on_message = on_message
         self.options = options
         self.device = device
@@ -154,7 +162,7 @@ class Denoiser:
         is yielded for them.
         """
         self.report = EngineReport(plan=plan)
-        scene = self._new_scene(sigma, first_frame=0, estimated=self.options.sigma is None)
+        scene = self._new_scene(sigma, first_frame=0)
         size = (0, 0)
         for index, frame in enumerate(frames):
             size = frame.shape[:2]
@@ -178,7 +186,8 @@ class Denoiser:
         """
         if self.options.sigma is not None:
             return self.options.sigma
-        return _estimate([_to_tensor(frame, index) for index, frame in enumerate(opening)])
+        frames = [_to_tensor(frame, index) for index, frame in enumerate(opening)]
+        return self._learned_level(frames) if self._noise is not None else _estimate(frames)
 
     def _window(self) -> int:
         """Frames that have to wait before a chunk can run."""
@@ -187,20 +196,41 @@ class Denoiser:
 
     def _open_scene(self, waiting: list[Tensor], end: int) -> Scene:
         """A scene of the frames that wait, the last of which is frame `end - 1`, with its noise level."""
-        sigma, estimated = self.options.sigma, False
+        first_frame = end - len(waiting)
+        sigma = self.options.sigma
         if sigma is None:
-            sigma, estimated = _estimate(waiting), True
-        scene = self._new_scene(sigma, first_frame=end - len(waiting), estimated=estimated)
+            sigma = _estimate(waiting)
+            if self._noise is not None:
+                sigma = self._expected_level(waiting, sigma, first_frame)
+        scene = self._new_scene(sigma, first_frame=first_frame)
         for frame in waiting:
             scene.add(frame)
         return scene
 
-    def _new_scene(self, sigma: float, *, first_frame: int, estimated: bool) -> Scene:
-        self.report.scenes.append(SceneReport(first_frame, sigma, estimated))
+    def _expected_level(self, frames: list[Tensor], estimated: float, first_frame: int) -> float:
+        """The level of the learned noise in these frames; says so if that is not what was found there."""
+        sigma = self._learned_level(frames)
+        if not sigma / FOREIGN_NOISE <= estimated <= sigma * FOREIGN_NOISE:
+            self._say(
+                f"The noise from frame {first_frame} on measures {255 * estimated:.3g}, the model was finetuned for "
+                f"{255 * sigma:.3g} there: other footage? Finetune on this one, or use the original model."
+            )
+        return sigma
+
+    def _learned_level(self, frames: list[Tensor]) -> float:
+        assert self._noise is not None
+        return self._noise.model.level(torch.cat(_some(frames)))
+
+    def _new_scene(self, sigma: float, *, first_frame: int) -> Scene:
+        noise, learned = NoiseModel.white(sigma), self._noise is not None
         told = sigma
         if self._sigma_range is not None:
             told = min(max(sigma, self._sigma_range[0]), self._sigma_range[1])
-        return Scene(self._flow, sigma, told)
+        if self._noise is not None:
+            noise, told = self._noise.model, self._noise.told
+        estimated = self.options.sigma is None and not learned
+        self.report.scenes.append(SceneReport(first_frame, sigma, estimated, learned))
+        return Scene(self._flow, noise, sigma, told)
 
     def _finish(
         self, scene: Scene | None, waiting: list[Tensor], end: int, size: tuple[int, int]
@@ -278,8 +308,12 @@ class Denoiser:
 
 def _estimate(frames: list[Tensor]) -> float:
     """Noise level ([0, 1]) of a scene's first frames `(1, C, H, W)`."""
-    step = -(-len(frames) // MAXIMUM_FRAMES)  # copying all of a long chunk would double its memory
-    return estimate_sigma(torch.cat(frames[::step]).permute(0, 2, 3, 1)).sigma
+    return estimate_sigma(torch.cat(_some(frames)).permute(0, 2, 3, 1)).sigma
+
+
+def _some(frames: list[Tensor]) -> list[Tensor]:
+    """A few of them, evenly spread: copying all of a long chunk would double its memory."""
+    return frames[:: -(-len(frames) // MAXIMUM_FRAMES)]
 
 
 def _place(network: STBN, device: torch.device, dtype: torch.dtype) -> STBN:

@@ -15,7 +15,8 @@ from stbn_cli.flow.estimator import FlowEstimator
 from stbn_cli.inference.plan import Plan
 from stbn_cli.inference.steps import advance_state, fuse_states
 from stbn_cli.models.stbn import STBN
-from stbn_cli.noise.posterior import posterior_mean
+from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.posterior import posterior_mean, split_head
 
 
 @dataclass(slots=True)
@@ -34,9 +35,10 @@ class NonFiniteError(ArithmeticError):
 class Scene:
     """The frames between two cuts."""
 
-    def __init__(self, flow: FlowEstimator, sigma: float, network_sigma: float) -> None:
+    def __init__(self, flow: FlowEstimator, noise: NoiseModel, sigma: float, network_sigma: float) -> None:
         self._flow = flow
-        self.sigma = sigma  # of the noise, [0, 1]: what the posterior uses
+        self.noise = noise  # what the posterior uses
+        self.sigma = sigma  # its level, [0, 1]: what the flow is told
         self.network_sigma = network_sigma  # what the network is told (within its trained range)
         self.pending: deque[PendingFrame] = deque()
         self._state: Tensor | None = None  # forward state of the last finished frame
@@ -109,8 +111,7 @@ class Scene:
     def _estimate(self, outputs: Tensor, noisy: Tensor, network: STBN) -> Tensor:
         if network.config.head != "gaussian":
             return outputs.float().cpu()
-        sigma = torch.tensor(self.sigma, device=noisy.device).reshape(1, 1, 1, 1)
-        return posterior_mean(outputs, noisy, sigma).cpu()
+        return posterior_mean(outputs, noisy, self.noise.sigma_at(split_head(outputs)[0])).cpu()
 
     def _find_flows(self, window: list[PendingFrame], plan: Plan, *, to_next: bool = True) -> None:
         """Flows between neighbours of the window, and from its first frame to the one before; each only once.

@@ -19,7 +19,10 @@ KEEP_SCALE_SHARE = 0.4  # of the clip sequences are not shrunk at all
 # Chances of taking every frame, every second, every third: motion too large for the flow has to be met in training,
 # or the network trusts what is badly aligned.
 STRIDE_CHANCES = (0.6, 0.25, 0.15)
-NOISE = 1  # the purpose of the random numbers that make noise
+NOISE, FLOW_NOISE = (
+    1,
+    2,
+)  # purposes of random numbers: the noise to learn from, and that which flow is found in
 # Half the sequences are seen through a filter: each channel is darkened by up to this factor.
 COLOUR_SHARE = 0.5
 DARKEST_GAIN = 0.6
@@ -59,8 +62,11 @@ class SequenceSource:
         """A noise level from `sigma_range` and white Gaussian noise of unit variance, in the shape of `like`."""
         random = self.random(number, NOISE)
         sigma = float(random.uniform(*sigma_range))
-        generator = torch.Generator(like.device).manual_seed(int(random.integers(2**63)))
-        return sigma, torch.randn(like.shape, generator=generator, device=like.device)
+        return sigma, _white_noise(random, like)
+
+    def flow_noise(self, number: int, like: Tensor) -> Tensor:
+        """White Gaussian noise as `noise` gives it, but another draw."""
+        return _white_noise(self.random(number, FLOW_NOISE), like)
 
     def sequence(self, number: int) -> Tensor:
         """Clean sequence `(T, C, size, size)` float32, nominal [0, 1]: a crop of a clip, or a rendered photograph."""
@@ -115,6 +121,11 @@ class SequenceSource:
             return frames
         gains = random.uniform(DARKEST_GAIN, 1.0, size=(frames.shape[1], 1, 1)).astype(np.float32)
         return frames * torch.from_numpy(gains).to(frames.device)
+
+
+def _white_noise(random: np.random.Generator, like: Tensor) -> Tensor:
+    generator = torch.Generator(like.device).manual_seed(int(random.integers(2**63)))
+    return torch.randn(like.shape, generator=generator, device=like.device)
 
 
 def _flipped_and_turned(frames: Tensor, random: np.random.Generator) -> Tensor:

@@ -1,13 +1,12 @@
-"""The training loop: Adam, averaged weights, mixed precision, exact resume, a time limit, several processes."""
+"""The training loop: batches, validations, exact resume, a time limit, several processes."""
 
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pickle import UnpicklingError
 from typing import Any
 
@@ -19,16 +18,16 @@ from stbn_cli.errors import InputError, OutputError, StbnError
 from stbn_cli.inference.device import resolve_precision
 from stbn_cli.training.distributed import Processes, join_processes
 from stbn_cli.training.journal import Journal
+from stbn_cli.training.optimisation import Optimisation
 from stbn_cli.training.options import TrainOptions
 from stbn_cli.training.prefetch import Prefetcher
 from stbn_cli.training.sequences import SequenceSource
 from stbn_cli.training.setup import create_task, load_training_footage, sequence_options
+from stbn_cli.training.stopping import GracefulStop
 
 STATE_FILE = "state.pt"
 MODEL_FILE = "model.safetensors"  # averaged weights of the last save
 BEST_FILE = "best.safetensors"  # averaged weights of the best validation
-EMA_START = 10.0  # the decay rises as (1 + step) / (EMA_START + step) so that early weights are forgotten
-ADAM_BETAS = (0.9, 0.99)
 MINUTE = 60.0
 BAD_ROWS = 2  # log rows in a row without a finite loss that end the run
 # Options that do not shape the weights, or name folders of the machine.
@@ -88,11 +87,14 @@ class Trainer:
             # By part: the recurrence as a whole would be unrolled over all frames.
             for part in self.task.network.children():
                 part.compile()
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
-        groups = [{**group, "lr": 0.0} for group in self.task.parameter_groups()]
-        self.optimizer = torch.optim.Adam(groups, betas=ADAM_BETAS, fused=self.device.type == "cuda")
-        self.average = {name: tensor.detach().clone() for name, tensor in self.task.state_dict().items()}
-        self.step = 0
+        self.optimisation = Optimisation(
+            self.task,
+            self.task.parameter_groups(),
+            device=self.device,
+            precision=self.precision,
+            gradient_clip=options.gradient_clip,
+            ema_decay=options.ema_decay,
+        )
         self.seconds = 0.0
         self.best: float | None = None
         self._validated: dict[str, Any] = {}  # the best validation
@@ -141,19 +143,20 @@ class Trainer:
         self.processes.close()
         return TrainResult(self.step, self.step >= self.options.steps, stop.wanted, self.best)
 
-    def _train(self, batches: Iterator[Any], clips: list[Tensor], stop: "GracefulStop") -> None:
+    def _train(self, batches: Iterator[Any], clips: list[Tensor], stop: GracefulStop) -> None:
         options = self.options
         begun = saved = time.monotonic()
         before, meter, bad_rows = self.seconds, _Meter(self.device), 0
         while self.step < options.steps:
             with meter.waiting():
                 batch = next(batches)
-            meter.add(*self._train_step(batch))
+            learning_rate = self._learning_rate
+            meter.add(*self.optimisation.advance(partial(self.model, batch), learning_rate))
             now = time.monotonic()
             self.seconds = before + now - begun
             if self.step % options.log_every == 0:
                 row = meter.row()
-                self._note({**row, "learning_rate": self.optimizer.param_groups[0]["lr"]})
+                self._note({**row, "learning_rate": learning_rate})
                 bad_rows = 0 if math.isfinite(row["loss"]) else bad_rows + 1
                 if bad_rows == BAD_ROWS:
                     raise StbnError(
@@ -176,33 +179,19 @@ class Trainer:
         if stop.wanted:
             self._note({"event": "interrupted"})
 
-    def _train_step(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """One step of the optimiser. Returns loss and norm of the gradient, on the device."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = (
-                group["factor"] * self.options.learning_rate * self.options.learning_rate_factor(self.step)
-            )
-        with self._autocast():
-            loss = self.model(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        # A masked centre has no gradient, so it does not count here.
-        norm = torch.nn.utils.clip_grad_norm_(self.task.parameters(), self.options.gradient_clip)
-        if torch.isfinite(norm) or self.scaler.is_enabled():  # one bad batch must not end hours of work
-            self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.step += 1
-        decay = min(self.options.ema_decay, (1.0 + self.step) / (EMA_START + self.step))
-        with torch.no_grad():
-            current = self.task.state_dict()
-            torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage] - one kernel, not hundreds
-                list(self.average.values()), [current[name] for name in self.average], 1.0 - decay
-            )
-        return loss.detach(), norm.detach()
+    @property
+    def step(self) -> int:
+        """Steps made so far."""
+        return self.optimisation.step
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+    @property
+    def average(self) -> dict[str, Tensor]:
+        """The averaged weights."""
+        return self.optimisation.average
+
+    @property
+    def _learning_rate(self) -> float:
+        return self.options.learning_rate * self.options.learning_rate_factor(self.step)
 
     def _share_among_processes(self) -> torch.nn.Module:
         if self.processes.count == 1:
@@ -252,14 +241,11 @@ class Trainer:
             return
         state = {
             "model": self.options.model,
-            "step": self.step,
             "seconds": self.seconds,
             "best": self.best,
             "validated": self._validated,
             "task": self.task.state_dict(),
-            "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.optimisation.state(),
         }
         partial_file = self.options.log_dir / f".{STATE_FILE}.part"
         torch.save(state, partial_file)
@@ -280,45 +266,14 @@ class Trainer:
                     "or start another run."
                 )
             self.task.load_state_dict(state["task"])
-            factors = [group["factor"] for group in self.optimizer.param_groups]
-            self.optimizer.load_state_dict(state["optimizer"])
-            for group, factor in zip(self.optimizer.param_groups, factors, strict=True):
-                group["factor"] = factor  # of the options as they are now
-            self.scaler.load_state_dict(state["scaler"])
-            self.average = state["average"]
-            self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+            self.optimisation.load(state)
+            self.seconds, self.best = state["seconds"], state["best"]
             self._validated = state["validated"]
         except (OSError, RuntimeError, ValueError, KeyError, TypeError, UnpicklingError) as error:
             raise InputError(
                 f"The run in {str(path.parent)!r} cannot be resumed: its {STATE_FILE} is damaged or from another "
                 f"version of stbn ({type(error).__name__}). Start another run, with --initial from its {MODEL_FILE}."
             ) from error
-
-
-class GracefulStop:
-    """While entered, the first Ctrl-C or SIGTERM sets `wanted` instead of ending the program; the second ends it."""
-
-    def __init__(self) -> None:
-        self.wanted = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "GracefulStop":
-        if threading.current_thread() is threading.main_thread():
-            self._before = {
-                number: signal.signal(number, self._want) for number in (signal.SIGINT, signal.SIGTERM)
-            }
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _want(self, *_: object) -> None:
-        self.wanted = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 class _Meter:

@@ -1,0 +1,69 @@
+"""What the commands that finetune a model say about it."""
+
+from typing import TYPE_CHECKING, Any
+
+from stbn_cli.cli.progress import clock
+
+if TYPE_CHECKING:
+    from stbn_cli.finetuning.result import FinetuneResult
+
+SIGMA_SCALE = 255.0
+
+
+def gained(result: "FinetuneResult") -> str:
+    """The outcome in a line: what it gained by its own estimate, or that it is the start."""
+    from stbn_cli.finetuning.result import Outcome
+
+    effort = f"{result.steps} steps on {result.frames} frames in {clock(result.seconds)}"
+    noise = f"noise level {SIGMA_SCALE * result.level:.3g}"
+    if result.improved:
+        assert result.gain is not None
+        gain = f"{result.gain.decibel:.2f} dB (±{2 * result.gain.error:.2f}) better than {result.against}"
+        return f"{gain} by its own estimate, {effort}, {noise}"
+    if result.outcome is Outcome.CORRELATED_NOISE:
+        return f"{result.against}, unchanged: the noise is spatially correlated"
+    reason = "nothing beat it by more than chance"
+    if result.outcome is Outcome.IDENTITY:
+        reason = "training had begun to keep the noise"
+    return f"{result.against}, unchanged: {reason} ({effort}, {noise})"
+
+
+def explanation(result: "FinetuneResult") -> str | None:
+    """Why nothing could be learned, and what to do; None if something could."""
+    from stbn_cli.finetuning.result import Outcome
+
+    if result.outcome not in (Outcome.CORRELATED_NOISE, Outcome.IDENTITY):
+        return None
+    where = ""
+    if result.correlation is not None:
+        luma, chroma = result.correlation.luma, result.correlation.chroma
+        where = f" (correlation of neighbouring pixels: {luma:.2f} in luma, {chroma:.2f} in chroma)"
+    return (
+        f"The noise is spatially correlated{where}: a blind-spot network can guess such noise from the pixels around "
+        "and would learn to keep it, so the model was left as it was. Compression, scaling, demosaicing and noise "
+        "reduction in the camera do this: use the original recording if there is one, or halve the picture's size first."
+    )
+
+
+def describe(result: "FinetuneResult") -> dict[str, Any]:
+    """The outcome as plain values."""
+    gain, correlation = result.gain, result.correlation
+    return {
+        "outcome": str(result.outcome),
+        "improved": result.improved,
+        "interrupted": result.interrupted,
+        "finished": result.finished,
+        "against": result.against,
+        "estimated_gain_db": None if gain is None else round(gain.decibel, 3),
+        "standard_error_db": None if gain is None else round(gain.error, 3),
+        "steps": result.steps,
+        "frames": result.frames,
+        "seconds": round(result.seconds, 1),
+        "noise_level": round(SIGMA_SCALE * result.level, 3),
+        "noise": {"sigma_by_brightness": result.noise_levels()},
+        "noise_correlation": None
+        if correlation is None
+        else {"luma": round(correlation.luma, 3), "chroma": round(correlation.chroma, 3)},
+        "flow_distilled": result.flow_distilled,
+        "explanation": explanation(result),
+    }

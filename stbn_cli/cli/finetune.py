@@ -1,0 +1,186 @@
+"""`stbn finetune`: a thin command over `api.finetune`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stbn_cli.cli import options as opt
+from stbn_cli.cli.adaptation import describe, explanation, gained
+from stbn_cli.cli.console import say, show_json, warn
+from stbn_cli.cli.exits import InterruptedByUserError
+from stbn_cli.cli.parsing import AUTO, parse_sigma, parse_time
+from stbn_cli.cli.progress import FinetuneDisplay
+
+LEARNING = "Learning"
+SUFFIX = ".finetuned.safetensors"
+EXAMPLES = opt.epilog(
+    "stbn finetune clip.mp4 -o mine.safetensors --preview gain.png",
+    "stbn denoise clip.mp4 --model mine.safetensors",
+    "stbn finetune night*.mov -o night.safetensors --minutes 30",
+    "stbn finetune clip.mp4 -o mine.safetensors --resume",
+)
+
+ClipsArg = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="CLIP",
+        help="Noisy videos, folders of images, or patterns, of one camera.",
+        show_default=False,
+    ),
+]
+OutputOpt = Annotated[
+    Path | None,
+    opt.option(
+        opt.INPUT_OUTPUT,
+        "--output",
+        "-o",
+        metavar="MODEL",
+        help="The finetuned model, a .safetensors file.",
+        default="<stem>.finetuned.safetensors",
+    ),
+]
+PreviewOpt = Annotated[
+    Path | None,
+    opt.option(
+        opt.INPUT_OUTPUT,
+        "--preview",
+        metavar="PICTURE",
+        help="A crop before and after, .png or .jpg.",
+        default=False,
+    ),
+]
+ModelOpt = Annotated[
+    str, opt.option(LEARNING, "--model", "-m", help="To start from, as `stbn denoise` takes it.")
+]
+SigmaOpt = Annotated[
+    str,
+    opt.option(
+        LEARNING,
+        "--sigma",
+        "-s",
+        metavar="auto|NUMBER",
+        help="Noise level on the 0-255 scale, if known; auto learns it as a function of brightness.",
+    ),
+]
+MinutesOpt = Annotated[float, opt.option(LEARNING, "--minutes", help="Time to take, reading included.")]
+StepsOpt = Annotated[
+    int | None,
+    opt.option(
+        LEARNING,
+        "--steps",
+        min=1,
+        help="Steps of the optimiser instead: with --seed the same file again, on a CPU.",
+        default="what fits --minutes",
+    ),
+]
+ScratchOpt = Annotated[
+    bool, opt.option(LEARNING, "--from-scratch", help="Random weights instead of the model's.")
+]
+DistillOpt = Annotated[
+    bool,
+    opt.option(LEARNING, "--distill/--no-distill", help="Finetune the flow network too, with --flow light."),
+]
+ResumeOpt = Annotated[
+    bool, opt.option(LEARNING, "--resume", help="Go on with the run for MODEL that was interrupted.")
+]
+LearningRateOpt = Annotated[
+    float | None, opt.option(LEARNING, "--lr", help="Learning rate of Adam, at its highest.", default=AUTO)
+]
+BatchOpt = Annotated[
+    int | None, opt.option(opt.MEMORY, "--batch-size", min=1, help="Sequences a step.", default=AUTO)
+]
+PatchOpt = Annotated[int | None, opt.option(opt.MEMORY, "--patch-size", help="Pixels.", default=AUTO)]
+LengthOpt = Annotated[
+    int | None,
+    opt.option(opt.MEMORY, "--train-length", min=1, help="Frames of a sequence.", default=AUTO),
+]
+PrecisionOpt = Annotated[
+    str,
+    opt.option(opt.MEMORY, "--precision", metavar="auto|bf16|fp32", help="Of the network's arithmetic."),
+]
+
+
+def finetune(
+    clips: ClipsArg,
+    output: OutputOpt = None,
+    preview: PreviewOpt = None,
+    overwrite: Annotated[
+        bool, opt.option(opt.INPUT_OUTPUT, "--overwrite", help="Replace MODEL and PICTURE if they exist.")
+    ] = False,
+    start: opt.StartOpt = None,
+    end: opt.EndOpt = None,
+    fps: opt.FpsOpt = None,
+    model: ModelOpt = AUTO,
+    sigma: SigmaOpt = AUTO,
+    minutes: MinutesOpt = 10.0,
+    steps: StepsOpt = None,
+    from_scratch: ScratchOpt = False,
+    flow: opt.FlowOpt = None,
+    distillation: DistillOpt = True,
+    learning_rate: LearningRateOpt = None,
+    seed: Annotated[int, opt.option(LEARNING, "--seed", min=0, help="Of crops and masks.")] = 0,
+    resume: ResumeOpt = False,
+    device: opt.DeviceOpt = AUTO,
+    precision: PrecisionOpt = AUTO,
+    batch_size: BatchOpt = None,
+    patch_size: PatchOpt = None,
+    train_length: LengthOpt = None,
+    quiet: opt.QuietOpt = False,
+    json: opt.JsonOpt = False,
+) -> None:
+    """Adapt a model to your own noisy footage, from that footage alone; never worse by its own estimate.
+
+    Some pixels are never learned from; on those the result has to beat the start by more than chance, or the
+    result is the start. Ctrl-C keeps the best so far. Use it with stbn denoise CLIP --model MODEL.
+    """
+    target = output or _default_output(clips[0])
+    arguments: dict[str, Any] = {
+        "start": parse_time(start, "--start"),
+        "end": parse_time(end, "--end"),
+        "rate": fps,
+        "model": model,
+        "sigma": parse_sigma(sigma),
+        "minutes": minutes,
+        "steps": steps,
+        "from_scratch": from_scratch,
+        "flow": flow,
+        "distillation": distillation,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "resume": resume,
+        "device": device,
+        "precision": precision,
+        "batch_size": batch_size,
+        "patch_size": patch_size,
+        "train_length": train_length,
+        "overwrite": overwrite,
+        "preview": preview,
+    }
+    try:
+        _run(clips, target, arguments, quiet=quiet, json=json)
+    except KeyboardInterrupt:
+        raise InterruptedByUserError(f"Interrupted; nothing was written to {target}.") from None
+
+
+def _default_output(clip: str) -> Path:
+    path = Path(clip)
+    name = path.resolve().name if path.is_dir() else path.stem.rstrip("%0123456789d*_-. ") or "frames"
+    return path.resolve().parent / f"{name}{SUFFIX}" if path.is_dir() else path.with_name(name + SUFFIX)
+
+
+def _run(clips: list[str], target: Path, arguments: dict[str, Any], *, quiet: bool, json: bool) -> None:
+    from stbn_cli.api import finetune as finetune_model
+
+    with FinetuneDisplay(quiet=quiet) as display:
+        result = finetune_model(clips, target, **arguments, progress=display)
+    if text := explanation(result):
+        warn(text)
+    if not quiet:
+        say(f"{target}: {gained(result)}")
+    if json:
+        show_json({"output": str(target), **describe(result)})
+    if result.interrupted:
+        raise InterruptedByUserError(
+            f"Interrupted after {result.steps} steps; {target} holds the best so far. Go on with --resume."
+        )

@@ -1,0 +1,163 @@
+"""One finetuning run from clips to result: read, look at the noise, learn, and keep the better of both models."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from stbn_cli.errors import InputError, MemoryExhaustedError
+from stbn_cli.finetuning.crops import CropBatch
+from stbn_cli.finetuning.footage import Clip, NoisyRun, Span, read_runs, some_frames
+from stbn_cli.finetuning.learner import (
+    Hooks,
+    Learner,
+    NoiseKnowledge,
+    StartingPoint,
+    blind_loss,
+    create_network,
+    create_optimisation,
+)
+from stbn_cli.finetuning.options import FinetuneOptions
+from stbn_cli.finetuning.plan import Schedule, StepSizes, choose_sizes, make_schedule
+from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult, Outcome
+from stbn_cli.finetuning.state import RunState, load_state, save_state
+from stbn_cli.inference.device import usable_memory
+from stbn_cli.noise.correlation import MAXIMUM_PAIRS, NoiseCorrelation, measure_correlation
+from stbn_cli.noise.estimate import estimate_sigma
+from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.risk import Gain
+from stbn_cli.training.stopping import GracefulStop
+
+MINUTE = 60.0
+TIMED_STEPS = 3
+SMALLEST_BUDGET = 2**20  # bytes; with less planned for, a step that does not fit never will
+
+
+class Finetuner:
+    """One run; call `run` once."""
+
+    def __init__(
+        self,
+        start: StartingPoint,
+        options: FinetuneOptions,
+        *,
+        state_path: Path | None = None,
+        resume: bool = False,
+        report: Callable[[FinetuneProgress], None] = lambda progress: None,
+    ) -> None:
+        """`state_path`: where the state of an interrupted run is kept, and looked for with `resume`."""
+        self._begun = time.monotonic()
+        self.start, self.options = start, options
+        self.device = start.device
+        self._state_path = state_path
+        self._report = report
+        self._saved = load_state(state_path, self.device) if resume and state_path is not None else None
+
+    def run(self, clips: Sequence[Clip], span: Span) -> FinetuneResult:
+        """Read, train, judge.
+
+        The first Ctrl-C or SIGTERM while it trains ends it with the best so far; earlier it is a `KeyboardInterrupt`.
+        Raises `InputError` for clips that cannot be used, `MemoryExhaustedError` if not even the smallest step fits.
+        """
+        self._tell("reading")
+        schedule = self._saved.schedule if self._saved is not None else self._plan()
+        runs = [
+            run.to(self.device) for run in read_runs(clips, span, schedule.clip_pixels, self.options.seed)
+        ]
+        self._tell("measuring the noise")
+        correlation = _correlation_of(runs)
+        hooks = Hooks(self._tell, self._save, lambda: self._late, lambda: self._seconds)
+        learner = Learner(self.start, self.options, runs, schedule, self._noise(runs), correlation, hooks)
+        if correlation.reliable and not correlation.is_white:
+            return learner.unchanged(Outcome.CORRELATED_NOISE)
+        learner.prepare(self._saved)
+        with GracefulStop() as stop:
+            learner.train(stop)
+        return learner.result(interrupted=stop.wanted)
+
+    @property
+    def _seconds(self) -> float:
+        """Since the run began."""
+        return time.monotonic() - self._begun
+
+    @property
+    def _late(self) -> bool:
+        """Whether the time is used up. A run whose steps were counted takes as long as it takes."""
+        return self.options.steps is None and self._seconds > MINUTE * self.options.minutes
+
+    def _tell(self, phase: str, step: int = 0, steps: int = 0, gain: Gain | None = None) -> None:
+        """Tell how far the run is."""
+        left = None
+        if self.options.steps is None:
+            left = max(MINUTE * self.options.minutes - self._seconds, 0.0)
+        self._report(FinetuneProgress(phase, step, steps, left, gain))
+
+    def _save(self, state: RunState) -> None:
+        """Keep the state for `resume`."""
+        if self._state_path is not None:
+            save_state(self._state_path, state)
+
+    def _plan(self) -> Schedule:
+        """Sizes that fit the memory, and as many steps as fit the time."""
+        config = self.start.checkpoint.config
+        memory = usable_memory(self.device)
+        sizes = choose_sizes(config, self.options, self.device.type, memory)
+        while True:
+            try:
+                seconds = self._step_seconds(sizes) if self.options.steps is None else 1.0
+                break
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                smaller = choose_sizes(config, self.options, self.device.type, memory := memory // 2)
+                if smaller == sizes and memory < 2**20:
+                    raise MemoryExhaustedError(
+                        f"Memory ran out with {sizes.batch_size} sequences of {sizes.train_length} frames of "
+                        f"{sizes.patch_size}x{sizes.patch_size}. Give a smaller --batch-size, --patch-size or --model."
+                    ) from error
+                sizes = smaller
+        return make_schedule(config, self.options, sizes, seconds, memory)
+
+    def _step_seconds(self, sizes: StepSizes) -> float:
+        """Time of a step, measured on random numbers."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (sizes.batch_size, sizes.train_length, 3, sizes.patch_size, sizes.patch_size)
+        noisy = torch.rand(shape, generator=generator).to(self.device)
+        flow = torch.zeros_like(noisy[:, :, :2])
+        batch = CropBatch(noisy, flow, flow, torch.ones_like(noisy[:, :, 0], dtype=torch.bool))
+        network = create_network(self.start, self.options).train()
+        optimisation = create_optimisation(network, self.start, ema_decay=0.9)
+        loss = partial(blind_loss, network, batch, 0.1, NoiseModel.white(0.1))
+        times = []
+        for _ in range(1 + TIMED_STEPS):
+            begun = time.perf_counter()
+            optimisation.advance(loss, 1e-6)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            times.append(time.perf_counter() - begun)
+        return sorted(times[1:])[TIMED_STEPS // 2]
+
+    def _noise(self, runs: list[NoisyRun]) -> NoiseKnowledge:
+        """What `stbn denoise` would tell the start of these clips' noise, and what it would take the noise for."""
+        if self.options.sigma is None and self.start.noise is not None:
+            return NoiseKnowledge(self.start.noise.model, self.start.noise.told)
+        sigma = self.options.sigma
+        if sigma is None:
+            levels = [estimate_sigma(some_frames(run.noisy).permute(0, 2, 3, 1)).sigma for run in runs]
+            weights = [run.pixels for run in runs]
+            squares = sum(w * s**2 for w, s in zip(weights, levels, strict=True))
+            sigma = math.sqrt(squares / sum(weights))
+            if sigma <= 0.0:
+                raise InputError(
+                    "No noise was found in the clips, so that there is nothing to learn from. "
+                    "If they are noisy, give --sigma."
+                )
+        low, high = (bound / 255.0 for bound in self.start.checkpoint.info.sigma_range)
+        return NoiseKnowledge(NoiseModel.white(sigma), min(max(sigma, low), high))
+
+
+def _correlation_of(runs: list[NoisyRun]) -> NoiseCorrelation:
+    """Of the longest run: neighbouring frames are needed, and the noise of one camera is alike everywhere."""
+    frames = runs[0].noisy[: 2 * MAXIMUM_PAIRS]
+    return measure_correlation(frames.permute(0, 2, 3, 1).cpu())

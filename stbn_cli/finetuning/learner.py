@@ -1,0 +1,429 @@
+"""A network learns from noisy frames, and pixels that it never learned from tell whether it got better."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from stbn_cli import __version__
+from stbn_cli.checkpoints.serial import Checkpoint
+from stbn_cli.errors import InputError
+from stbn_cli.finetuning.crops import CropBatch, CropSource
+from stbn_cli.finetuning.flow_distillation import distil_flow
+from stbn_cli.finetuning.flows import checkerboards, find_blind_flows
+from stbn_cli.finetuning.footage import NoisyRun, some_frames
+from stbn_cli.finetuning.judge import Findings, Judge
+from stbn_cli.finetuning.options import FinetuneOptions
+from stbn_cli.finetuning.plan import Schedule
+from stbn_cli.finetuning.result import FinetuneResult, Outcome
+from stbn_cli.finetuning.state import RunState, fingerprint
+from stbn_cli.flow.clip import estimate_clip_flows
+from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
+from stbn_cli.models.stbn import STBN
+from stbn_cli.noise.correlation import NoiseCorrelation
+from stbn_cli.noise.model import LearnedNoise, NoiseModel
+from stbn_cli.noise.posterior import gaussian_nll, posterior_mean, split_head
+from stbn_cli.noise.risk import Gain, compare_risks
+from stbn_cli.training.optimisation import Optimisation
+from stbn_cli.training.stopping import GracefulStop
+
+GRADIENT_CLIP = 1.0
+SAVE_SECONDS = 60.0
+# The noise is fitted anew at this many checks: where it was unknown to the start, that predicts poorly at first.
+NOISE_FITS = 2
+# Prediction errors hold the whole noise. If they are smaller than it by this factor (of the standard deviation), or
+# what is removed is correlated by so much, and by so much more than at the start, the network predicts noise.
+IDENTITY_FACTOR = 0.85
+IDENTITY_CORRELATION, IDENTITY_RISE = 0.3, 0.15
+# Flow is worth finding in denoised frames where their error is this part of the noise's variance, or less.
+DISTILLATION_QUALITY = 0.25
+DISTILLATION_SHARE = 0.1  # of the steps
+
+
+@dataclass(frozen=True, slots=True)
+class StartingPoint:
+    """The model to start from, as `stbn denoise` would run it.
+
+    `precision` is that of the network's arithmetic; `noise` what the model has learned of its own footage.
+    """
+
+    checkpoint: Checkpoint
+    flow: FlowEstimator  # on `device`
+    device: torch.device
+    precision: torch.dtype
+    noise: LearnedNoise | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseKnowledge:
+    """What is known of the noise before anything is learned."""
+
+    model: NoiseModel
+    told: float  # [0, 1]: what the network is told
+
+
+class Tell(Protocol):
+    """Receives how far the run is."""
+
+    def __call__(self, phase: str, step: int = 0, steps: int = 0, gain: Gain | None = None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the learner needs of the run around it."""
+
+    tell: Tell
+    save: Callable[[RunState], None]
+    late: Callable[[], bool]  # whether the time is used up
+    seconds: Callable[[], float]  # since the run began
+
+
+@dataclass(slots=True)
+class _Best:
+    """The best weights so far, averaged, and what was found of them."""
+
+    findings: Findings
+    weights: dict[str, Tensor]
+    step: int
+
+
+class Learner:
+    """Call `prepare`, `train` and `result` in this order, or `unchanged` alone."""
+
+    def __init__(
+        self,
+        start: StartingPoint,
+        options: FinetuneOptions,
+        runs: list[NoisyRun],
+        schedule: Schedule,
+        noise: NoiseKnowledge,
+        correlation: NoiseCorrelation,
+        hooks: Hooks,
+    ) -> None:
+        self._start, self._options, self._hooks = start, options, hooks
+        self._runs, self._schedule = runs, schedule
+        self._told, self._noise, self._start_noise = noise.told, noise.model, noise.model
+        self._correlation = correlation
+        self._network = create_network(start, options).train()
+        self._optimisation = create_optimisation(self._network, start, ema_decay=schedule.ema_decay)
+        self._flow, self._distilled = start.flow, False
+        self._gain: Gain | None = None  # of the best so far
+        self._fingerprint = fingerprint(start.checkpoint.weights, runs, options)
+        self._best: _Best | None = None
+        self._checks = 0
+        self._identity = False
+
+    def prepare(self, saved: RunState | None) -> None:
+        """Everything before the first step, or before the one at which the saved run stopped.
+
+        Raises `InputError` if that was another run.
+        """
+        if saved is not None and saved.fingerprint != self._fingerprint:
+            raise InputError(
+                "The interrupted run had other clips, options or another model to start from. "
+                "Resume it with those, or start a new one without --resume."
+            )
+        self._hooks.tell("finding motion")
+        self._look_at_start()
+        if saved is not None and saved.flow is not None:
+            self._use_flow(_with_weights(self._start.flow, saved.flow))
+        elif saved is None and self._options.distillation:
+            self._distil()
+        if not self._options.from_scratch:
+            # The start under the noise as it was found to be: the first candidate.
+            findings = self._look(self._start_network) if self._distilled else self._start_findings
+            self._keep(findings, self._network.state_dict(), 0)
+        flows = [
+            tuple(find_blind_flows(run, board, self._flow, self._level) for board in checkerboards(run.noisy))
+            for run in self._runs
+        ]
+        self._crops = CropSource(self._runs, flows, self._schedule.sizes, self._options.seed)
+        if saved is not None:
+            self._restore(saved.training)
+
+    def train(self, stop: GracefulStop) -> None:
+        """All steps, or as many as the time and the user allow."""
+        steps, checks = self._schedule.steps, self._schedule.checks
+        saved = self._hooks.seconds()
+        while self._optimisation.step < steps and not (stop.wanted or self._hooks.late() or self._identity):
+            step = self._optimisation.step
+            batch = self._crops.batch(step)
+            loss = partial(blind_loss, self._network, batch, self._told, self._noise)
+            self._optimisation.advance(loss, self._schedule.learning_rate_at(step))
+            self._hooks.tell("training", step + 1, steps, self._gain)
+            if step + 1 in checks:
+                self._check()
+            if step + 1 in checks or self._hooks.seconds() - saved > SAVE_SECONDS:
+                self._save()
+                saved = self._hooks.seconds()
+        if self._optimisation.step not in checks and not (stop.wanted or self._identity):
+            self._check()
+        self._save()
+
+    def result(self, *, interrupted: bool) -> FinetuneResult:
+        """The best weights if they beat the start by more than chance, else the start."""
+        gain = self._gain
+        if self._identity:
+            outcome = Outcome.IDENTITY
+        elif gain is None or not gain.is_certain:
+            outcome = Outcome.NO_GAIN
+        else:
+            outcome = Outcome.IMPROVED
+        return self._result(outcome, gain, interrupted)
+
+    def unchanged(self, outcome: Outcome) -> FinetuneResult:
+        """The start, without an attempt."""
+        return self._result(outcome, None, interrupted=False)
+
+    @property
+    def _level(self) -> float:
+        """Of the noise over all runs, [0, 1]."""
+        squares = [self._noise.level(some_frames(run.noisy)) ** 2 * run.pixels for run in self._runs]
+        return (sum(squares) / sum(run.pixels for run in self._runs)) ** 0.5
+
+    def _look_at_start(self) -> None:
+        """How the start does on the pixels held out, and what these say of the noise."""
+        self._start_network = self._start.checkpoint.build().to(self._start.device)
+        self._judge = self._create_judge(self._start.flow)
+        self._start_findings = self._look(self._start_network)
+        if self._options.sigma is None:
+            self._noise = self._start_findings.predictions.fit_noise(self._noise)
+
+    def _create_judge(self, flow: FlowEstimator) -> Judge:
+        hidden = [find_blind_flows(run, run.held_out, flow, self._level) for run in self._runs]
+        return Judge(self._runs, hidden, self._schedule.check_pixels, self._options.seed)
+
+    def _look(self, network: STBN) -> Findings:
+        return self._judge.look(network.eval(), self._told, self._noise, self._start.precision)
+
+    def _use_flow(self, flow: FlowEstimator) -> None:
+        self._flow, self._distilled = flow, True
+        self._judge = self._create_judge(flow)
+
+    def _distil(self) -> None:
+        """Finetune the flow network, if there is one and the start is good enough; keep it if that helps."""
+        flow, predictions = self._start.flow, self._start_findings.predictions
+        error = float(predictions.risk(self._start_noise, self._noise).mean())
+        if not isinstance(flow, NetworkFlow) or error > DISTILLATION_QUALITY * self._level**2:
+            return
+        self._hooks.tell("finding motion in denoised frames")
+        distilled = distil_flow(
+            flow,
+            self._runs,
+            self._denoise,
+            sigma=self._level,
+            steps=max(1, round(DISTILLATION_SHARE * self._schedule.steps)),
+            seed=self._options.seed,
+            precision=self._start.precision,
+        )
+        before = self._judge
+        self._use_flow(distilled)
+        gain = self._compare(self._start_findings, self._noise, self._look(self._start_network))
+        if not gain.is_certain:
+            self._flow, self._distilled, self._judge = flow, False, before
+
+    @torch.inference_mode()
+    def _denoise(self, frames: Tensor) -> Tensor:
+        """`frames (T, 3, H, W)` as the start denoises them."""
+        flows = estimate_clip_flows(self._start.flow, frames, self._level)
+        with _autocast(self._start):
+            outputs = self._start_network(frames[None], self._told, flows[0][None], flows[1][None])[0].float()
+        return posterior_mean(outputs, frames, self._noise.sigma_at(split_head(outputs)[0]))
+
+    def _check(self) -> None:
+        """Judge the averaged weights."""
+        findings = self._look(self._with(self._optimisation.average))
+        self._checks += 1
+        self._identity = self._predicts_noise(findings)
+        if self._identity:
+            return
+        if self._options.sigma is None and self._checks <= NOISE_FITS:
+            self._noise = findings.predictions.fit_noise(self._noise)
+        risk = findings.predictions.risk(self._noise, self._noise).mean()
+        if self._best is None or risk < self._best.findings.predictions.risk(self._noise, self._noise).mean():
+            self._keep(findings, self._optimisation.average, self._optimisation.step)
+        elif self._best is not None:
+            self._judge_best()
+
+    def _with(self, weights: dict[str, Tensor]) -> STBN:
+        """A network with these weights."""
+        network = copy.deepcopy(self._network)
+        network.load_state_dict(weights)
+        return network
+
+    def _keep(self, findings: Findings, weights: dict[str, Tensor], step: int) -> None:
+        copies = {name: tensor.detach().clone() for name, tensor in weights.items()}
+        self._best = _Best(findings, copies, step)
+        self._judge_best()
+
+    def _judge_best(self) -> None:
+        """The gain of the best so far; what is known of the noise may have changed since it was found."""
+        assert self._best is not None
+        self._gain = self._compare(self._start_findings, self._start_noise, self._best.findings)
+
+    def _predicts_noise(self, findings: Findings) -> bool:
+        """Whether the network reproduces noise instead of removing it."""
+        predictions = findings.predictions
+        errors = float((predictions.noisy - predictions.mean).square().mean().sqrt())
+        too_small = self._correlation.reliable and errors < IDENTITY_FACTOR * self._correlation.sigma
+        before, after = self._start_findings.residual_correlation, findings.residual_correlation
+        coloured = abs(after) > IDENTITY_CORRELATION and abs(after) > abs(before) + IDENTITY_RISE
+        return too_small or coloured
+
+    def _compare(self, before: Findings, assumed: NoiseModel, after: Findings) -> Gain:
+        """The gain over what the start makes of `before`, or over the noisy frames if it is not the network's start."""
+        if self._options.from_scratch:
+            risk = self._noise.variance_at(before.predictions.mean).mean(0)[..., 0]
+            risk = risk.expand(len(before.predictions.group))
+        else:
+            risk = before.predictions.risk(assumed, self._noise)
+        predictions = after.predictions
+        level = predictions.expected_error(self._noise)
+        return compare_risks(risk, predictions.risk(self._noise, self._noise), predictions.group, level)
+
+    def _save(self) -> None:
+        best = self._best
+        training: dict[str, Any] = {
+            "optimisation": self._optimisation.state(),
+            "network": self._network.state_dict(),
+            "noise": self._noise.describe(),
+            "checks": self._checks,
+            "best": None if best is None else {"weights": best.weights, "step": best.step},
+        }
+        flow = (
+            dict(self._flow.network.state_dict())
+            if self._distilled and isinstance(self._flow, NetworkFlow)
+            else None
+        )
+        self._hooks.save(RunState(self._schedule, self._fingerprint, training, flow))
+
+    def _restore(self, training: dict[str, Any]) -> None:
+        try:
+            self._optimisation.load(training["optimisation"])
+            self._network.load_state_dict(training["network"])
+            self._noise = NoiseModel.from_description(training["noise"])
+            self._checks = training["checks"]
+            best = training["best"]
+            if best is not None:
+                self._keep(self._look(self._with(best["weights"])), best["weights"], best["step"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"The interrupted run cannot be resumed: its state does not fit ({type(error).__name__}). "
+                "Start a new one without --resume."
+            ) from error
+
+    def _result(self, outcome: Outcome, gain: Gain | None, interrupted: bool) -> FinetuneResult:
+        improved = outcome is Outcome.IMPROVED
+        best = self._best if improved else None
+        name = self._start.checkpoint.info.name
+        frames = sum(len(run.noisy) for run in self._runs)
+        told: dict[str, Any] = {
+            "from": "random weights" if self._options.from_scratch else name,
+            "outcome": str(outcome),
+            "estimated_gain_db": None if gain is None else round(gain.decibel, 3),
+            "standard_error_db": None if gain is None else round(gain.error, 3),
+            "steps": self._optimisation.step,
+            "planned_steps": self._schedule.steps,
+            "kept_step": None if best is None else best.step,
+            "learning_rate": self._schedule.learning_rate,
+            "batch_size": self._schedule.sizes.batch_size,
+            "patch_size": self._schedule.sizes.patch_size,
+            "train_length": self._schedule.sizes.train_length,
+            "seed": self._options.seed,
+            "frames": frames,
+            "noise_level": round(255.0 * self._level, 3),
+            "noise_known": self._options.sigma is not None,
+            "noise_correlation": {
+                "luma": round(self._correlation.luma, 3),
+                "chroma": round(self._correlation.chroma, 3),
+            },
+            "flow_distilled": improved and self._distilled,
+            "version": __version__,
+            "torch": torch.__version__,
+        }
+        return FinetuneResult(
+            checkpoint=self._checkpoint(best, told),
+            outcome=outcome,
+            interrupted=interrupted,
+            finished=self._optimisation.step == self._schedule.steps,
+            gain=gain,
+            against="the noisy frames" if self._options.from_scratch else name,
+            noise=self._noise,
+            level=self._level,
+            correlation=self._correlation,
+            flow_distilled=improved and self._distilled,
+            frames=frames,
+            steps=self._optimisation.step,
+            seconds=self._hooks.seconds(),
+            before=self._judge.noisy_picture() if best is not None else None,
+            start=self._start_findings.picture if best is not None else None,
+            after=best.findings.picture if best is not None else None,
+        )
+
+    def _checkpoint(self, best: "_Best | None", told: dict[str, Any]) -> Checkpoint:
+        start = self._start.checkpoint
+        training = {**start.info.training, "finetuning": [*start.info.training.get("finetuning", []), told]}
+        info = replace(start.info, training=training)
+        if best is None:
+            return replace(start, info=info)
+        learned = LearnedNoise(self._noise, self._told)
+        info = replace(info, name=finetuned_name(info.name), flow=self._flow.name, noise=learned.describe())
+        weights = {name: tensor.cpu() for name, tensor in best.weights.items()}
+        return Checkpoint(start.config, info, weights, _weights_of(self._flow) or {})
+
+
+FINETUNED = "-finetuned"
+
+
+def finetuned_name(name: str) -> str:
+    """What a finetuned model is called."""
+    return name.removesuffix(FINETUNED) + FINETUNED
+
+
+def create_network(start: StartingPoint, options: FinetuneOptions) -> STBN:
+    """The network to train, float32 on its device."""
+    torch.manual_seed(options.seed)
+    network = STBN(start.checkpoint.config) if options.from_scratch else start.checkpoint.build()
+    return network.to(device=start.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def create_optimisation(network: STBN, start: StartingPoint, *, ema_decay: float) -> Optimisation:
+    """The optimiser of all weights of the network."""
+    return Optimisation(
+        network,
+        [{"params": list(network.parameters()), "factor": 1.0}],
+        device=start.device,
+        precision=start.precision,
+        gradient_clip=GRADIENT_CLIP,
+        ema_decay=ema_decay,
+    )
+
+
+def blind_loss(network: STBN, batch: CropBatch, told: float, noise: NoiseModel) -> Tensor:
+    """Mean negative log likelihood of the target pixels under the network's priors and `noise`."""
+    outputs = network(batch.noisy, told, batch.to_previous, batch.to_next)
+    # The noise is a matter of the clip, not of the prediction: no gradient through its brightness.
+    sigma = noise.sigma_at(split_head(outputs.detach())[0])
+    losses = gaussian_nll(outputs, batch.noisy, sigma)
+    return (losses * batch.targets).sum() / batch.targets.sum().clamp_min(1)
+
+
+def _autocast(start: StartingPoint) -> Any:
+    return torch.autocast(start.device.type, start.precision, enabled=start.precision != torch.float32)
+
+
+def _weights_of(flow: FlowEstimator) -> dict[str, Tensor] | None:
+    if not isinstance(flow, NetworkFlow):
+        return None
+    return {name: tensor.cpu() for name, tensor in flow.network.state_dict().items()}
+
+
+def _with_weights(flow: FlowEstimator, weights: dict[str, Tensor]) -> FlowEstimator:
+    assert isinstance(flow, NetworkFlow)
+    flow = flow.copy()
+    flow.network.load_state_dict(weights)
+    return flow

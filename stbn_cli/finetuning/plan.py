@@ -1,0 +1,126 @@
+"""How much to do in the time and memory there is. Pure: measurements in, sizes out."""
+
+import math
+from dataclasses import dataclass
+
+from stbn_cli.finetuning.options import FinetuneOptions
+from stbn_cli.models.stbn import STBNConfig
+
+# Sizes of a step where memory does not limit them. A GPU needs large ones to be busy.
+CPU_SIZES = (4, 64, 8)  # sequences, pixels, frames
+GPU_SIZES = (8, 128, 8)
+# What a step keeps for the gradient, bytes for each pixel, frame and channel of the hidden state (measured: 76 for
+# stbn-xs and 70 for stbn-s in bfloat16 on a CPU), with a margin.
+STEP_COST = 110
+# Adam's learning rate at 16 channels; it falls with the width.
+LEARNING_RATE, LEARNING_RATE_CHANNELS = 2e-3, 16
+SCRATCH_FACTOR = 1.5
+# Of the time: the optimiser's; reading, flow and checks have the rest.
+STEPS_SHARE = 0.75
+FEWEST_STEPS = 8
+# Where the averaged weights are judged, as shares of the steps.
+CHECKS = (0.1, 0.25, 0.5, 0.75, 1.0)
+# Every pixel that is loaded is trained on about so often; pixels of the checks, as a share of the training's. A check
+# costs a third of a step's time a pixel, so that all of them take a tenth of the time.
+VISITS = 4
+CHECK_SHARE = 0.05
+FEWEST_PIXELS, MOST_PIXELS = 2_000_000, 400_000_000  # times frames
+# Bytes of a pixel in the memory of the clips: frames, three pairs of flows, the mask.
+PIXEL_BYTES = 12 + 3 * 8 + 1
+MEMORY_SHARE = 0.4  # of what may be planned with, for the clips
+# The average spans this share of the steps.
+AVERAGE_SHARE = 0.1
+LARGEST_DECAY = 0.998
+
+
+@dataclass(frozen=True, slots=True)
+class StepSizes:
+    """Shape of a step."""
+
+    batch_size: int  # sequences
+    patch_size: int  # pixels
+    train_length: int  # frames
+
+    @property
+    def pixels(self) -> int:
+        """Pixels, times frames, of a step."""
+        return self.batch_size * self.patch_size**2 * self.train_length
+
+
+def choose_sizes(config: STBNConfig, options: FinetuneOptions, device_type: str, memory: int) -> StepSizes:
+    """The largest usual step that fits into half of `memory` bytes; what `options` fixes is taken as it is."""
+    usual = CPU_SIZES if device_type == "cpu" else GPU_SIZES
+    batch, patch, length = (
+        chosen or default
+        for chosen, default in zip(
+            (options.batch_size, options.patch_size, options.train_length), usual, strict=True
+        )
+    )
+    while STEP_COST * config.channels * batch * patch**2 * length > memory // 2:
+        if options.batch_size is None and batch > 1:
+            batch //= 2
+        elif options.patch_size is None and patch > 32:
+            patch //= 2
+        elif options.train_length is None and length > 3:
+            length -= 1
+        else:
+            break
+    return StepSizes(batch, patch, length)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The run from its first step to its last. Depends on the number of steps alone, so that it can be repeated."""
+
+    steps: int
+    learning_rate: float
+    sizes: StepSizes
+    clip_pixels: int  # times frames, to load
+    check_pixels: int  # times frames, of one check
+
+    @property
+    def warmup(self) -> int:
+        return max(1, min(20, self.steps // 10))
+
+    def learning_rate_at(self, step: int) -> float:
+        """Of `step`, 0 the first: up in a straight line, down along half a cosine."""
+        rise = min(1.0, (step + 1) / self.warmup)
+        return self.learning_rate * rise * 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
+
+    @property
+    def ema_decay(self) -> float:
+        """Of the averaged weights."""
+        return min(LARGEST_DECAY, max(0.5, 1.0 - 1.0 / (AVERAGE_SHARE * self.steps)))
+
+    @property
+    def checks(self) -> tuple[int, ...]:
+        """Steps after which the weights are judged; the last one is the end."""
+        return tuple(sorted({max(1, round(share * self.steps)) for share in CHECKS}))
+
+
+def make_schedule(
+    config: STBNConfig, options: FinetuneOptions, sizes: StepSizes, step_seconds: float, clip_memory: int
+) -> Schedule:
+    """Steps for the time at `step_seconds` a step, and footage for the steps.
+
+    `clip_memory`: bytes that the clips may take. Steps are rounded down to 4, 5, 6 or 7 times a power of two, so that a
+    run on the same machine mostly has the same number, and with it the same result.
+    """
+    steps = options.steps
+    if steps is None:
+        fitting = max(FEWEST_STEPS, int(STEPS_SHARE * 60.0 * options.minutes / step_seconds))
+        unit = 2 ** (fitting.bit_length() - 3)
+        steps = fitting // unit * unit
+    rate = options.learning_rate
+    if rate is None:
+        rate = LEARNING_RATE * LEARNING_RATE_CHANNELS / config.channels
+        rate *= SCRATCH_FACTOR if options.from_scratch else 1.0
+    trained = steps * sizes.pixels
+    room = max(FEWEST_PIXELS // 4, int(MEMORY_SHARE * clip_memory / PIXEL_BYTES))
+    return Schedule(
+        steps=steps,
+        learning_rate=rate,
+        sizes=sizes,
+        clip_pixels=min(max(trained // VISITS, FEWEST_PIXELS), MOST_PIXELS, room),
+        check_pixels=max(int(CHECK_SHARE * trained), FEWEST_PIXELS // 4),
+    )

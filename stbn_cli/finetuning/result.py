@@ -1,0 +1,61 @@
+"""What a finetuning run tells while it works, and at its end."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+
+from stbn_cli.checkpoints.serial import Checkpoint
+from stbn_cli.noise.correlation import NoiseCorrelation
+from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.risk import Gain
+
+
+class Outcome(StrEnum):
+    """Why the result is what it is."""
+
+    IMPROVED = "improved"  # better than the start by more than chance
+    NO_GAIN = "no gain"  # the result is the start
+    CORRELATED_NOISE = "correlated noise"  # the result is the start; nothing could be learned from this clip
+    IDENTITY = "identity"  # the result is the start; the network had begun to reproduce the noise
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneProgress:
+    """Where a run is."""
+
+    phase: str  # in words: "reading", "finding motion", "training"
+    step: int = 0
+    steps: int = 0
+    seconds_left: float | None = None
+    gain: Gain | None = None  # of the best so far, once there is one
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneResult:
+    """How a run ended. `checkpoint` is what `stbn denoise` should take: the best found, or the start itself."""
+
+    checkpoint: Checkpoint
+    outcome: Outcome
+    interrupted: bool  # by the user
+    finished: bool  # all steps were made
+    gain: Gain | None  # over the start by the run's own estimate; None where nothing was trained
+    against: str  # what `gain` compares with: the model started from, or the noisy frames
+    noise: NoiseModel  # as known or learned
+    level: float  # of the noise over the clips, [0, 1]
+    correlation: NoiseCorrelation | None
+    flow_distilled: bool
+    frames: int  # looked at
+    steps: int  # made
+    seconds: float
+    before: torch.Tensor | None = None  # (3, H, W) float32, [0, 1]: a crop, noisy
+    start: torch.Tensor | None = None  # denoised by the start
+    after: torch.Tensor | None = None  # denoised by the result
+
+    @property
+    def improved(self) -> bool:
+        return self.outcome is Outcome.IMPROVED
+
+    def noise_levels(self) -> list[list[float]]:
+        """Standard deviation on the 0-255 scale: rows for red, green, blue (or one for all), from dark to bright."""
+        return [[round(255.0 * value**0.5, 3) for value in row] for row in self.noise.variances]

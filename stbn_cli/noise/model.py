@@ -1,0 +1,181 @@
+"""The noise of a clip: independent from pixel to pixel, its variance a function of brightness in each channel.
+
+A camera's noise is the sum of a constant part and of shot noise, whose variance grows with the light; gamma curves bend
+that. Here the variance is linear between a few knots of brightness, which holds white noise, Poisson-Gaussian noise and
+what a tone curve makes of it. Knows nothing of video files, motion or networks.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CHANNELS = 3
+SMALLEST_VARIANCE = 1e-8  # [0, 1] scale squared: a fortieth of an 8-bit step
+# Pixels that `level` looks at: every so many rows and columns are enough for a mean over a frame.
+LEVEL_STEP = 4
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseModel:
+    """Variance of the noise on the [0, 1] scale squared, linear in brightness between evenly spaced knots.
+
+    `variances`: one row for red, green and blue each, or one for all; a row holds the variance at brightness 0, ..., 1,
+    or a single value for all. Beyond 0 and 1 the outermost value holds. Raises `ValueError` for other shapes, and for
+    variances that are negative or not finite.
+    """
+
+    variances: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        lengths = {len(row) for row in self.variances}
+        if len(self.variances) not in (1, CHANNELS) or len(lengths) != 1 or 0 in lengths:
+            raise ValueError(f"expected 1 or {CHANNELS} rows of equal length, got {self.variances}")
+        if not all(0.0 <= value < math.inf for row in self.variances for value in row):
+            raise ValueError(f"expected finite variances of at least 0, got {self.variances}")
+
+    @classmethod
+    def white(cls, sigma: float) -> Self:
+        """Noise of one standard deviation ([0, 1] scale) everywhere."""
+        return cls(((sigma**2,),))
+
+    @property
+    def is_white(self) -> bool:
+        """Whether brightness and channel make no difference."""
+        return len({value for row in self.variances for value in row}) == 1
+
+    def variance_at(self, brightness: Tensor) -> Tensor:
+        """Variance of the noise of pixels whose clean values are `brightness (..., 3, H, W)`, [0, 1] scale.
+
+        float32; of the shape of `brightness`, or broadcastable to it where brightness does not matter.
+        """
+        table = torch.tensor(self.variances, dtype=torch.float32, device=brightness.device)
+        knots = table.shape[1]
+        if knots == 1:
+            return table.view(-1, 1, 1)
+        position = brightness.float().clamp(0.0, 1.0) * (knots - 1)
+        total = torch.zeros_like(position)
+        for index, column in enumerate(table.unbind(1)):
+            # A hat function around each knot: no gather, and no index that half a bin of rounding could push out.
+            total += (1.0 - (position - index).abs()).clamp_min(0.0) * column.view(-1, 1, 1)
+        return total
+
+    def sigma_at(self, brightness: Tensor) -> Tensor:
+        """Square root of `variance_at`."""
+        return self.variance_at(brightness).sqrt()
+
+    def level(self, frames: Tensor) -> float:
+        """Root mean square of the noise's standard deviation over frames `(..., 3, H, W)`: one number for all of them.
+
+        The noisy values stand for the clean ones: where the variance is linear that makes no difference to the mean.
+        """
+        return math.sqrt(float(self.variance_at(frames[..., ::LEVEL_STEP, ::LEVEL_STEP]).mean()))
+
+    def describe(self) -> dict[str, Any]:
+        """As plain values; `from_description` undoes it."""
+        return {"variances": [list(row) for row in self.variances]}
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> Self:
+        """The model that `describe` described. Raises `ValueError`, `KeyError` or `TypeError` if it is none."""
+        return cls(tuple(tuple(float(value) for value in row) for row in description["variances"]))
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedNoise:
+    """The noise that a model was finetuned for: what its posterior uses, and what its network is told."""
+
+    model: NoiseModel
+    told: float  # [0, 1]
+
+    def describe(self) -> dict[str, Any]:
+        """As plain values, for a checkpoint's header; `from_description` undoes it."""
+        return {**self.model.describe(), "told": self.told}
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> Self:
+        """Raises `ValueError`, `KeyError` or `TypeError` if it is not what `describe` gives."""
+        told = float(description["told"])
+        if not 0.0 <= told <= 1.0:
+            raise ValueError(f"expected told within 0 to 1, got {told}")
+        return cls(NoiseModel.from_description(description), told)
+
+
+# Knots of a fitted model.
+KNOTS = 5
+# Of the pixels of about one brightness, this part with the least uncertain predictions is used: there the noise is
+# nearly all that is left, whatever the network thinks of its own errors.
+SUREST_PART = 0.25
+BRIGHTNESS_BINS = 20
+FEWEST_PIXELS = 2000
+# A knot's second difference, relative to the mean variance, costs as much as this part of the pixels would lose by an
+# error of the same size: nothing where there are pixels, all where there are none, so that those go on straight.
+SMOOTHNESS = 1e-3
+ROUNDS = 60
+
+
+def fit_noise_model(mean: Tensor, uncertainty: Tensor, noisy: Tensor, start: NoiseModel) -> NoiseModel:
+    """The noise under which blind-spot predictions were most likely to be missed as they were.
+
+    For each channel, with `v` linear in brightness between the knots, maximises over the surest pixels the likelihood
+    of `noisy ~ N(mean, uncertainty + v(mean))`, the blind-spot likelihood's marginal.
+
+    Args:
+        mean: (n, 3) float, predictions that did not see their own pixel, [0, 1] scale.
+        uncertainty: (n, 3) float, the variances that the network gives them.
+        noisy: (n, 3) float, what was there.
+        start: where to begin, and the result where there are fewer than FEWEST_PIXELS pixels.
+    """
+    if len(mean) < FEWEST_PIXELS:
+        return start
+    rows = []
+    begin = start.variance_at(mean.T[..., None]).expand(CHANNELS, len(mean), 1)[..., 0]
+    for channel in range(CHANNELS):
+        surest = _surest(mean[:, channel], uncertainty[:, channel])
+        row = _fit_row(
+            mean[surest, channel].double(),
+            uncertainty[surest, channel].double(),
+            (noisy - mean)[surest, channel].double().square(),
+            float(begin[channel].mean()),
+        )
+        rows.append(tuple(row.tolist()))
+    return NoiseModel(tuple(rows))
+
+
+def _surest(mean: Tensor, uncertainty: Tensor) -> Tensor:
+    """Indices of the surest predictions of each brightness."""
+    order = torch.argsort(mean)
+    chosen = []
+    bounds = np.linspace(0, len(order), BRIGHTNESS_BINS + 1).round().astype(int)
+    for first, last in pairwise(bounds.tolist()):
+        group = order[first:last]
+        count = max(1, round(len(group) * SUREST_PART))
+        chosen.append(group[torch.topk(uncertainty[group], count, largest=False).indices])
+    return torch.cat(chosen)
+
+
+def _fit_row(mean: Tensor, uncertainty: Tensor, squares: Tensor, start: float) -> Tensor:
+    """Variances at the knots `(KNOTS,)` by Fisher scoring; all arguments `(n,)` double."""
+    position = mean.clamp(0.0, 1.0) * (KNOTS - 1)
+    hats = (1.0 - (position[:, None] - torch.arange(KNOTS, device=mean.device)).abs()).clamp_min(0.0)
+    bend = torch.diff(torch.eye(KNOTS, dtype=torch.double, device=mean.device), n=2, dim=0)
+    scale = max(start, SMALLEST_VARIANCE)
+    penalty = SMOOTHNESS * len(mean) / scale**2 * (bend.T @ bend)
+    # The smallest ridge keeps the system solvable where knots have neither pixels nor neighbours.
+    ridge = 1e-9 * len(mean) / scale**2 * torch.eye(KNOTS, dtype=torch.double, device=mean.device)
+    row = torch.full((KNOTS,), scale, dtype=torch.double, device=mean.device)
+    for _ in range(ROUNDS):
+        total = (uncertainty + hats @ row).clamp_min(SMALLEST_VARIANCE)
+        # Score and information of a normal variable's variance: (r^2 - t) / (2 t^2) and 1 / (2 t^2).
+        weight = 0.5 / total.square()
+        score = hats.T @ (weight * (squares - total)) - penalty @ row
+        information = hats.T @ (weight[:, None] * hats) + penalty + ridge
+        step = torch.linalg.solve(information, score)
+        row = (row + step).clamp_min(SMALLEST_VARIANCE)
+        if float(step.abs().max()) < 1e-4 * scale:
+            break
+    return row

@@ -1,0 +1,105 @@
+"""How far a blind-spot denoiser is from the truth, found without it.
+
+The prior at a pixel does not depend on the pixel's own noise. Given prior and noise variance, the posterior mean
+`x' = y - K (y - mu)`, `K = V (S' + V)^-1`, is an affine function of the noisy value `y`, so that for any zero-mean
+noise of covariance `V`
+
+    E |x' - x|^2 = E |K (y - mu)|^2 - tr V + 2 tr((I - K) V)
+
+(Stein's unbiased risk estimate, Annals of Statistics 1981, which for affine estimators needs no normal noise). Results
+are shown clipped to [0, 1]: where that happens, a small change of `y` changes nothing, and the last term is 0.
+It holds on pixels that were never a target of training, and as long as neighbouring pixels' noise is independent.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stbn_cli.noise.model import NoiseModel, fit_noise_model
+from stbn_cli.noise.posterior import (
+    CHANNEL_AXIS,
+    VARIANCE_FLOOR,
+    posterior_mean,
+    posterior_variance,
+    split_head,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a network said of pixels that were never its target, and what was there.
+
+    `outputs (9, n, 1)` float32, as the Gaussian head gives them, `noisy (3, n, 1)` float32, [0, 1] scale, and
+    `group (n,)` int64: pixels whose errors may depend on each other (of one place) share a group.
+    """
+
+    outputs: Tensor
+    noisy: Tensor
+    group: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Of the priors, (3, n, 1)."""
+        return split_head(self.outputs)[0]
+
+    def fit_noise(self, start: NoiseModel) -> NoiseModel:
+        """The noise that these predictions were most likely missed by; see `fit_noise_model`."""
+        mean, covariance = split_head(self.outputs)
+        uncertainty = torch.stack((covariance.m00, covariance.m11, covariance.m22))
+        return fit_noise_model(mean[..., 0].T, uncertainty[..., 0].T, self.noisy[..., 0].T, start)
+
+    def risk(self, assumed: NoiseModel, actual: NoiseModel) -> Tensor:
+        """Unbiased estimates (n,) of each pixel's squared error, mean of the channels, [0, 1] scale squared.
+
+        Of the posterior mean under `assumed` noise, clipped to [0, 1], where the noise is `actual`. Single values may
+        be negative.
+        """
+        mean = self.mean
+        sigma = assumed.sigma_at(mean)
+        estimate = posterior_mean(self.outputs, self.noisy, sigma)
+        # The diagonal of I - K: posterior covariance divided by the noise's, as `posterior_mean` has it.
+        kept = posterior_variance(self.outputs, self.noisy, sigma) / (sigma.square() + VARIANCE_FLOOR)
+        kept = torch.where((estimate >= 0.0) & (estimate <= 1.0), kept, 0.0)
+        removed = self.noisy - estimate.clamp(0.0, 1.0)
+        variance = actual.variance_at(mean)
+        return (removed.square() - variance + 2.0 * kept * variance).mean(CHANNEL_AXIS)[..., 0]
+
+    def expected_error(self, assumed: NoiseModel) -> float:
+        """Mean squared error of the posterior mean as the network itself expects it, [0, 1] scale squared."""
+        return float(posterior_variance(self.outputs, self.noisy, assumed.sigma_at(self.mean)).mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """One denoiser compared with another on the same pixels."""
+
+    decibel: float  # by how much the mean squared error fell; negative: it rose
+    error: float  # standard error of `decibel`
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether chance does not explain it (two standard errors)."""
+        return self.decibel > 2.0 * self.error
+
+
+def compare_risks(before: Tensor, after: Tensor, group: Tensor, level: float) -> Gain:
+    """The gain from risks `before (n,)` to `after (n,)` of the same pixels, in groups `group (n,)`.
+
+    `level`: mean squared error afterwards, from a source that a small error of the noise level does not upset as it
+    upsets the risk itself: the difference of two risks is hardly touched by it.
+    """
+    count = int(group.max()) + 1
+    sums = torch.zeros(count, dtype=torch.double, device=group.device)
+    difference = (before - after).double()
+    mean = float(difference.mean())
+    # Errors within a group may go together; groups are independent.
+    sums.index_add_(0, group, difference - mean)
+    standard_error = float(sums.square().sum().sqrt()) / len(group)
+    if count > 1:
+        standard_error *= math.sqrt(count / (count - 1))
+    floor = max(level, 0.0) + 1e-12
+    decibel = 10.0 * math.log10(max(floor + mean, 1e-12) / floor)
+    slope = 10.0 / math.log(10.0) / max(floor + mean, 1e-12)
+    return Gain(decibel, slope * standard_error)
