@@ -41,7 +41,7 @@ def explanation(result: "FinetuneResult") -> str | None:
     return (
         f"The noise is spatially correlated{where}: a blind-spot network can guess such noise from the pixels around "
         "and would learn to keep it, so the model was left as it was. Compression, scaling, demosaicing and noise "
-        "reduction in the camera do this: use the original recording if there is one, or halve the picture's size first."
+        "reduction in the camera do this: use the original recording if there is one, or halve the picture first."
     )
 
 

@@ -174,9 +174,8 @@ def _adapt(request: Request, model: Path, notes: Notes) -> tuple[dict[str, Any],
         say(f"{end}: {gained(result)}")
     if not result.improved:
         return engine, result
-    # The file says what the noise is, for every brightness; a network for flow has been finetuned with it.
-    flow = engine["flow"] if not result.flow_distilled else None
-    return {**engine, "model": model, "sigma": None, "flow": flow}, result
+    # The file says what the noise is, for every brightness, and holds the flow network if that was finetuned.
+    return {**engine, "model": model, "sigma": None}, result
 
 
 def _denoise(
