@@ -34,14 +34,19 @@ def explanation(result: "FinetuneResult") -> str | None:
 
     if result.outcome not in (Outcome.CORRELATED_NOISE, Outcome.IDENTITY):
         return None
-    where = ""
+    where, cure = "", "use the original recording if there is one, or halve the picture first"
     if result.correlation is not None:
         luma, chroma = result.correlation.luma, result.correlation.chroma
-        where = f" (correlation of neighbouring pixels: {luma:.2f} in luma, {chroma:.2f} in chroma)"
+        where = f" (correlation of neighbouring pixels: {luma:.2f} in luma, {chroma:.2f} in colour)"
+        if result.correlation.luma_is_white and result.outcome is Outcome.CORRELATED_NOISE:
+            where = (
+                f" in its colours ({chroma:.2f} between neighbouring pixels; 4:2:0 video stores one for four)"
+            )
+            cure = "use a recording with full colour (4:4:4, RGB) if there is one"
     return (
         f"The noise is spatially correlated{where}: a blind-spot network can guess such noise from the pixels around "
         "and would learn to keep it, so the model was left as it was. Compression, scaling, demosaicing and noise "
-        "reduction in the camera do this: use the original recording if there is one, or halve the picture first."
+        f"reduction in the camera do this: {cure}."
     )
 
 
