@@ -24,7 +24,7 @@ from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.finetuning.plan import Schedule, StepSizes, choose_sizes, make_schedule
 from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult, Outcome
 from stbn_cli.finetuning.state import RunState, load_state, save_state
-from stbn_cli.inference.device import usable_memory
+from stbn_cli.inference.device import is_out_of_memory, usable_memory
 from stbn_cli.noise.correlation import MAXIMUM_PAIRS, NoiseCorrelation, measure_correlation
 from stbn_cli.noise.estimate import estimate_sigma
 from stbn_cli.noise.model import NoiseModel
@@ -69,7 +69,7 @@ class Finetuner:
         ]
         self._tell("measuring the noise")
         correlation = _correlation_of(runs)
-        hooks = Hooks(self._tell, self._save, lambda: self._late, lambda: self._seconds)
+        hooks = Hooks(self._tell, self._save, self._late, lambda: self._seconds)
         learner = Learner(self.start, self.options, runs, schedule, self._noise(runs), correlation, hooks)
         if correlation.reliable and not correlation.is_white:
             return learner.unchanged(Outcome.CORRELATED_NOISE)
@@ -83,10 +83,9 @@ class Finetuner:
         """Since the run began."""
         return time.monotonic() - self._begun
 
-    @property
-    def _late(self) -> bool:
-        """Whether the time is used up. A run whose steps were counted takes as long as it takes."""
-        return self.options.steps is None and self._seconds > MINUTE * self.options.minutes
+    def _late(self, needed: float) -> bool:
+        """Whether less than `needed` seconds are left. A run whose steps were counted takes as long as it takes."""
+        return self.options.steps is None and self._seconds + needed > MINUTE * self.options.minutes
 
     def _tell(self, phase: str, step: int = 0, steps: int = 0, gain: Gain | None = None) -> None:
         """Tell how far the run is."""
@@ -102,22 +101,27 @@ class Finetuner:
 
     def _plan(self) -> Schedule:
         """Sizes that fit the memory, and as many steps as fit the time."""
-        config = self.start.checkpoint.config
-        memory = usable_memory(self.device)
-        sizes = choose_sizes(config, self.options, self.device.type, memory)
+        config, memory = self.start.checkpoint.config, usable_memory(self.device)
+        choose = partial(
+            choose_sizes, config, self.options, self.device.type, value_bytes=self.start.precision.itemsize
+        )
+        sizes = choose(memory)
         while True:
             try:
-                seconds = self._step_seconds(sizes) if self.options.steps is None else 1.0
-                break
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                smaller = choose_sizes(config, self.options, self.device.type, memory := memory // 2)
-                if smaller == sizes and memory < 2**20:
+                return make_schedule(config, self.options, sizes, self._step_seconds(sizes), memory)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the handler: the traceback holds the failed attempt's tensors.
+            too_large = sizes
+            while sizes == too_large:
+                memory //= 2
+                if memory < SMALLEST_BUDGET:
                     raise MemoryExhaustedError(
                         f"Memory ran out with {sizes.batch_size} sequences of {sizes.train_length} frames of "
                         f"{sizes.patch_size}x{sizes.patch_size}. Give a smaller --batch-size, --patch-size or --model."
-                    ) from error
-                sizes = smaller
-        return make_schedule(config, self.options, sizes, seconds, memory)
+                    )
+                sizes = choose(memory)
 
     def _step_seconds(self, sizes: StepSizes) -> float:
         """Time of a step, measured on random numbers."""

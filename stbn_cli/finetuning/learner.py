@@ -78,7 +78,7 @@ class Hooks:
 
     tell: Tell
     save: Callable[[RunState], None]
-    late: Callable[[], bool]  # whether the time is used up
+    late: Callable[[float], bool]  # whether less than so many seconds are left
     seconds: Callable[[], float]  # since the run began
 
 
@@ -115,6 +115,7 @@ class Learner:
         self._fingerprint = fingerprint(start.checkpoint.weights, runs, options)
         self._best: _Best | None = None
         self._checks = 0
+        self._check_seconds = 0.0  # that a look takes
         self._identity = False
 
     def prepare(self, saved: RunState | None) -> None:
@@ -149,7 +150,9 @@ class Learner:
         """All steps, or as many as the time and the user allow."""
         steps, checks = self._schedule.steps, self._schedule.checks
         saved = self._hooks.seconds()
-        while self._optimisation.step < steps and not (stop.wanted or self._hooks.late() or self._identity):
+        while self._optimisation.step < steps and not (stop.wanted or self._identity):
+            if self._hooks.late(self._check_seconds):
+                break
             step = self._optimisation.step
             batch = self._crops.batch(step)
             loss = partial(blind_loss, self._network, batch, self._told, self._noise)
@@ -160,7 +163,7 @@ class Learner:
             if step + 1 in checks or self._hooks.seconds() - saved > SAVE_SECONDS:
                 self._save()
                 saved = self._hooks.seconds()
-        if self._optimisation.step not in checks and not (stop.wanted or self._identity):
+        if 0 < self._optimisation.step not in checks and not (stop.wanted or self._identity):
             self._check()
         self._save()
 
@@ -173,11 +176,11 @@ class Learner:
             outcome = Outcome.NO_GAIN
         else:
             outcome = Outcome.IMPROVED
-        return self._result(outcome, gain, interrupted)
+        return self._result(outcome, gain, interrupted=interrupted, attempted=True)
 
     def unchanged(self, outcome: Outcome) -> FinetuneResult:
         """The start, without an attempt."""
-        return self._result(outcome, None, interrupted=False)
+        return self._result(outcome, None, interrupted=False, attempted=False)
 
     @property
     def _level(self) -> float:
@@ -198,7 +201,10 @@ class Learner:
         return Judge(self._runs, hidden, self._schedule.check_pixels, self._options.seed)
 
     def _look(self, network: STBN) -> Findings:
-        return self._judge.look(network.eval(), self._told, self._noise, self._start.precision)
+        begun = self._hooks.seconds()
+        findings = self._judge.look(network.eval(), self._told, self._noise, self._start.precision)
+        self._check_seconds = self._hooks.seconds() - begun
+        return findings
 
     def _use_flow(self, flow: FlowEstimator) -> None:
         self._flow, self._distilled = flow, True
@@ -316,7 +322,9 @@ class Learner:
                 "Start a new one without --resume."
             ) from error
 
-    def _result(self, outcome: Outcome, gain: Gain | None, interrupted: bool) -> FinetuneResult:
+    def _result(
+        self, outcome: Outcome, gain: Gain | None, *, interrupted: bool, attempted: bool
+    ) -> FinetuneResult:
         improved = outcome is Outcome.IMPROVED
         best = self._best if improved else None
         name = self._start.checkpoint.info.name
@@ -359,8 +367,8 @@ class Learner:
             frames=frames,
             steps=self._optimisation.step,
             seconds=self._hooks.seconds(),
-            before=self._judge.noisy_picture() if best is not None else None,
-            start=self._start_findings.picture if best is not None else None,
+            before=self._judge.noisy_picture() if attempted else None,
+            start=self._start_findings.picture if attempted else None,
             after=best.findings.picture if best is not None else None,
         )
 

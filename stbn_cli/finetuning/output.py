@@ -63,14 +63,15 @@ def write_outputs(result: FinetuneResult, output: str | Path | None, preview: st
 
 
 def compose(result: FinetuneResult) -> np.ndarray:
-    """A crop as it was, denoised by the start, and by the result: a picture (h, w, 3) uint8 RGB."""
+    """A crop as it was, denoised by the start, and by the result if that is another: (h, w, 3) uint8 RGB."""
     panels = []
     for picture, words in (
         (result.before, "noisy"),
         (result.start, "before finetuning"),
         (result.after, "after finetuning"),
     ):
-        assert picture is not None
+        if picture is None:
+            continue
         panel = (picture.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
         factor = max(1, PICTURE_HEIGHT // panel.shape[0])
         panel = np.ascontiguousarray(panel.repeat(factor, axis=0).repeat(factor, axis=1))

@@ -9,9 +9,9 @@ from stbn_cli.models.stbn import STBNConfig
 # Sizes of a step where memory does not limit them. A GPU needs large ones to be busy.
 CPU_SIZES = (4, 64, 8)  # sequences, pixels, frames
 GPU_SIZES = (8, 128, 8)
-# What a step keeps for the gradient, bytes for each pixel, frame and channel of the hidden state (measured: 76 for
-# stbn-xs and 70 for stbn-s in bfloat16 on a CPU), with a margin.
-STEP_COST = 110
+# What a step keeps for the gradient, in values for each pixel, frame and channel of the hidden state: the largest that
+# was measured on a CPU (bfloat16: stbn-xs 82, stbn-s 102, stbn 172; float32: stbn-xs 73), with a margin.
+STEP_COST = 180
 # Adam's learning rate at 16 channels; it falls with the width.
 LEARNING_RATE, LEARNING_RATE_CHANNELS = 2e-3, 16
 SCRATCH_FACTOR = 1.5
@@ -47,8 +47,13 @@ class StepSizes:
         return self.batch_size * self.patch_size**2 * self.train_length
 
 
-def choose_sizes(config: STBNConfig, options: FinetuneOptions, device_type: str, memory: int) -> StepSizes:
-    """The largest usual step that fits into half of `memory` bytes; what `options` fixes is taken as it is."""
+def choose_sizes(
+    config: STBNConfig, options: FinetuneOptions, device_type: str, memory: int, value_bytes: int = 2
+) -> StepSizes:
+    """The largest usual step that fits into half of `memory` bytes; what `options` fixes is taken as it is.
+
+    `value_bytes`: of a value in the network's arithmetic.
+    """
     usual = CPU_SIZES if device_type == "cpu" else GPU_SIZES
     batch, patch, length = (
         chosen or default
@@ -56,7 +61,7 @@ def choose_sizes(config: STBNConfig, options: FinetuneOptions, device_type: str,
             (options.batch_size, options.patch_size, options.train_length), usual, strict=True
         )
     )
-    while STEP_COST * config.channels * batch * patch**2 * length > memory // 2:
+    while STEP_COST * value_bytes * config.channels * batch * patch**2 * length > memory // 2:
         if options.batch_size is None and batch > 1:
             batch //= 2
         elif options.patch_size is None and patch > 32:

@@ -50,7 +50,7 @@ class FinetuneResult:
     seconds: float
     before: torch.Tensor | None = None  # (3, H, W) float32, [0, 1]: a crop, noisy
     start: torch.Tensor | None = None  # denoised by the start
-    after: torch.Tensor | None = None  # denoised by the result
+    after: torch.Tensor | None = None  # denoised by the result, if that is not the start
 
     @property
     def improved(self) -> bool:

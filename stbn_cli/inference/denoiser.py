@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stbn_cli.errors import CheckpointError, InputError, MemoryExhaustedError
 from stbn_cli.flow.estimator import FlowEstimator
-from stbn_cli.inference.device import usable_memory
+from stbn_cli.inference.device import is_out_of_memory, usable_memory
 from stbn_cli.inference.plan import EngineOptions, Plan, make_plan, smaller_plan
 from stbn_cli.inference.scene import NonFiniteError, Scene
 from stbn_cli.inference.scenes import CutDetector
@@ -260,7 +260,7 @@ class Denoiser:
                 except NonFiniteError:
                     return self._process_exactly(step, plan)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 failure = str(error)
             # Outside the handler: the traceback holds the failed attempt's tensors.
@@ -341,10 +341,3 @@ def _stack(denoised: Iterable[np.ndarray], like: np.ndarray) -> np.ndarray:
     for index, frame in enumerate(denoised):
         result[index] = frame
     return result
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """CPU allocations fail with a plain RuntimeError that only its text tells apart."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "not enough memory" in str(error) or "can't allocate memory" in str(error)

@@ -85,3 +85,10 @@ def _free_host_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     except (AttributeError, OSError, ValueError):
         return FALLBACK_BYTES
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """CPU allocations fail with a plain RuntimeError that only its text tells apart."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "not enough memory" in str(error) or "can't allocate memory" in str(error)

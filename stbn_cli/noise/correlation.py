@@ -57,7 +57,7 @@ FEWEST_BLOCKS = 32
 SMALLEST_SIGMA = 0.5 / 255
 # The noise counts as white up to this correlation (either sign: sharpened noise has a negative one). On 58 real clips
 # white noise of std 5/255 and more gave -0.05 to 0.07 in luma (0.13 in one clip with fast grass everywhere and 5/255)
-# and -0.03 to 0.02 in colour; white noise blurred by a Gaussian of std 0.5 pixels (true 0.26) 0.11 to 0.28 and 0.22
+# and -0.03 to 0.01 in colour; white noise blurred by a Gaussian of std 0.5 pixels (true 0.26) 0.11 to 0.28 and 0.22
 # to 0.26.
 WHITE_LUMA = 0.1
 WHITE_CHROMA = 0.1
@@ -106,7 +106,7 @@ def measure_correlation(frames: np.ndarray | Tensor) -> NoiseCorrelation:
     """Correlation of the noise of neighbouring pixels in a clip.
 
     Strong correlations come out a little low, as the lowest frequencies are not measured: after a 3x3 mean 0.59 (median
-    of 17 real clips; 0.22 at the least, where much of the picture remained) instead of 0.67. Takes 0.5 s for eight
+    of 17 real clips; 0.22 at the least, where much of the picture remained) instead of 0.67. Takes 0.7 s for eight
     frames of 960x540 on one core.
 
     Noise that stays the same from frame to frame (a sensor's fixed pattern) cancels and is not seen. Needs two
