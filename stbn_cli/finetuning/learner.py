@@ -35,9 +35,10 @@ GRADIENT_CLIP = 1.0
 SAVE_SECONDS = 60.0
 # The noise is fitted anew at this many checks: where it was unknown to the start, that predicts poorly at first.
 NOISE_FITS = 2
-# Prediction errors hold the whole noise. If they are smaller than it by this factor (of the standard deviation), or
-# what is removed is correlated by so much, and by so much more than at the start, the network predicts noise.
-IDENTITY_FACTOR = 0.85
+# Prediction errors hold the whole noise. If they have become smaller than it by these factors (of the standard
+# deviation; the noise as measured before may be too large), or what is removed is correlated by so much, and by so much
+# more than at the start, the network predicts noise.
+IDENTITY_FACTOR, IDENTITY_FALL = 0.85, 0.93
 IDENTITY_CORRELATION, IDENTITY_RISE = 0.3, 0.15
 # Flow is worth finding in denoised frames where their error is this part of the noise's variance, or less.
 DISTILLATION_QUALITY = 0.25
@@ -273,9 +274,8 @@ class Learner:
 
     def _predicts_noise(self, findings: Findings) -> bool:
         """Whether the network reproduces noise instead of removing it."""
-        predictions = findings.predictions
-        errors = float((predictions.noisy - predictions.mean).square().mean().sqrt())
-        too_small = self._correlation.reliable and errors < IDENTITY_FACTOR * self._correlation.sigma
+        start, errors = (found.predictions.blind_error for found in (self._start_findings, findings))
+        too_small = errors < IDENTITY_FALL * start and errors < IDENTITY_FACTOR * self._correlation.sigma
         before, after = self._start_findings.residual_correlation, findings.residual_correlation
         coloured = abs(after) > IDENTITY_CORRELATION and abs(after) > abs(before) + IDENTITY_RISE
         return too_small or coloured

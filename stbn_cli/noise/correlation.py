@@ -56,8 +56,8 @@ USUAL_QUANTILE = 0.75
 FEWEST_BLOCKS = 32
 SMALLEST_SIGMA = 0.5 / 255
 # The noise counts as white up to this correlation (either sign: sharpened noise has a negative one). On 58 real clips
-# white noise of std 5/255 and more gave -0.05 to 0.07 in luma (0.13 in one clip with fast grass everywhere and 5/255)
-# and -0.03 to 0.01 in colour; white noise blurred by a Gaussian of std 0.5 pixels (true 0.26) 0.11 to 0.28 and 0.22
+# white noise of std 5/255 and more gave -0.06 to 0.07 in luma (0.13 in one clip with fast grass everywhere and 5/255)
+# and -0.04 to 0.01 in colour; white noise blurred by a Gaussian of std 0.5 pixels (true 0.26) 0.11 to 0.28 and 0.22
 # to 0.26.
 WHITE_LUMA = 0.1
 WHITE_CHROMA = 0.1

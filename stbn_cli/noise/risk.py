@@ -44,6 +44,11 @@ class Predictions:
         """Of the priors, (3, n, 1)."""
         return split_head(self.outputs)[0]
 
+    @property
+    def blind_error(self) -> float:
+        """Root mean square of `noisy - mean`: the noise, and what the network mispredicts."""
+        return float((self.noisy - self.mean).square().mean().sqrt())
+
     def fit_noise(self, start: NoiseModel) -> NoiseModel:
         """The noise that these predictions were most likely missed by; see `fit_noise_model`."""
         mean, covariance = split_head(self.outputs)
