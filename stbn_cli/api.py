@@ -16,10 +16,10 @@ from stbn_cli.checkpoints.flow import build_flow_network, load_flow_checkpoint
 from stbn_cli.checkpoints.registry import AUTO
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, load_checkpoint
 from stbn_cli.checkpoints.store import find_flow, resolve
-from stbn_cli.errors import CheckpointError, OptionError
+from stbn_cli.errors import CheckpointError, MemoryExhaustedError, OptionError
 from stbn_cli.flow.estimator import NETWORK_NAMES, FlowEstimator, create_flow_estimator
 from stbn_cli.inference.denoiser import Denoiser
-from stbn_cli.inference.device import resolve_device, resolve_precision
+from stbn_cli.inference.device import is_out_of_memory, resolve_device, resolve_precision
 from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.noise.model import LearnedNoise
 from stbn_cli.pipeline import DenoiseSummary, denoise_video
@@ -191,6 +191,7 @@ def finetune(
 
     Raises:
         StbnError: one of its classes, with a sentence that says what to do.
+        ValueError: an array is of another shape or type.
     """
     from stbn_cli.finetuning.finetuner import Finetuner
     from stbn_cli.finetuning.footage import Span
@@ -231,7 +232,14 @@ def finetune(
         resume=resume,
         report=progress or (lambda _: None),
     )
-    result = finetuner.run(clips, Span(start, end, rate))
+    try:
+        result = finetuner.run(clips, Span(start, end, rate))
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryExhaustedError(
+            "Memory ran out while finetuning. Give a smaller --batch-size, --patch-size or --model, or --device cpu."
+        ) from error
     write_outputs(result, output, preview)
     return result
 

@@ -14,8 +14,7 @@ from stbn_cli.finetuning.footage import NoisyRun
 from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
 from stbn_cli.training.optimisation import Optimisation
 
-# Frames that are denoised for the teacher, at most, and of each run.
-MOST_FRAMES = 48
+MOST_FRAMES = 24  # that are denoised for the teacher
 PATCH, PAIRS = 128, 4  # pixels; pairs of frames a step
 LEARNING_RATE = 2e-5
 GRADIENT_CLIP = 1.0

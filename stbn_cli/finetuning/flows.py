@@ -21,6 +21,7 @@ from stbn_cli.flow.estimator import FlowEstimator
 # Flows are kept in whole pixels: the warp rounds them anyway.
 STORED = torch.int16
 LARGEST = 30_000
+PAIRS_AT_ONCE = 8  # a flow network keeps the features of all frames that it is given
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,19 @@ class BlindFlows:
 
 def find_blind_flows(run: NoisyRun, hidden: Tensor, flow: FlowEstimator, sigma: float) -> BlindFlows:
     """Flow of a run from its frames without the `hidden (T or 1, 1, H, W)` pixels; `sigma` ([0, 1]) of the noise."""
-    to_previous, to_next = estimate_clip_flows(flow, paint_over(run.noisy, hidden), sigma)
-    return BlindFlows(_stored(to_previous), _stored(to_next), hidden)
+    frames, _, height, width = run.noisy.shape
+    to_previous = torch.zeros((frames, 2, height, width), dtype=STORED, device=run.noisy.device)
+    to_next = torch.zeros_like(to_previous)
+    for first in range(0, max(frames - 1, 1), PAIRS_AT_ONCE):
+        # One frame more than pairs; it is the next part's first.
+        part = slice(first, min(first + PAIRS_AT_ONCE + 1, frames))
+        painted = paint_over(run.noisy[part], hidden if len(hidden) == 1 else hidden[part])
+        back, forth = estimate_clip_flows(flow, painted, sigma)
+        to_previous[first + 1 : part.stop], to_next[first : part.stop - 1] = (
+            _stored(back[1:]),
+            _stored(forth[:-1]),
+        )
+    return BlindFlows(to_previous, to_next, hidden)
 
 
 def checkerboards(frames: Tensor) -> tuple[Tensor, Tensor]:

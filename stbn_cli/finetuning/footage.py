@@ -1,6 +1,5 @@
 """Runs of consecutive noisy frames, taken from all over the user's clips, as many as are wanted."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -54,10 +53,12 @@ class Span:
 def read_runs(clips: Sequence[Clip], span: Span, pixels: int, seed: int) -> list[NoisyRun]:
     """Runs of about `pixels` pixels times frames together, an equal share of each clip, evenly spread over it.
 
-    Split at scene cuts; the longest come first. Raises `InputError` if a clip is missing, holds nothing, is smaller
+    Split at scene cuts; the longest come first. A file that is named twice counts once: what one copy holds out the
+    other would learn from. Raises `InputError` if a clip is missing, holds nothing, is smaller
     than SMALLEST_SIDE, or holds values that are not finite; `ValueError` for arrays that are no frames.
     """
     runs: list[NoisyRun] = []
+    clips = _each_once(clips)
     for number, clip in enumerate(clips):
         found = list(_runs_of_clip(clip, span, pixels // len(clips)))
         name = f"clip {number + 1}" if isinstance(clip, np.ndarray) else Path(clip).name
@@ -68,6 +69,15 @@ def read_runs(clips: Sequence[Clip], span: Span, pixels: int, seed: int) -> list
     return sorted(runs, key=lambda run: -len(run.noisy))
 
 
+def _each_once(clips: Sequence[Clip]) -> list[Clip]:
+    files = [None if isinstance(clip, np.ndarray) else Path(clip).resolve() for clip in clips]
+    return [
+        clip
+        for number, (clip, file) in enumerate(zip(clips, files, strict=True))
+        if file is None or file not in files[:number]
+    ]
+
+
 def some_frames(frames: Tensor) -> Tensor:
     """A few of `frames (T, ...)`, evenly spread, for measurements that copy them."""
     return frames[:: -(-len(frames) // MAXIMUM_FRAMES)]
@@ -75,7 +85,7 @@ def some_frames(frames: Tensor) -> Tensor:
 
 def frames_of_array(frames: np.ndarray) -> np.ndarray:
     """Frames `(T, H, W, 3)` as float32, integers scaled to [0, 1]. Raises `ValueError` for other shapes or types."""
-    if frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+    if frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
         raise ValueError(f"expected frames (T, H, W, 3), got {frames.shape}")
     if frames.dtype in (np.uint8, np.uint16):
         return frames.astype(np.float32) / np.float32(np.iinfo(frames.dtype).max)
@@ -87,7 +97,8 @@ def frames_of_array(frames: np.ndarray) -> np.ndarray:
 def _runs_of_clip(clip: Clip, span: Span, pixels: int) -> Iterator[Tensor]:
     """Scenes' frames `(T, 3, H, W)` float32."""
     if isinstance(clip, np.ndarray):
-        count = max(2, pixels // max(1, clip.shape[1] * clip.shape[2]))
+        frames_of_array(clip[:1])  # refuses what are no frames
+        count = max(2, pixels // (clip.shape[1] * clip.shape[2]))
         for first, length in _places(len(clip), count):
             yield from _scenes(frames_of_array(clip[first : first + length]), "the frames")
         return
@@ -105,7 +116,8 @@ def _runs_of_clip(clip: Clip, span: Span, pixels: int) -> Iterator[Tensor]:
             yield from _scenes(_first(reader, wanted), str(clip))
             return
     for first, count in _places(length, wanted):
-        begin = (span.start or 0.0) + first / rate
+        # Between two frames: containers that round times would else drop the first one.
+        begin = (span.start or 0.0) + max(first - 0.5, 0.0) / rate
         try:
             reader = open_video(clip, start=begin, end=span.end, rate=span.rate)
         except InputError:
@@ -128,7 +140,9 @@ def _places(length: int, wanted: int) -> list[tuple[int, int]]:
     if length <= wanted:
         return [(0, length)]
     count = max(1, round(wanted / RUN_FRAMES))
-    size = math.ceil(wanted / count)
+    size = (
+        wanted // count
+    )  # not more, or runs could overlap, and what one holds out the other would learn from
     # In the middle of equal parts of the clip.
     return [(max(0, int((index + 0.5) * length / count - size / 2)), size) for index in range(count)]
 

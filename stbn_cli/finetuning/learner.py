@@ -16,30 +16,25 @@ from stbn_cli.finetuning.crops import CropBatch, CropSource
 from stbn_cli.finetuning.flow_distillation import distil_flow
 from stbn_cli.finetuning.flows import checkerboards, find_blind_flows
 from stbn_cli.finetuning.footage import NoisyRun, some_frames
+from stbn_cli.finetuning.guard import Candidate, Guard
 from stbn_cli.finetuning.judge import Findings, Judge
 from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.finetuning.plan import Schedule
 from stbn_cli.finetuning.result import FinetuneResult, Outcome
 from stbn_cli.finetuning.state import RunState, fingerprint
-from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
+from stbn_cli.inference.denoiser import Denoiser
+from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.correlation import NoiseCorrelation
 from stbn_cli.noise.model import LearnedNoise, NoiseModel
-from stbn_cli.noise.posterior import gaussian_nll, posterior_mean, split_head
-from stbn_cli.noise.risk import Gain, compare_risks
+from stbn_cli.noise.posterior import gaussian_nll, split_head
+from stbn_cli.noise.risk import Gain
 from stbn_cli.training.optimisation import Optimisation
 from stbn_cli.training.stopping import GracefulStop
 
 GRADIENT_CLIP = 1.0
 SAVE_SECONDS = 60.0
-# The noise is fitted anew at this many checks: where it was unknown to the start, that predicts poorly at first.
-NOISE_FITS = 2
-# Prediction errors hold the whole noise. If they have become smaller than it by these factors (of the standard
-# deviation; the noise as measured before may be too large), or what is removed is correlated by so much, and by so much
-# more than at the start, the network predicts noise.
-IDENTITY_FACTOR, IDENTITY_FALL = 0.85, 0.93
-IDENTITY_CORRELATION, IDENTITY_RISE = 0.3, 0.15
 # Flow is worth finding in denoised frames where their error is this part of the noise's variance, or less.
 DISTILLATION_QUALITY = 0.25
 DISTILLATION_SHARE = 0.1  # of the steps
@@ -83,15 +78,6 @@ class Hooks:
     seconds: Callable[[], float]  # since the run began
 
 
-@dataclass(slots=True)
-class _Best:
-    """The best weights so far, averaged, and what was found of them."""
-
-    findings: Findings
-    weights: dict[str, Tensor]
-    step: int
-
-
 class Learner:
     """Call `prepare`, `train` and `result` in this order, or `unchanged` alone."""
 
@@ -107,17 +93,13 @@ class Learner:
     ) -> None:
         self._start, self._options, self._hooks = start, options, hooks
         self._runs, self._schedule = runs, schedule
-        self._told, self._noise, self._start_noise = noise.told, noise.model, noise.model
-        self._correlation = correlation
+        self._told, self._known_noise, self._correlation = noise.told, noise.model, correlation
         self._network = create_network(start, options).train()
         self._optimisation = create_optimisation(self._network, start, ema_decay=schedule.ema_decay)
         self._flow, self._distilled = start.flow, False
-        self._gain: Gain | None = None  # of the best so far
         self._fingerprint = fingerprint(start.checkpoint.weights, runs, options)
-        self._best: _Best | None = None
-        self._checks = 0
+        self._guard: Guard | None = None
         self._check_seconds = 0.0  # that a look takes
-        self._identity = False
 
     def prepare(self, saved: RunState | None) -> None:
         """Everything before the first step, or before the one at which the saved run stopped.
@@ -135,12 +117,14 @@ class Learner:
             self._use_flow(_with_weights(self._start.flow, saved.flow))
         elif saved is None and self._options.distillation:
             self._distil()
+        guard = self._watched
         if not self._options.from_scratch:
             # The start under the noise as it was found to be: the first candidate.
             findings = self._look(self._start_network) if self._distilled else self._start_findings
-            self._keep(findings, self._network.state_dict(), 0)
+            guard.keep(findings, self._network.state_dict(), 0)
+        level = self._level
         flows = [
-            tuple(find_blind_flows(run, board, self._flow, self._level) for board in checkerboards(run.noisy))
+            tuple(find_blind_flows(run, board, self._flow, level) for board in checkerboards(run.noisy))
             for run in self._runs
         ]
         self._crops = CropSource(self._runs, flows, self._schedule.sizes, self._options.seed)
@@ -149,39 +133,41 @@ class Learner:
 
     def train(self, stop: GracefulStop) -> None:
         """All steps, or as many as the time and the user allow."""
-        steps, checks = self._schedule.steps, self._schedule.checks
+        steps, checks, guard = self._schedule.steps, self._schedule.checks, self._watched
         saved = self._hooks.seconds()
-        while self._optimisation.step < steps and not (stop.wanted or self._identity):
+        while self._optimisation.step < steps and not (stop.wanted or guard.predicts_noise):
             if self._hooks.late(self._check_seconds):
                 break
             step = self._optimisation.step
             batch = self._crops.batch(step)
-            loss = partial(blind_loss, self._network, batch, self._told, self._noise)
+            loss = partial(blind_loss, self._network, batch, self._told, guard.noise)
             self._optimisation.advance(loss, self._schedule.learning_rate_at(step))
-            self._hooks.tell("training", step + 1, steps, self._gain)
+            self._hooks.tell("training", step + 1, steps, guard.gain)
             if step + 1 in checks:
                 self._check()
             if step + 1 in checks or self._hooks.seconds() - saved > SAVE_SECONDS:
                 self._save()
                 saved = self._hooks.seconds()
-        if 0 < self._optimisation.step not in checks and not (stop.wanted or self._identity):
+        if 0 < self._optimisation.step not in checks and not (stop.wanted or guard.predicts_noise):
             self._check()
         self._save()
 
     def result(self, *, interrupted: bool) -> FinetuneResult:
         """The best weights if they beat the start by more than chance, else the start."""
-        gain = self._gain
-        if self._identity:
-            outcome = Outcome.IDENTITY
-        elif gain is None or not gain.is_certain:
-            outcome = Outcome.NO_GAIN
-        else:
-            outcome = Outcome.IMPROVED
-        return self._result(outcome, gain, interrupted=interrupted, attempted=True)
+        return self._result(self._watched.outcome, interrupted=interrupted)
 
     def unchanged(self, outcome: Outcome) -> FinetuneResult:
         """The start, without an attempt."""
-        return self._result(outcome, None, interrupted=False, attempted=False)
+        return self._result(outcome, interrupted=False)
+
+    @property
+    def _watched(self) -> Guard:
+        assert self._guard is not None, "prepare comes first"
+        return self._guard
+
+    @property
+    def _noise(self) -> NoiseModel:
+        return self._known_noise if self._guard is None else self._guard.noise
 
     @property
     def _level(self) -> float:
@@ -194,11 +180,17 @@ class Learner:
         self._start_network = self._start.checkpoint.build().to(self._start.device)
         self._judge = self._create_judge(self._start.flow)
         self._start_findings = self._look(self._start_network)
-        if self._options.sigma is None:
-            self._noise = self._start_findings.predictions.fit_noise(self._noise)
+        self._guard = Guard(
+            self._start_findings,
+            self._known_noise,
+            self._correlation,
+            learns=self._options.sigma is None,
+            from_noisy=self._options.from_scratch,
+        )
 
     def _create_judge(self, flow: FlowEstimator) -> Judge:
-        hidden = [find_blind_flows(run, run.held_out, flow, self._level) for run in self._runs]
+        level = self._level
+        hidden = [find_blind_flows(run, run.held_out, flow, level) for run in self._runs]
         return Judge(self._runs, hidden, self._schedule.check_pixels, self._options.seed)
 
     def _look(self, network: STBN) -> Findings:
@@ -213,9 +205,9 @@ class Learner:
 
     def _distil(self) -> None:
         """Finetune the flow network, if there is one and the start is good enough; keep it if that helps."""
-        flow, predictions = self._start.flow, self._start_findings.predictions
-        error = float(predictions.risk(self._start_noise, self._noise).mean())
-        if not isinstance(flow, NetworkFlow) or error > DISTILLATION_QUALITY * self._level**2:
+        flow = self._start.flow
+        good = self._watched.start_error() <= DISTILLATION_QUALITY * self._level**2
+        if not isinstance(flow, NetworkFlow) or not good:
             return
         self._hooks.tell("finding motion in denoised frames")
         distilled = distil_flow(
@@ -229,32 +221,32 @@ class Learner:
         )
         before = self._judge
         self._use_flow(distilled)
-        gain = self._compare(self._start_findings, self._noise, self._look(self._start_network))
+        # The same noise before and after: the flow alone has to be better.
+        gain = self._watched.gain_over_start(self._look(self._start_network), self._noise)
         if not gain.is_certain:
             self._flow, self._distilled, self._judge = flow, False, before
 
-    @torch.inference_mode()
     def _denoise(self, frames: Tensor) -> Tensor:
         """`frames (T, 3, H, W)` as the start denoises them."""
-        flows = estimate_clip_flows(self._start.flow, frames, self._level)
-        with _autocast(self._start):
-            outputs = self._start_network(frames[None], self._told, flows[0][None], flows[1][None])[0].float()
-        return posterior_mean(outputs, frames, self._noise.sigma_at(split_head(outputs)[0]))
+        engine = Denoiser(
+            self._start.checkpoint.build(),
+            self._start.flow,
+            EngineOptions(),
+            device=self._start.device,
+            dtype=self._start.precision,
+            noise=LearnedNoise(self._noise, self._told),
+        )
+        plan = engine.plan_for(*frames.shape[-2:])
+        pictures = (frame.permute(1, 2, 0).cpu().numpy() for frame in frames)
+        denoised = engine.stream_scene(pictures, self._level, plan)
+        return torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in denoised]).to(
+            frames.device
+        )
 
     def _check(self) -> None:
         """Judge the averaged weights."""
-        findings = self._look(self._with(self._optimisation.average))
-        self._checks += 1
-        self._identity = self._predicts_noise(findings)
-        if self._identity:
-            return
-        if self._options.sigma is None and self._checks <= NOISE_FITS:
-            self._noise = findings.predictions.fit_noise(self._noise)
-        risk = findings.predictions.risk(self._noise, self._noise).mean()
-        if self._best is None or risk < self._best.findings.predictions.risk(self._noise, self._noise).mean():
-            self._keep(findings, self._optimisation.average, self._optimisation.step)
-        elif self._best is not None:
-            self._judge_best()
+        weights = self._optimisation.average
+        self._watched.consider(self._look(self._with(weights)), weights, self._optimisation.step)
 
     def _with(self, weights: dict[str, Tensor]) -> STBN:
         """A network with these weights."""
@@ -262,42 +254,14 @@ class Learner:
         network.load_state_dict(weights)
         return network
 
-    def _keep(self, findings: Findings, weights: dict[str, Tensor], step: int) -> None:
-        copies = {name: tensor.detach().clone() for name, tensor in weights.items()}
-        self._best = _Best(findings, copies, step)
-        self._judge_best()
-
-    def _judge_best(self) -> None:
-        """The gain of the best so far; what is known of the noise may have changed since it was found."""
-        assert self._best is not None
-        self._gain = self._compare(self._start_findings, self._start_noise, self._best.findings)
-
-    def _predicts_noise(self, findings: Findings) -> bool:
-        """Whether the network reproduces noise instead of removing it."""
-        start, errors = (found.predictions.blind_error for found in (self._start_findings, findings))
-        too_small = errors < IDENTITY_FALL * start and errors < IDENTITY_FACTOR * self._correlation.sigma
-        before, after = self._start_findings.residual_correlation, findings.residual_correlation
-        coloured = abs(after) > IDENTITY_CORRELATION and abs(after) > abs(before) + IDENTITY_RISE
-        return too_small or coloured
-
-    def _compare(self, before: Findings, assumed: NoiseModel, after: Findings) -> Gain:
-        """The gain over what the start makes of `before`, or over the noisy frames if it is not the network's start."""
-        if self._options.from_scratch:
-            risk = self._noise.variance_at(before.predictions.mean).mean(0)[..., 0]
-            risk = risk.expand(len(before.predictions.group))
-        else:
-            risk = before.predictions.risk(assumed, self._noise)
-        predictions = after.predictions
-        level = predictions.expected_error(self._noise)
-        return compare_risks(risk, predictions.risk(self._noise, self._noise), predictions.group, level)
-
     def _save(self) -> None:
-        best = self._best
+        guard = self._watched
+        best = guard.best
         training: dict[str, Any] = {
             "optimisation": self._optimisation.state(),
             "network": self._network.state_dict(),
-            "noise": self._noise.describe(),
-            "checks": self._checks,
+            "noise": guard.noise.describe(),
+            "looks": guard.looks,
             "best": None if best is None else {"weights": best.weights, "step": best.step},
         }
         flow = (
@@ -311,22 +275,21 @@ class Learner:
         try:
             self._optimisation.load(training["optimisation"])
             self._network.load_state_dict(training["network"])
-            self._noise = NoiseModel.from_description(training["noise"])
-            self._checks = training["checks"]
+            guard = self._watched
+            guard.noise, guard.looks = NoiseModel.from_description(training["noise"]), training["looks"]
             best = training["best"]
             if best is not None:
-                self._keep(self._look(self._with(best["weights"])), best["weights"], best["step"])
+                guard.keep(self._look(self._with(best["weights"])), best["weights"], best["step"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"The interrupted run cannot be resumed: its state does not fit ({type(error).__name__}). "
                 "Start a new one without --resume."
             ) from error
 
-    def _result(
-        self, outcome: Outcome, gain: Gain | None, *, interrupted: bool, attempted: bool
-    ) -> FinetuneResult:
-        improved = outcome is Outcome.IMPROVED
-        best = self._best if improved else None
+    def _result(self, outcome: Outcome, *, interrupted: bool) -> FinetuneResult:
+        guard, improved = self._guard, outcome is Outcome.IMPROVED
+        best = guard.best if guard is not None and improved else None
+        gain = guard.gain if guard is not None else None
         name = self._start.checkpoint.info.name
         frames = sum(len(run.noisy) for run in self._runs)
         told: dict[str, Any] = {
@@ -367,12 +330,12 @@ class Learner:
             frames=frames,
             steps=self._optimisation.step,
             seconds=self._hooks.seconds(),
-            before=self._judge.noisy_picture() if attempted else None,
-            start=self._start_findings.picture if attempted else None,
+            before=self._judge.noisy_picture() if guard is not None else None,
+            start=self._start_findings.picture if guard is not None else None,
             after=best.findings.picture if best is not None else None,
         )
 
-    def _checkpoint(self, best: "_Best | None", told: dict[str, Any]) -> Checkpoint:
+    def _checkpoint(self, best: Candidate | None, told: dict[str, Any]) -> Checkpoint:
         start = self._start.checkpoint
         training = {**start.info.training, "finetuning": [*start.info.training.get("finetuning", []), told]}
         info = replace(start.info, training=training)
@@ -418,10 +381,6 @@ def blind_loss(network: STBN, batch: CropBatch, told: float, noise: NoiseModel) 
     sigma = noise.sigma_at(split_head(outputs.detach())[0])
     losses = gaussian_nll(outputs, batch.noisy, sigma)
     return (losses * batch.targets).sum() / batch.targets.sum().clamp_min(1)
-
-
-def _autocast(start: StartingPoint) -> Any:
-    return torch.autocast(start.device.type, start.precision, enabled=start.precision != torch.float32)
 
 
 def _weights_of(flow: FlowEstimator) -> dict[str, Tensor] | None:

@@ -163,18 +163,20 @@ def _fit_row(mean: Tensor, uncertainty: Tensor, squares: Tensor, start: float) -
     position = mean.clamp(0.0, 1.0) * (KNOTS - 1)
     hats = (1.0 - (position[:, None] - torch.arange(KNOTS, device=mean.device)).abs()).clamp_min(0.0)
     bend = torch.diff(torch.eye(KNOTS, dtype=torch.double, device=mean.device), n=2, dim=0)
-    scale = max(start, SMALLEST_VARIANCE)
+    # Of the data: a start that is far too small would make any bend cost too much.
+    errors = float(squares.mean())
+    scale = max(errors - float(uncertainty.mean()), 0.1 * errors, SMALLEST_VARIANCE)
     penalty = SMOOTHNESS * len(mean) / scale**2 * (bend.T @ bend)
-    # The smallest ridge keeps the system solvable where knots have neither pixels nor neighbours.
-    ridge = 1e-9 * len(mean) / scale**2 * torch.eye(KNOTS, dtype=torch.double, device=mean.device)
-    row = torch.full((KNOTS,), scale, dtype=torch.double, device=mean.device)
+    row = torch.full((KNOTS,), max(start, SMALLEST_VARIANCE), dtype=torch.double, device=mean.device)
     for _ in range(ROUNDS):
         total = (uncertainty + hats @ row).clamp_min(SMALLEST_VARIANCE)
         # Score and information of a normal variable's variance: (r^2 - t) / (2 t^2) and 1 / (2 t^2).
         weight = 0.5 / total.square()
         score = hats.T @ (weight * (squares - total)) - penalty @ row
-        information = hats.T @ (weight[:, None] * hats) + penalty + ridge
-        step = torch.linalg.solve(information, score)
+        information = hats.T @ (weight[:, None] * hats)
+        # Solvable also where knots have neither pixels nor neighbours that have.
+        information += 1e-9 * information.trace() * torch.eye(KNOTS, dtype=torch.double, device=mean.device)
+        step = torch.linalg.solve(information + penalty, score)
         row = (row + step).clamp_min(SMALLEST_VARIANCE)
         if float(step.abs().max()) < 1e-4 * scale:
             break

@@ -1,0 +1,109 @@
+"""Keeps the best weights of a run, and tells whether they are better than the start by more than chance.
+
+Everything is decided on pixels that were never learned from.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from stbn_cli.finetuning.judge import Findings
+from stbn_cli.finetuning.result import Outcome
+from stbn_cli.noise.correlation import NoiseCorrelation
+from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.risk import Gain, compare_risks
+
+# The noise is fitted anew at so many looks after the first: where it was unknown to the start, that predicts poorly.
+NOISE_FITS = 2
+# Prediction errors hold the whole noise. If they have become smaller than it by these factors (of the standard
+# deviation; the noise as measured before may be too large), or what is removed has become less, and correlated by so
+# much and by so much more than at the start, the network predicts noise.
+IDENTITY_FACTOR, IDENTITY_FALL = 0.85, 0.93
+IDENTITY_CORRELATION, IDENTITY_RISE = 0.3, 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Weights, averaged, the step they are from, and what was found of them."""
+
+    findings: Findings
+    weights: dict[str, Tensor]
+    step: int
+
+
+class Guard:
+    """`start` is what was found of the model to start from, `assumed` the noise that it is run with.
+
+    `learns`: whether the noise is to be learned. `from_noisy`: whether the noisy frames, not the start, are what has to
+    be beaten.
+    """
+
+    def __init__(
+        self,
+        start: Findings,
+        assumed: NoiseModel,
+        correlation: NoiseCorrelation,
+        *,
+        learns: bool,
+        from_noisy: bool,
+    ) -> None:
+        self._start, self._assumed, self._correlation = start, assumed, correlation
+        self._learns, self._from_noisy = learns, from_noisy
+        self.noise = start.predictions.fit_noise(assumed) if learns else assumed
+        self.best: Candidate | None = None
+        self.gain: Gain | None = None  # of the best
+        self.looks = 0  # at weights that were trained
+        self.predicts_noise = False  # instead of removing it: the run has to end
+
+    @property
+    def outcome(self) -> Outcome:
+        """As things stand."""
+        if self.predicts_noise:
+            return Outcome.IDENTITY
+        return Outcome.IMPROVED if self.gain is not None and self.gain.is_certain else Outcome.NO_GAIN
+
+    def consider(self, findings: Findings, weights: Mapping[str, Tensor], step: int) -> None:
+        """Look at trained weights."""
+        self.looks += 1
+        self.predicts_noise = self._is_identity(findings)
+        if self.predicts_noise:
+            return
+        if self._learns and self.looks <= NOISE_FITS:
+            self.noise = findings.predictions.fit_noise(self.noise)
+        if self.best is None or self._risk(findings).mean() < self._risk(self.best.findings).mean():
+            self.keep(findings, weights, step)
+        else:
+            # What is known of the noise may have changed since the best was found.
+            self.gain = self.gain_over_start(self.best.findings)
+
+    def keep(self, findings: Findings, weights: Mapping[str, Tensor], step: int) -> None:
+        """Take these weights for the best."""
+        copies = {name: tensor.detach().clone() for name, tensor in weights.items()}
+        self.best = Candidate(findings, copies, step)
+        self.gain = self.gain_over_start(findings)
+
+    def gain_over_start(self, findings: Findings, assumed: NoiseModel | None = None) -> Gain:
+        """What was gained by all that `findings` differ in from the start, which is run with `assumed` noise."""
+        start = self._start.predictions
+        if self._from_noisy:
+            before = self.noise.variance_at(start.mean).mean(0)[..., 0].expand(len(start.group))
+        else:
+            before = start.risk(assumed or self._assumed, self.noise)
+        level = findings.predictions.expected_error(self.noise)
+        return compare_risks(before, self._risk(findings), start.group, level)
+
+    def start_error(self) -> float:
+        """Mean squared error of the start, [0, 1] scale squared."""
+        return float(self._start.predictions.risk(self._assumed, self.noise).mean())
+
+    def _risk(self, findings: Findings) -> Tensor:
+        return findings.predictions.risk(self.noise, self.noise)
+
+    def _is_identity(self, findings: Findings) -> bool:
+        before, after = self._start, findings
+        start, errors = before.predictions.blind_error, after.predictions.blind_error
+        knows_noise = errors < IDENTITY_FALL * start and errors < IDENTITY_FACTOR * self._correlation.sigma
+        correlation, at_start = abs(after.residual_correlation), abs(before.residual_correlation)
+        coloured = correlation > IDENTITY_CORRELATION and correlation > at_start + IDENTITY_RISE
+        return knows_noise or (coloured and after.residual_sigma < IDENTITY_FALL * before.residual_sigma)
