@@ -19,7 +19,8 @@ def gained(result: "FinetuneResult") -> str:
     if result.improved:
         assert result.gain is not None
         gain = f"{result.gain.decibel:.2f} dB (±{2 * result.gain.error:.2f}) better than {result.against}"
-        return f"{gain} by its own estimate, {effort}, {noise}"
+        part = " in luma (the channels share their noise)" if result.luma_only else ""
+        return f"{gain}{part} by its own estimate, {effort}, {noise}"
     if result.outcome is Outcome.CORRELATED_NOISE:
         return f"{result.against}, unchanged: the noise is spatially correlated"
     reason = "nothing beat it by more than chance"
@@ -70,5 +71,6 @@ def describe(result: "FinetuneResult") -> dict[str, Any]:
         if correlation is None
         else {"luma": round(correlation.luma, 3), "chroma": round(correlation.chroma, 3)},
         "flow_distilled": result.flow_distilled,
+        "luma_only": result.luma_only,
         "explanation": explanation(result),
     }

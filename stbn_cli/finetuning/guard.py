@@ -14,8 +14,6 @@ from stbn_cli.noise.correlation import NoiseCorrelation
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.noise.risk import Gain, compare_risks
 
-# The noise is fitted anew at so many looks after the first: where it was unknown to the start, that predicts poorly.
-NOISE_FITS = 2
 # Prediction errors hold the whole noise. If they have become smaller than it by these factors (of the standard
 # deviation; the noise as measured before may be too large), or what is removed has become less, and correlated by so
 # much and by so much more than at the start, the network predicts noise.
@@ -35,8 +33,8 @@ class Candidate:
 class Guard:
     """`start` is what was found of the model to start from, `assumed` the noise that it is run with.
 
-    `learns`: whether the noise is to be learned. `from_noisy`: whether the noisy frames, not the start, are what has to
-    be beaten.
+    `learns`: whether the noise is to be learned. `luma`: whether luma alone is judged, since the channels share their
+    noise. `from_noisy`: whether the noisy frames, not the start, are what has to be beaten.
     """
 
     def __init__(
@@ -46,14 +44,16 @@ class Guard:
         correlation: NoiseCorrelation,
         *,
         learns: bool,
+        luma: bool,
         from_noisy: bool,
     ) -> None:
         self._start, self._assumed, self._correlation = start, assumed, correlation
-        self._learns, self._from_noisy = learns, from_noisy
+        self._luma, self._from_noisy = luma, from_noisy
+        # From the start alone: its uncertainty is calibrated. That of a network in training is not, and noise fitted to
+        # it stayed too weak, since the network then learns uncertainty in its place (rafting, sigma 50: red 46 for 50).
         self.noise = start.predictions.fit_noise(assumed) if learns else assumed
         self.best: Candidate | None = None
         self.gain: Gain | None = None  # of the best
-        self.looks = 0  # at weights that were trained
         self.predicts_noise = False  # instead of removing it: the run has to end
 
     @property
@@ -65,17 +65,11 @@ class Guard:
 
     def consider(self, findings: Findings, weights: Mapping[str, Tensor], step: int) -> None:
         """Look at trained weights."""
-        self.looks += 1
         self.predicts_noise = self._is_identity(findings)
         if self.predicts_noise:
             return
-        if self._learns and self.looks <= NOISE_FITS:
-            self.noise = findings.predictions.fit_noise(self.noise)
         if self.best is None or self._risk(findings).mean() < self._risk(self.best.findings).mean():
             self.keep(findings, weights, step)
-        else:
-            # What is known of the noise may have changed since the best was found.
-            self.gain = self.gain_over_start(self.best.findings)
 
     def keep(self, findings: Findings, weights: Mapping[str, Tensor], step: int) -> None:
         """Take these weights for the best."""
@@ -87,23 +81,30 @@ class Guard:
         """What was gained by all that `findings` differ in from the start, which is run with `assumed` noise."""
         start = self._start.predictions
         if self._from_noisy:
-            before = self.noise.variance_at(start.mean).mean(0)[..., 0].expand(len(start.group))
+            variance = self.noise.variance_at(start.mean).expand_as(start.mean).mean(0)
+            before = (start.luma_variance(self.noise)[0] if self._luma else variance)[..., 0]
         else:
-            before = start.risk(assumed or self._assumed, self.noise)
-        level = findings.predictions.expected_error(self.noise)
+            before = self._risk(self._start, assumed or self._assumed)
+        after = findings.predictions
+        level = (after.expected_luma_error if self._luma else after.expected_error)(self.noise)
         return compare_risks(before, self._risk(findings), start.group, level)
 
     def start_error(self) -> float:
         """Mean squared error of the start, [0, 1] scale squared."""
-        return float(self._start.predictions.risk(self._assumed, self.noise).mean())
+        return float(self._risk(self._start, self._assumed).mean())
 
-    def _risk(self, findings: Findings) -> Tensor:
-        return findings.predictions.risk(self.noise, self.noise)
+    def _risk(self, findings: Findings, assumed: NoiseModel | None = None) -> Tensor:
+        predictions = findings.predictions
+        risk = predictions.luma_risk if self._luma else predictions.risk
+        return risk(assumed or self.noise, self.noise)
 
     def _is_identity(self, findings: Findings) -> bool:
         before, after = self._start, findings
-        start, errors = before.predictions.blind_error, after.predictions.blind_error
-        knows_noise = errors < IDENTITY_FALL * start and errors < IDENTITY_FACTOR * self._correlation.sigma
+        start, errors = (found.predictions.blind_error(luma=self._luma) for found in (before, after))
+        sigma = self._correlation.sigma
+        if self._luma:
+            sigma = float(before.predictions.luma_variance(self._assumed).mean().sqrt())
+        knows_noise = errors < IDENTITY_FALL * start and errors < IDENTITY_FACTOR * sigma
         correlation, at_start = abs(after.residual_correlation), abs(before.residual_correlation)
         coloured = correlation > IDENTITY_CORRELATION and correlation > at_start + IDENTITY_RISE
         return knows_noise or (coloured and after.residual_sigma < IDENTITY_FALL * before.residual_sigma)

@@ -27,6 +27,7 @@ from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.correlation import NoiseCorrelation
+from stbn_cli.noise.luma import draw_given_luma
 from stbn_cli.noise.model import LearnedNoise, NoiseModel
 from stbn_cli.noise.posterior import gaussian_nll, split_head
 from stbn_cli.noise.risk import Gain
@@ -35,6 +36,8 @@ from stbn_cli.training.stopping import GracefulStop
 
 GRADIENT_CLIP = 1.0
 SAVE_SECONDS = 60.0
+# Errors of different channels that are correlated by more than this share their noise.
+SHARED_NOISE = 0.5
 # Flow is worth finding in denoised frames where their error is this part of the noise's variance, or less.
 DISTILLATION_QUALITY = 0.25
 DISTILLATION_SHARE = 0.1  # of the steps
@@ -99,6 +102,7 @@ class Learner:
         self._flow, self._distilled = start.flow, False
         self._fingerprint = fingerprint(start.checkpoint.weights, runs, options)
         self._guard: Guard | None = None
+        self._luma = False  # whether to learn from luma alone
         self._check_seconds = 0.0  # that a look takes
 
     def prepare(self, saved: RunState | None) -> None:
@@ -140,7 +144,7 @@ class Learner:
                 break
             step = self._optimisation.step
             batch = self._crops.batch(step)
-            loss = partial(blind_loss, self._network, batch, self._told, guard.noise)
+            loss = partial(blind_loss, self._network, batch, self._told, guard.noise, self._goal(batch, step))
             self._optimisation.advance(loss, self._schedule.learning_rate_at(step))
             self._hooks.tell("training", step + 1, steps, guard.gain)
             if step + 1 in checks:
@@ -180,11 +184,13 @@ class Learner:
         self._start_network = self._start.checkpoint.build().to(self._start.device)
         self._judge = self._create_judge(self._start.flow)
         self._start_findings = self._look(self._start_network)
+        self._luma = self._start_findings.predictions.channel_correlation > SHARED_NOISE
         self._guard = Guard(
             self._start_findings,
             self._known_noise,
             self._correlation,
-            learns=self._options.sigma is None,
+            learns=self._options.sigma is None and not self._luma,
+            luma=self._luma,
             from_noisy=self._options.from_scratch,
         )
 
@@ -243,6 +249,17 @@ class Learner:
             frames.device
         )
 
+    @torch.no_grad()
+    def _goal(self, batch: CropBatch, step: int) -> Tensor:
+        """What the network is to predict: the noisy frames, or their luma with colours as the start expects them."""
+        if not self._luma:
+            return batch.noisy
+        with self._optimisation.autocast():
+            outputs = self._start_network(batch.noisy, self._told, batch.to_previous, batch.to_next)
+        sigma = self._noise.sigma_at(split_head(outputs)[0])
+        generator = torch.Generator().manual_seed(self._options.seed * 1_000_003 + step)
+        return draw_given_luma(outputs, batch.noisy, sigma, generator)
+
     def _check(self) -> None:
         """Judge the averaged weights."""
         weights = self._optimisation.average
@@ -260,8 +277,6 @@ class Learner:
         training: dict[str, Any] = {
             "optimisation": self._optimisation.state(),
             "network": self._network.state_dict(),
-            "noise": guard.noise.describe(),
-            "looks": guard.looks,
             "best": None if best is None else {"weights": best.weights, "step": best.step},
         }
         flow = (
@@ -276,7 +291,6 @@ class Learner:
             self._optimisation.load(training["optimisation"])
             self._network.load_state_dict(training["network"])
             guard = self._watched
-            guard.noise, guard.looks = NoiseModel.from_description(training["noise"]), training["looks"]
             best = training["best"]
             if best is not None:
                 guard.keep(self._look(self._with(best["weights"])), best["weights"], best["step"])
@@ -308,6 +322,7 @@ class Learner:
             "frames": frames,
             "noise_level": round(255.0 * self._level, 3),
             "noise_known": self._options.sigma is not None,
+            "luma_only": self._luma,
             "noise_correlation": {
                 "luma": round(self._correlation.luma, 3),
                 "chroma": round(self._correlation.chroma, 3),
@@ -327,6 +342,7 @@ class Learner:
             level=self._level,
             correlation=self._correlation,
             flow_distilled=improved and self._distilled,
+            luma_only=self._luma,
             frames=frames,
             steps=self._optimisation.step,
             seconds=self._hooks.seconds(),
@@ -374,12 +390,17 @@ def create_optimisation(network: STBN, start: StartingPoint, *, ema_decay: float
     )
 
 
-def blind_loss(network: STBN, batch: CropBatch, told: float, noise: NoiseModel) -> Tensor:
-    """Mean negative log likelihood of the target pixels under the network's priors and `noise`."""
+def blind_loss(
+    network: STBN, batch: CropBatch, told: float, noise: NoiseModel, goal: Tensor | None = None
+) -> Tensor:
+    """Mean negative log likelihood of the target pixels of `goal` under the network's priors and `noise`.
+
+    `goal (N, T, 3, P, P)`: what is to be predicted; None: the noisy frames themselves.
+    """
     outputs = network(batch.noisy, told, batch.to_previous, batch.to_next)
     # The noise is a matter of the clip, not of the prediction: no gradient through its brightness.
     sigma = noise.sigma_at(split_head(outputs.detach())[0])
-    losses = gaussian_nll(outputs, batch.noisy, sigma)
+    losses = gaussian_nll(outputs, batch.noisy if goal is None else goal, sigma)
     return (losses * batch.targets).sum() / batch.targets.sum().clamp_min(1)
 
 

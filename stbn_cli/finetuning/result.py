@@ -45,6 +45,7 @@ class FinetuneResult:
     level: float  # of the noise over the clips, [0, 1]
     correlation: NoiseCorrelation | None
     flow_distilled: bool
+    luma_only: bool  # learned from luma alone, and `gain` is that of the luma
     frames: int  # looked at
     steps: int  # made
     seconds: float

@@ -105,21 +105,29 @@ def posterior_mean(outputs: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
     return noisy - variance * factored.solve(noisy - mean)
 
 
+def posterior_response(outputs: Tensor, sigma: Tensor, change: Tensor) -> Tensor:
+    """By how much `posterior_mean` changes if the noisy pixel changes by `change (..., 3, H, W)`; float32, likewise.
+
+    It is linear: `(I - V (S' + V)^-1) change`. With a column of V for the change, a column of the posterior covariance.
+    """
+    _, covariance = split_head(outputs)
+    variance = sigma.float().square() + VARIANCE_FLOOR
+    factored = _factor(_add_diagonal(covariance, variance + VARIANCE_FLOOR))
+    return change - variance * factored.solve(change)
+
+
 def posterior_variance(outputs: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
     """Diagonal of the posterior covariance `V - V (S' + V)^-1 V`, `(..., 3, H, W)` float32, [0, 1] scale squared.
 
     The expected squared error of `posterior_mean` per channel, as far as the model is right. `noisy` gives the
     shape alone: a Gaussian posterior's covariance does not depend on the value seen.
     """
-    _, covariance = split_head(outputs)
     variance = (sigma.float().square() + VARIANCE_FLOOR).expand_as(noisy)
-    factored = _factor(_add_diagonal(covariance, variance + VARIANCE_FLOOR))
     columns = []
     for channel in range(MEAN_CHANNELS):
         unit = torch.zeros_like(variance)
         unit.select(CHANNEL_AXIS, channel).copy_(variance.select(CHANNEL_AXIS, channel))
-        reduction = variance * factored.solve(unit)
-        columns.append((variance - reduction).select(CHANNEL_AXIS, channel))
+        columns.append(posterior_response(outputs, sigma, unit).select(CHANNEL_AXIS, channel))
     return torch.stack(columns, CHANNEL_AXIS).clamp_min(0.0)
 
 

@@ -17,11 +17,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stbn_cli.noise.model import NoiseModel, fit_noise_model
+from stbn_cli.noise.luma import luma_of, weights_like
+from stbn_cli.noise.model import SUREST_PART, NoiseModel, fit_noise_model
 from stbn_cli.noise.posterior import (
     CHANNEL_AXIS,
+    MEAN_CHANNELS,
     VARIANCE_FLOOR,
     posterior_mean,
+    posterior_response,
     posterior_variance,
     split_head,
 )
@@ -44,10 +47,14 @@ class Predictions:
         """Of the priors, (3, n, 1)."""
         return split_head(self.outputs)[0]
 
-    @property
-    def blind_error(self) -> float:
-        """Root mean square of `noisy - mean`: the noise, and what the network mispredicts."""
-        return float((self.noisy - self.mean).square().mean().sqrt())
+    def blind_error(self, *, luma: bool = False) -> float:
+        """Root mean square of `noisy - mean`: the noise, and what the network mispredicts; `luma`: of that alone."""
+        errors = self.noisy - self.mean
+        return float((luma_of(errors) if luma else errors).square().mean().sqrt())
+
+    def luma_variance(self, noise: NoiseModel) -> Tensor:
+        """Variance (1, n, 1) of the luma's noise where all channels' noise is independent and as `noise` says."""
+        return luma_of(noise.variance_at(self.mean).expand_as(self.mean) * weights_like(self.mean))
 
     def fit_noise(self, start: NoiseModel) -> NoiseModel:
         """The noise that these predictions were most likely missed by; see `fit_noise_model`."""
@@ -55,25 +62,56 @@ class Predictions:
         uncertainty = torch.stack((covariance.m00, covariance.m11, covariance.m22))
         return fit_noise_model(mean[..., 0].T, uncertainty[..., 0].T, self.noisy[..., 0].T, start)
 
+    @property
+    def channel_correlation(self) -> float:
+        """Of the noise in different channels, mean of the three pairs: 0 if it is independent, 1 if they share it.
+
+        Read off `noisy - mean` where the network is surest, so that the noise is nearly all that is in it.
+        """
+        _, covariance = split_head(self.outputs)
+        uncertainty = (covariance.m00 + covariance.m11 + covariance.m22)[:, 0]
+        surest = uncertainty.topk(max(2, round(SUREST_PART * len(uncertainty))), largest=False).indices
+        errors = (self.noisy - self.mean)[:, surest, 0]
+        return float((torch.corrcoef(errors).sum() - MEAN_CHANNELS) / (MEAN_CHANNELS * (MEAN_CHANNELS - 1)))
+
     def risk(self, assumed: NoiseModel, actual: NoiseModel) -> Tensor:
         """Unbiased estimates (n,) of each pixel's squared error, mean of the channels, [0, 1] scale squared.
 
         Of the posterior mean under `assumed` noise, clipped to [0, 1], where the noise is `actual`. Single values may
         be negative.
         """
-        mean = self.mean
-        sigma = assumed.sigma_at(mean)
+        sigma = assumed.sigma_at(self.mean)
         estimate = posterior_mean(self.outputs, self.noisy, sigma)
         # The diagonal of I - K: posterior covariance divided by the noise's, as `posterior_mean` has it.
         kept = posterior_variance(self.outputs, self.noisy, sigma) / (sigma.square() + VARIANCE_FLOOR)
-        kept = torch.where((estimate >= 0.0) & (estimate <= 1.0), kept, 0.0)
+        kept = torch.where(_inside(estimate), kept, 0.0)
         removed = self.noisy - estimate.clamp(0.0, 1.0)
-        variance = actual.variance_at(mean)
+        variance = actual.variance_at(self.mean)
         return (removed.square() - variance + 2.0 * kept * variance).mean(CHANNEL_AXIS)[..., 0]
+
+    def luma_risk(self, assumed: NoiseModel, actual: NoiseModel) -> Tensor:
+        """As `risk`, but of the luma, where all channels share its noise; of `actual` only the luma's share counts."""
+        sigma = assumed.sigma_at(self.mean)
+        estimate = posterior_mean(self.outputs, self.noisy, sigma)
+        variance = self.luma_variance(actual)
+        response = posterior_response(self.outputs, sigma, variance.expand_as(estimate))
+        kept = luma_of(torch.where(_inside(estimate), response, 0.0))
+        removed = luma_of(self.noisy - estimate.clamp(0.0, 1.0))
+        return (removed.square() - variance + 2.0 * kept)[0, :, 0]
 
     def expected_error(self, assumed: NoiseModel) -> float:
         """Mean squared error of the posterior mean as the network itself expects it, [0, 1] scale squared."""
         return float(posterior_variance(self.outputs, self.noisy, assumed.sigma_at(self.mean)).mean())
+
+    def expected_luma_error(self, assumed: NoiseModel) -> float:
+        """The same of the luma."""
+        sigma = assumed.sigma_at(self.mean)
+        column = (sigma.square() * weights_like(self.mean)).expand_as(self.mean)
+        return float(luma_of(posterior_response(self.outputs, sigma, column)).mean())
+
+
+def _inside(estimate: Tensor) -> Tensor:
+    return (estimate >= 0.0) & (estimate <= 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stbn_cli.noise.model import FEWEST_PIXELS, KNOTS, LearnedNoise, NoiseModel, fit_noise_model
+from stbn_cli.noise.model import FEWEST_PIXELS, LearnedNoise, NoiseModel, fit_noise_model
 
 BENT = NoiseModel(((0.001, 0.004, 0.002), (0.003, 0.0, 0.001), (0.0, 0.0, 0.01)))
 START = NoiseModel.white(0.05)
@@ -130,7 +130,7 @@ def test_a_level_outside_the_scale_is_refused(told: float | str) -> None:
 @pytest.mark.parametrize("start", [START, NoiseModel.white(0.01), NoiseModel.white(0.3)])
 def test_the_noise_is_found_from_what_predictions_missed(noise: NoiseModel, start: NoiseModel) -> None:
     found = fit_noise_model(*predictions(noise), start)
-    assert len(found.variances) == 3 and all(len(row) == KNOTS for row in found.variances)
+
     brightness = [0.1, 0.2, 0.4, 0.6, 0.8, 0.9]
     torch.testing.assert_close(sigmas(found, brightness), sigmas(noise, brightness), rtol=0.05, atol=0)
 

@@ -127,7 +127,7 @@ def test_predictions_tell_their_noise() -> None:
 def test_the_blind_error_holds_noise_and_misprediction() -> None:
     predictions, clean = made_predictions(WHITE)
     missed = float((clean - predictions.mean).square().mean())
-    assert predictions.blind_error == pytest.approx(math.sqrt(missed + 0.01), rel=0.01)
+    assert predictions.blind_error() == pytest.approx(math.sqrt(missed + 0.01), rel=0.01)
 
 
 def test_a_gain_has_the_sign_of_the_improvement() -> None:
