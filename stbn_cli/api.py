@@ -197,10 +197,11 @@ def finetune(
     from stbn_cli.finetuning.footage import Span
     from stbn_cli.finetuning.learner import StartingPoint
     from stbn_cli.finetuning.options import FinetuneOptions
-    from stbn_cli.finetuning.output import check_outputs, state_path, write_outputs
+    from stbn_cli.finetuning.output import check_files, state_path, write_outputs
 
     clips = [clips] if isinstance(clips, str | Path | np.ndarray) else list(clips)
-    check_outputs(clips, output, preview, overwrite=overwrite or resume)
+    span = Span(start, end, rate)
+    check_files(clips, span, output, preview, overwrite=overwrite or resume)
     try:
         options = FinetuneOptions(
             sigma=None if sigma is None else sigma / SIGMA_SCALE,
@@ -233,7 +234,7 @@ def finetune(
         report=progress or (lambda _: None),
     )
     try:
-        result = finetuner.run(clips, Span(start, end, rate))
+        result = finetuner.run(clips, span)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -108,8 +108,19 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]
     partial = path.with_name(f".{path.name}.part")
     # Not save_file: it makes files that only their owner can read, whatever the umask says.
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    partial.write_bytes(save(contiguous, metadata=header))
+    partial.write_bytes(_with_sorted_header(save(contiguous, metadata=header)))
     os.replace(partial, path)
+
+
+def _with_sorted_header(file: bytes) -> bytes:
+    """The same safetensors file with its header sorted: safetensors writes the metadata in another order every time.
+
+    Eight bytes, little endian, hold the header's length; it is padded with blanks to a multiple of eight.
+    """
+    length = int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + file[8 + length :]
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -35,11 +35,16 @@ def explanation(result: "FinetuneResult") -> str | None:
 
     if result.outcome not in (Outcome.CORRELATED_NOISE, Outcome.IDENTITY):
         return None
+    if result.outcome is Outcome.IDENTITY:
+        return (
+            "Training had begun to predict the noise instead of removing it, as happens where noise is spatially "
+            "correlated or repeats in time; the model was left as it was. Use the original recording if there is one."
+        )
     where, cure = "", "use the original recording if there is one, or halve the picture first"
     if result.correlation is not None:
         luma, chroma = result.correlation.luma, result.correlation.chroma
         where = f" (correlation of neighbouring pixels: {luma:.2f} in luma, {chroma:.2f} in colour)"
-        if result.correlation.luma_is_white and result.outcome is Outcome.CORRELATED_NOISE:
+        if result.correlation.luma_is_white:
             where = (
                 f" in its colours ({chroma:.2f} between neighbouring pixels; 4:2:0 video stores one for four)"
             )

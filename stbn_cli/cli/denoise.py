@@ -156,6 +156,7 @@ def _adapt(request: Request, model: Path, notes: Notes) -> tuple[dict[str, Any],
     """Finetune for the clip into the file `model`; arguments of `load_denoiser` with it, and what was gained."""
     from stbn_cli.api import finetune
 
+    assert request.adapt_minutes is not None
     engine = request.engine
     shared = {name: engine[name] for name in ("model", "sigma", "flow", "device", "precision")}
     with FinetuneDisplay(quiet=request.verbosity <= QUIET) as display:
@@ -164,7 +165,7 @@ def _adapt(request: Request, model: Path, notes: Notes) -> tuple[dict[str, Any],
             model,
             **shared,
             **request.span,
-            minutes=request.adapt_minutes or ADAPT_MINUTES,
+            minutes=request.adapt_minutes,
             progress=display,
         )
     if text := explanation(result):
@@ -206,4 +207,6 @@ def _denoise(
         document = job.result(summary)
         if adaptation is not None:
             document["adaptation"] = describe(adaptation)
+            if adaptation.improved:
+                document["model_file"] = None  # it was a temporary one
         show_json(document)

@@ -165,8 +165,10 @@ def finetune(
 
 def _default_output(clip: str) -> Path:
     path = Path(clip)
-    name = path.resolve().name if path.is_dir() else path.stem.rstrip("%0123456789d*_-. ") or "frames"
-    return path.resolve().parent / f"{name}{SUFFIX}" if path.is_dir() else path.with_name(name + SUFFIX)
+    if path.is_dir() or any(mark in path.name for mark in "%*?["):
+        path = (path if path.is_dir() else path.parent).resolve()  # a folder's images go by its name
+        return path.with_name(path.name + SUFFIX)
+    return path.with_name(path.stem + SUFFIX)
 
 
 def _run(clips: list[str], target: Path, arguments: dict[str, Any], *, quiet: bool, json: bool) -> None:

@@ -19,6 +19,8 @@ from stbn_cli.noise.risk import Gain, compare_risks
 # much and by so much more than at the start, the network predicts noise.
 IDENTITY_FACTOR, IDENTITY_FALL = 0.85, 0.93
 IDENTITY_CORRELATION, IDENTITY_RISE = 0.3, 0.15
+# A learned level outside this range, relative to that measured between frames, comes from a network that knows nothing.
+PLAUSIBLE = (0.75, 1.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Guard:
         self._luma, self._from_noisy = luma, from_noisy
         # From the start alone: its uncertainty is calibrated. That of a network in training is not, and noise fitted to
         # it stayed too weak, since the network then learns uncertainty in its place (rafting, sigma 50: red 46 for 50).
-        self.noise = start.predictions.fit_noise(assumed) if learns else assumed
+        self.noise = self._learned() if learns else assumed
         self.best: Candidate | None = None
         self.gain: Gain | None = None  # of the best
         self.predicts_noise = False  # instead of removing it: the run has to end
@@ -85,9 +87,11 @@ class Guard:
             before = (start.luma_variance(self.noise)[0] if self._luma else variance)[..., 0]
         else:
             before = self._risk(self._start, assumed or self._assumed)
-        after = findings.predictions
-        level = (after.expected_luma_error if self._luma else after.expected_error)(self.noise)
-        return compare_risks(before, self._risk(findings), start.group, level)
+        after, risk = findings.predictions, self._risk(findings)
+        expected = (after.expected_luma_error if self._luma else after.expected_error)(self.noise)
+        # Networks expect too little (bus, sigma 50: half), and the risk is too small where the noise is taken for
+        # stronger than it is: the larger of both claims less.
+        return compare_risks(before, risk, start.group, max(expected, float(risk.mean())))
 
     def start_error(self) -> float:
         """Mean squared error of the start, [0, 1] scale squared."""
@@ -107,4 +111,15 @@ class Guard:
         knows_noise = errors < IDENTITY_FALL * start and errors < IDENTITY_FACTOR * sigma
         correlation, at_start = abs(after.residual_correlation), abs(before.residual_correlation)
         coloured = correlation > IDENTITY_CORRELATION and correlation > at_start + IDENTITY_RISE
-        return knows_noise or (coloured and after.residual_sigma < IDENTITY_FALL * before.residual_sigma)
+        less = errors < start and after.residual_sigma < IDENTITY_FALL * before.residual_sigma
+        return knows_noise or (coloured and less)
+
+    def _learned(self) -> NoiseModel:
+        """The noise that the start's predictions tell of, if it is about as strong as it seems to be without them."""
+        predictions = self._start.predictions
+        found = predictions.fit_noise(self._assumed)
+        believed = (
+            self._correlation.sigma if self._correlation.reliable else predictions.noise_level(self._assumed)
+        )
+        low, high = PLAUSIBLE
+        return found if low * believed <= predictions.noise_level(found) <= high * believed else self._assumed

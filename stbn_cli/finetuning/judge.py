@@ -76,7 +76,8 @@ class Judge:
             held = run.held_out[window.place][inner][:, 0]
             outputs.append(found[inner].movedim(1, -1)[held])
             noisy.append(frames[inner].movedim(1, -1)[held])
-            groups.append(torch.full((len(outputs[-1]),), number, device=frames.device))
+            # Pixels of one frame of a window may err together; the noise of another frame is another.
+            groups.append(WINDOW_FRAMES * number + held.nonzero()[:, 0])
         assert picture is not None
         predictions = Predictions(
             torch.cat(outputs).T[..., None], torch.cat(noisy).T[..., None], torch.cat(groups)

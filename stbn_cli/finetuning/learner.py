@@ -100,7 +100,11 @@ class Learner:
         self._network = create_network(start, options).train()
         self._optimisation = create_optimisation(self._network, start, ema_decay=schedule.ema_decay)
         self._flow, self._distilled = start.flow, False
-        self._fingerprint = fingerprint(start.checkpoint.weights, runs, options)
+        self._fingerprint = fingerprint(
+            (start.checkpoint.weights, _weights_of(start.flow) or {}),
+            runs,
+            (options, start.flow.name, start.precision),
+        )
         self._guard: Guard | None = None
         self._luma = False  # whether to learn from luma alone
         self._check_seconds = 0.0  # that a look takes
@@ -292,7 +296,7 @@ class Learner:
             self._network.load_state_dict(training["network"])
             guard = self._watched
             best = training["best"]
-            if best is not None:
+            if best is not None and best["step"] > 0:  # the start is known already
                 guard.keep(self._look(self._with(best["weights"])), best["weights"], best["step"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(

@@ -9,7 +9,7 @@ import torch
 
 from stbn_cli.checkpoints.serial import save_checkpoint
 from stbn_cli.errors import InputError, OptionError, OutputError
-from stbn_cli.finetuning.footage import Clip
+from stbn_cli.finetuning.footage import Clip, Span
 from stbn_cli.finetuning.result import FinetuneResult
 from stbn_cli.preview.picture import label
 from stbn_cli.video.output import check_file, partial_path
@@ -27,16 +27,26 @@ def state_path(output: Path) -> Path:
     return output.with_name(output.name.removesuffix(MODEL_SUFFIX) + STATE_SUFFIX)
 
 
-def check_outputs(
-    clips: Sequence[Clip], output: str | Path | None, preview: str | Path | None, *, overwrite: bool
+def check_files(
+    clips: Sequence[Clip],
+    span: Span,
+    output: str | Path | None,
+    preview: str | Path | None,
+    *,
+    overwrite: bool,
 ) -> None:
     """Refuse what could not be read or written, before the work.
 
-    Raises `OptionError` for wrong suffixes, `OutputError` for files that exist or folders that do not, and
-    `InputError` where there is no clip.
+    Raises `OptionError` for wrong suffixes and ranges, `OutputError` for files that exist or folders that do not, and
+    `InputError` where there is no clip, or one cannot be read.
     """
     if not clips:
         raise InputError("There is no clip to learn from. Name one or more.")
+    for clip in clips:
+        if not isinstance(clip, np.ndarray):
+            from stbn_cli.video.reader import open_video  # arrays need no PyAV
+
+            open_video(clip, start=span.start, end=span.end, rate=span.rate).close()
     if output is not None:
         if Path(output).suffix != MODEL_SUFFIX:
             raise OptionError(f"The model {output} has to end in {MODEL_SUFFIX}.")

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -66,22 +66,40 @@ def load_state(path: Path, device: torch.device) -> RunState:
         return RunState(
             Schedule(**schedule, sizes=sizes), content["fingerprint"], content["training"], content["flow"]
         )
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        UnpicklingError,
+    ) as error:
         raise InputError(
             f"The interrupted run in {str(path)!r} cannot be resumed: the file is damaged or from another version of "
             f"stbn ({type(error).__name__}). Delete it and start again."
         ) from error
 
 
-def fingerprint(weights: Mapping[str, Tensor], runs: list[NoisyRun], options: FinetuneOptions) -> str:
-    """A hash that tells whether a run is gone on with from the same start, clips and options."""
+def fingerprint(
+    weights: Iterable[Mapping[str, Tensor]],
+    runs: list[NoisyRun],
+    told: tuple[FinetuneOptions, str, torch.dtype],
+) -> str:
+    """A hash that tells whether a run is gone on with as it began.
+
+    `weights`: of the networks of the start; `told`: options, name of the flow, and precision.
+    """
     digest = hashlib.sha256()
-    for tensor in weights.values():
-        digest.update(tensor.float().cpu().numpy().tobytes())
+    for tensors in weights:
+        for tensor in tensors.values():
+            digest.update(tensor.float().cpu().numpy().tobytes())
     step = FINGERPRINT_STEP
     for run in runs:
         digest.update(run.noisy[..., ::step, ::step].contiguous().cpu().numpy().tobytes())
     # How long and how many belong to the schedule, which a resumed run takes over.
+    options, *others = told
     fixed = {name: value for name, value in asdict(options).items() if name not in ("minutes", "steps")}
-    digest.update(repr(sorted(fixed.items())).encode())
+    digest.update(repr((sorted(fixed.items()), others)).encode())
     return digest.hexdigest()

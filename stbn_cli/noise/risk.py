@@ -52,6 +52,10 @@ class Predictions:
         errors = self.noisy - self.mean
         return float((luma_of(errors) if luma else errors).square().mean().sqrt())
 
+    def noise_level(self, noise: NoiseModel) -> float:
+        """Root mean square of the noise's standard deviation over these pixels, [0, 1]."""
+        return float(noise.variance_at(self.mean).expand_as(self.mean).mean().sqrt())
+
     def luma_variance(self, noise: NoiseModel) -> Tensor:
         """Variance (1, n, 1) of the luma's noise where all channels' noise is independent and as `noise` says."""
         return luma_of(noise.variance_at(self.mean).expand_as(self.mean) * weights_like(self.mean))
@@ -130,18 +134,19 @@ class Gain:
 def compare_risks(before: Tensor, after: Tensor, group: Tensor, level: float) -> Gain:
     """The gain from risks `before (n,)` to `after (n,)` of the same pixels, in groups `group (n,)`.
 
-    `level`: mean squared error afterwards, from a source that a small error of the noise level does not upset as it
-    upsets the risk itself: the difference of two risks is hardly touched by it.
+    `level`: mean squared error afterwards. The difference of two risks is hardly touched by a small error of the noise
+    level, each of them is; so it comes from elsewhere.
     """
-    count = int(group.max()) + 1
-    sums = torch.zeros(count, dtype=torch.double, device=group.device)
+    _, number = torch.unique(group, return_inverse=True)
+    count = int(number.max()) + 1
     difference = (before - after).double()
     mean = float(difference.mean())
-    # Errors within a group may go together; groups are independent.
-    sums.index_add_(0, group, difference - mean)
-    standard_error = float(sums.square().sum().sqrt()) / len(group)
-    if count > 1:
-        standard_error *= math.sqrt(count / (count - 1))
+    # Errors within a group may go together; groups are independent. Few groups can be alike by chance.
+    sums = torch.zeros(count, dtype=torch.double, device=group.device)
+    sums.index_add_(0, number, difference - mean)
+    together = float(sums.square().sum().sqrt()) / len(group) * math.sqrt(count / max(count - 1, 1))
+    alone = float((difference - mean).square().sum().sqrt()) / len(group)
+    standard_error = max(together, alone)
     floor = max(level, 0.0) + 1e-12
     decibel = 10.0 * math.log10(max(floor + mean, 1e-12) / floor)
     slope = 10.0 / math.log(10.0) / max(floor + mean, 1e-12)
