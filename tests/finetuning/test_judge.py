@@ -119,10 +119,7 @@ def test_a_look_finds_what_the_network_says_of_the_held_out_pixels(network: STBN
     assert found.predictions.outputs.shape == (9, count, 1) and found.predictions.noisy.shape == (3, count, 1)
     torch.testing.assert_close(found.predictions.outputs[..., 0], outputs.movedim(1, 0)[:, held])
     assert torch.equal(found.predictions.noisy[..., 0], run.noisy.movedim(1, 0)[:, held])
-    assert (
-        found.predictions.group.max() < len(judge.windows) * WINDOW_FRAMES
-        and len(found.predictions.group) == count
-    )
+    assert found.predictions.group.max() < WINDOW_FRAMES and len(found.predictions.group) == count
     denoised = posterior_mean(outputs, run.noisy, torch.full((1, 1, 1, 1), 0.1))
     torch.testing.assert_close(found.picture, denoised[2])
     assert found.residual_sigma == pytest.approx(
