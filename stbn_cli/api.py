@@ -7,7 +7,7 @@ RGB.
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -87,24 +87,20 @@ def load_denoiser(
         )
     except ValueError as error:
         raise OptionError(f"The options cannot be used: {error}.") from error
-    where = resolve_device(device)
-    dtype = resolve_precision(precision, where)
-    path = resolve(str(model), device=where)
-    checkpoint = load_checkpoint(path)
-    _check_rgb(path, checkpoint)
-    estimator = _create_flow(checkpoint, flow or checkpoint.info.flow, where)
+    loaded = _load(model, flow, device)
+    checkpoint, estimator = loaded.checkpoint, loaded.flow
     low, high = checkpoint.info.sigma_range
     denoiser = LoadedDenoiser(
         checkpoint.build(),
         estimator,
         options,
-        device=where,
-        dtype=dtype,
+        device=loaded.device,
+        dtype=resolve_precision(precision, loaded.device),
         sigma_range=(low / SIGMA_SCALE, high / SIGMA_SCALE),
-        noise=_learned_noise(path, checkpoint.info),
+        noise=loaded.noise,
         on_message=on_message,
     )
-    denoiser.model_path, denoiser.info, denoiser.flow_name = path, checkpoint.info, estimator.name
+    denoiser.model_path, denoiser.info, denoiser.flow_name = loaded.path, checkpoint.info, estimator.name
     if sigma is not None and on_message is not None and (warning := sigma_warning(sigma, checkpoint.info)):
         on_message(warning)
     return denoiser
@@ -213,18 +209,15 @@ def finetune(
         )
     except ValueError as error:
         raise OptionError(f"The options cannot be used: {error}.") from error
-    where = resolve_device(device)
-    dtype = resolve_precision(precision, where)
-    path = resolve(str(model), device=where)
-    checkpoint = load_checkpoint(path)
-    _check_rgb(path, checkpoint)
+    loaded = _load(model, flow, device)
+    dtype = resolve_precision(precision, loaded.device)
     begin = StartingPoint(
-        checkpoint=checkpoint,
-        flow=_create_flow(checkpoint, flow or checkpoint.info.flow, where),
-        device=where,
+        checkpoint=loaded.checkpoint,
+        flow=loaded.flow,
+        device=loaded.device,
         # Half precision without bfloat16's range would need loss scaling for so little as this.
         precision=torch.bfloat16 if dtype == torch.float16 else dtype,
-        noise=_learned_noise(path, checkpoint.info),
+        noise=loaded.noise,
     )
     finetuner = Finetuner(
         begin,
@@ -254,6 +247,26 @@ def sigma_warning(sigma: float, info: ModelInfo) -> str | None:
         f"The noise level {sigma:.3g} lies outside {low:g} to {high:g}, the range that model {info.name} was "
         "trained for; expect a weaker result."
     )
+
+
+class _Loaded(NamedTuple):
+    """A model and what it needs to run."""
+
+    path: Path
+    checkpoint: Checkpoint
+    flow: FlowEstimator
+    device: torch.device
+    noise: LearnedNoise | None  # of the footage it was finetuned on
+
+
+def _load(model: str | Path, flow: str | None, device: str) -> _Loaded:
+    """`flow`: None for the one the model was trained with."""
+    where = resolve_device(device)
+    path = resolve(str(model), device=where)
+    checkpoint = load_checkpoint(path)
+    _check_rgb(path, checkpoint)
+    estimator = _create_flow(checkpoint, flow or checkpoint.info.flow, where)
+    return _Loaded(path, checkpoint, estimator, where, _learned_noise(path, checkpoint.info))
 
 
 def _learned_noise(path: Path, info: ModelInfo) -> LearnedNoise | None:
