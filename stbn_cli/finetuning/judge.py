@@ -15,8 +15,9 @@ from stbn_cli.noise.model import NoiseModel
 from stbn_cli.noise.posterior import posterior_mean, split_head
 from stbn_cli.noise.risk import Predictions
 
-WINDOW = 192  # pixels of a side
-WINDOW_FRAMES = 16
+# Small, so that few pixels come from many places: parts of a clip gain differently.
+WINDOW = 128  # pixels of a side
+WINDOW_FRAMES = 8
 # Pixels next to a cut side of a window lack neighbours that they have in the whole frame: they do not count.
 MARGIN = 16
 WINDOWS = 2  # the purpose of the random numbers
@@ -76,8 +77,7 @@ class Judge:
             held = run.held_out[window.place][inner][:, 0]
             outputs.append(found[inner].movedim(1, -1)[held])
             noisy.append(frames[inner].movedim(1, -1)[held])
-            # Pixels of one frame of a window may err together; the noise of another frame is another.
-            groups.append(WINDOW_FRAMES * number + held.nonzero()[:, 0])
+            groups.append(torch.full((len(outputs[-1]),), number, device=frames.device))
         assert picture is not None
         predictions = Predictions(
             torch.cat(outputs).T[..., None], torch.cat(noisy).T[..., None], torch.cat(groups)

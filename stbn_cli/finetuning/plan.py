@@ -24,7 +24,8 @@ CHECKS = (0.1, 0.25, 0.5, 0.75, 1.0)
 # costs a third of a step's time a pixel, so that all of them take a tenth of the time.
 VISITS = 4
 CHECK_SHARE = 0.05
-FEWEST_PIXELS, MOST_PIXELS = 2_000_000, 400_000_000  # times frames
+FEWEST_PIXELS, MOST_PIXELS = 2_000_000, 400_000_000  # times frames, to load
+FEWEST_CHECKED = 1_500_000  # times frames
 # Bytes of a pixel in the memory of the clips: frames, three pairs of flows, the mask.
 PIXEL_BYTES = 12 + 3 * 8 + 1
 MEMORY_SHARE = 0.4  # of what may be planned with, for the clips
@@ -127,5 +128,5 @@ def make_schedule(
         learning_rate=rate,
         sizes=sizes,
         clip_pixels=min(max(trained // VISITS, FEWEST_PIXELS), MOST_PIXELS, room),
-        check_pixels=max(int(CHECK_SHARE * trained), FEWEST_PIXELS // 4),
+        check_pixels=max(int(CHECK_SHARE * trained), FEWEST_CHECKED),
     )
