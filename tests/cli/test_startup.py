@@ -19,7 +19,7 @@ print(json.dumps([code, [name for name in {HEAVY} if name in sys.modules]]), fil
 """
 
 
-COMMANDS = ("denoise", "preview", "compare", "bench", "train", "doctor")
+COMMANDS = ("denoise", "preview", "compare", "finetune", "bench", "train", "doctor")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_closed_pipe_is_silent() -> None:
     assert done.returncode == 1 and done.stderr == ""
 
 
-@pytest.mark.parametrize("command", ["denoise", "train", "weights", "doctor"])
+@pytest.mark.parametrize("command", ["denoise", "finetune", "train", "weights", "doctor"])
 def test_help_states_exit_codes(stbn, command) -> None:
     result = stbn(command, "--help")
     assert result.code == 0
