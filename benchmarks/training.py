@@ -23,7 +23,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from stbn_cli.inference.device import resolve_device
-from stbn_cli.training import trainer as trainer_module
+from stbn_cli.training.optimisation import Optimisation
 from stbn_cli.training.options import TrainOptions
 from stbn_cli.training.trainer import Trainer
 
@@ -101,20 +101,20 @@ def _measure(options: TrainOptions) -> dict[str, Any]:
     device = trainer.device
     rate = matrix_rate(device, trainer.precision)
     operations: list[int] = []
-    step = trainer_module.Trainer._train_step
+    step = Optimisation.advance
 
-    def counted(self: Trainer, batch: Any) -> Any:
+    def counted(self: Optimisation, *arguments: Any) -> Any:
         if operations:
-            result = step(self, batch)
+            result = step(self, *arguments)
         else:
             with FlopCounterMode(display=False) as counter:
-                result = step(self, batch)
+                result = step(self, *arguments)
             operations.append(counter.get_total_flops())
             torch._dynamo.reset()  # the counter keeps what it saw from being compiled
         _synchronise(device)
         return result
 
-    trainer_module.Trainer._train_step = counted  # type: ignore[method-assign]
+    Optimisation.advance = counted  # type: ignore[method-assign]
     rows: list[dict[str, Any]] = []
     trainer.run(rows.append)
     steady = [row for row in rows if "steps_per_second" in row][WARM_UP:]

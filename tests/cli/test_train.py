@@ -13,7 +13,7 @@ import pytest
 
 from stbn_cli.cli.train import train
 from stbn_cli.models.stbn import MODEL_SIZES
-from stbn_cli.training import trainer
+from stbn_cli.training.optimisation import Optimisation
 from stbn_cli.training.options import TrainOptions
 from tests.networks import TINY
 
@@ -54,13 +54,13 @@ def test_trains_saves_and_resumes(stbn, stills, tmp_path) -> None:
 
 
 def test_ctrl_c_saves_and_exits_with_130(stbn, stills, tmp_path, monkeypatch) -> None:
-    step = trainer.Trainer._train_step
+    step = Optimisation.advance
 
-    def interrupted(self, batch):
+    def interrupted(self, *arguments):
         os.kill(os.getpid(), signal.SIGINT)
-        return step(self, batch)
+        return step(self, *arguments)
 
-    monkeypatch.setattr(trainer.Trainer, "_train_step", interrupted)
+    monkeypatch.setattr(Optimisation, "advance", interrupted)
     result = stbn("train", "--still-dir", stills, "-o", tmp_path / "run", *SHORT)
     assert result.code == 130 and "--resume" in result.err
     assert json.loads(result.out)["finished"] is False
