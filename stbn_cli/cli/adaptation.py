@@ -23,7 +23,9 @@ def gained(result: "FinetuneResult") -> str:
         return f"{gain}{part} by its own estimate, {effort}, {noise}"
     if result.outcome is Outcome.CORRELATED_NOISE:
         return f"{result.against}, unchanged: the noise is spatially correlated"
-    reason = "nothing beat it by more than chance" if result.steps else "the time did not suffice for one step"
+    reason = (
+        "nothing beat it by more than chance" if result.steps else "the time did not suffice for one step"
+    )
     if result.outcome is Outcome.IDENTITY:
         reason = "training had begun to keep the noise"
     return f"{result.against}, unchanged: {reason} ({effort}, {noise})"
