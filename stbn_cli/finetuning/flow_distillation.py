@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stbn_cli.finetuning.footage import NoisyRun
-from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
+from stbn_cli.flow.estimator import NetworkFlow
 from stbn_cli.training.optimisation import Optimisation
 
 MOST_FRAMES = 24  # that are denoised for the teacher
@@ -59,11 +59,6 @@ def distil_flow(
     network.load_state_dict(optimisation.average)
     network.eval().requires_grad_(False)
     return pupil
-
-
-def is_distillable(flow: FlowEstimator) -> bool:
-    """Whether there is a network to train."""
-    return isinstance(flow, NetworkFlow)
 
 
 @torch.no_grad()

@@ -283,11 +283,7 @@ class Learner:
             "network": self._network.state_dict(),
             "best": None if best is None else {"weights": best.weights, "step": best.step},
         }
-        flow = (
-            dict(self._flow.network.state_dict())
-            if self._distilled and isinstance(self._flow, NetworkFlow)
-            else None
-        )
+        flow = _weights_of(self._flow) if self._distilled else None
         self._hooks.save(RunState(self._schedule, self._fingerprint, training, flow))
 
     def _restore(self, training: dict[str, Any]) -> None:

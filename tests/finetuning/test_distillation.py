@@ -18,11 +18,11 @@ from stbn_cli.checkpoints.serial import Checkpoint, load_checkpoint, save_checkp
 from stbn_cli.checkpoints.store import find_flow
 from stbn_cli.errors import InputError
 from stbn_cli.finetuning import flow_distillation, learner
-from stbn_cli.finetuning.flow_distillation import distil_flow, is_distillable
+from stbn_cli.finetuning.flow_distillation import distil_flow
 from stbn_cli.finetuning.flows import BlindFlows
 from stbn_cli.finetuning.footage import NoisyRun
 from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult
-from stbn_cli.flow.estimator import NetworkFlow, NoFlow
+from stbn_cli.flow.estimator import NetworkFlow
 from stbn_cli.models.lightflow import LightFlowConfig, LightFlowNet
 from tests.cli.conftest import save_tiny_model
 
@@ -143,10 +143,6 @@ def test_runs_of_one_frame_have_no_flow_to_learn(flow: NetworkFlow) -> None:
     runs = [run_of(noised(moving(0))), run_of(noised(moving(1))[:1])]
     distil_flow(flow, runs, denoise, sigma=SIGMA / 255, steps=1, seed=0, precision=torch.float32)
     assert asked == [FRAMES]
-
-
-def test_only_networks_can_be_distilled(flow: NetworkFlow) -> None:
-    assert is_distillable(flow) and not is_distillable(NoFlow())
 
 
 @pytest.fixture(scope="module")
