@@ -63,9 +63,9 @@ class NetworkFlow:
         # LightFlowNet reads the noise level; PWC-Net does not.
         self._takes_sigma = bool(getattr(network, "takes_sigma", False))
 
-    def copy(self) -> "NetworkFlow":
-        """The same with a network of its own."""
-        return NetworkFlow(deepcopy(self.network), self.name)
+    def copy(self, device: torch.device | None = None) -> "NetworkFlow":
+        """The same with a network of its own, on `device` if one is given."""
+        return NetworkFlow(deepcopy(self.network).to(device), self.name)
 
     @torch.no_grad()
     def neighbours(self, clips: Tensor, sigma: float | Tensor | None = None) -> tuple[Tensor, Tensor]:

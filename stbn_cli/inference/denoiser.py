@@ -4,54 +4,29 @@ Splits the stream into scenes, finds each scene's noise level, runs the chunks, 
 precision do not suffice. Knows nothing of files or the command line.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stbn_cli.errors import CheckpointError, InputError, MemoryExhaustedError
+from stbn_cli.errors import InputError
 from stbn_cli.flow.estimator import FlowEstimator
-from stbn_cli.inference.device import is_out_of_memory, usable_memory
-from stbn_cli.inference.plan import EngineOptions, Plan, make_plan, smaller_plan
-from stbn_cli.inference.scene import NonFiniteError, Scene
+from stbn_cli.inference.plan import EngineOptions, Plan
+from stbn_cli.inference.report import EngineReport, SceneReport
+from stbn_cli.inference.scene import Scene, SceneQueue
 from stbn_cli.inference.scenes import CutDetector
+from stbn_cli.inference.schedule import Schedule
+from stbn_cli.inference.worker import Worker
 from stbn_cli.models.stbn import MINIMUM_SIZE, STBN
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES, estimate_sigma
 from stbn_cli.noise.model import LearnedNoise, NoiseModel
-
-# What a scene does with its next chunk.
-ChunkStep: TypeAlias = Callable[[STBN, Plan], list[Tensor]]
 
 # Noise that differs from the learned one by this factor is that of other footage.
 FOREIGN_NOISE = 1.4
 
 INTEGER_MAXIMUM = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
-
-
-@dataclass(frozen=True, slots=True)
-class SceneReport:
-    """What was found out about a scene."""
-
-    first_frame: int
-    sigma: float  # [0, 1]
-    estimated: bool
-    learned: bool = False  # known from finetuning, not from the user
-
-
-@dataclass(slots=True)
-class EngineReport:
-    """What happened in the last run."""
-
-    scenes: list[SceneReport] = field(default_factory=list)
-    fp32_chunks: int = 0  # chunks done again in float32
-    replans: int = 0  # times memory ran out and the plan shrank
-    messages: list[str] = field(default_factory=list)
-    plan: Plan | None = None  # the last one used
 
 
 class Denoiser:
@@ -68,38 +43,37 @@ class Denoiser:
         flow: FlowEstimator,
         options: EngineOptions,
         *,
-        device: torch.device,
+        device: torch.device | Sequence[torch.device],
         dtype: torch.dtype,
         sigma_range: tuple[float, float] | None = None,
         noise: LearnedNoise | None = None,
         on_message: Callable[[str], None] | None = None,
     ) -> None:
-        self._exact_network = network.eval().float()
-        self._network = _place(network if dtype == torch.float32 else copy.deepcopy(network), device, dtype)
-        self._flow = flow
+        self.devices = (device,) if isinstance(device, torch.device) else tuple(device)
+        self._workers = [
+            Worker(
+                network.eval().float(),
+                flow,
+                options,
+                device=where,
+                dtype=dtype,
+                workers=len(self.devices),
+                on_message=self._say,
+            )
+            for where in self.devices
+        ]
         self._sigma_range = sigma_range
         self._noise = noise if options.sigma is None else None
         self._on_message = on_message
+        self._size = (0, 0)  # height and width of the frames in work
         self.options = options
-        self.device = device
+        self.device = self.devices[0]
         self.dtype = dtype
         self.report = EngineReport()
 
     def plan_for(self, height: int, width: int) -> Plan:
-        """The plan for frames of this size with the memory that is free now."""
-        return self._plan(max(height, MINIMUM_SIZE), max(width, MINIMUM_SIZE), self.dtype, self.options)
-
-    def _plan(self, height: int, width: int, dtype: torch.dtype, options: EngineOptions) -> Plan:
-        return make_plan(
-            self._network.config,
-            height,
-            width,
-            device=self.device,
-            dtype=dtype,
-            options=options,
-            device_budget=usable_memory(self.device),
-            host_budget=usable_memory(torch.device("cpu")),
-        )
+        """The (first device's) plan for frames of this size with the memory that is free now."""
+        return self._workers[0].plan_for(height, width)
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """Denoise a clip `(T, H, W, 3)` RGB; the result has its shape and type.
@@ -120,64 +94,66 @@ class Denoiser:
     def stream(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Denoise frames `(H, W, 3)` float32 RGB, nominal [0, 1], one by one; the same number in the same order.
 
-        Lazy: looks ahead by a chunk and its overlap, or to the next scene cut.
+        Lazy: looks ahead by a chunk and its overlap, by some chunks more on GPUs, or to the next scene cut.
         """
         self.report = EngineReport()
         detector = CutDetector() if self.options.scene_cuts else None
         waiting: list[Tensor] = []  # the scene's frames, until there are enough to estimate its noise
-        scene: Scene | None = None
+        queue: SceneQueue | None = None
         size: tuple[int, int] | None = None
-        end = 0
-        for index, frame in enumerate(frames):
-            if size is None:
-                size = frame.shape[:2]
-                self.report.plan = self.plan_for(*size)
-            elif frame.shape[:2] != size:
-                raise InputError(
-                    f"Frame {index} is {frame.shape[1]}x{frame.shape[0]} after frames of {size[1]}x{size[0]}; the size "
-                    "must not change. Split the video there."
-                )
-            if detector is not None and detector.is_cut(frame) and index:
-                yield from self._finish(scene, waiting, index, size)
-                scene, waiting = None, []
-            tensor = _to_tensor(frame, index)
-            end = index + 1
-            if scene is not None:
-                scene.add(tensor)
-            else:
-                waiting.append(tensor)
-                if len(waiting) >= self._window():
-                    scene, waiting = self._open_scene(waiting, end), []
-            while scene is not None and len(scene.pending) >= self._window():
-                yield from self._run(scene, size)
-        if size is not None:
-            yield from self._finish(scene, waiting, end, size)
+        index = -1
+        with self._schedule(self._workers) as schedule:
+            for index, frame in enumerate(frames):
+                if size is None:
+                    size = frame.shape[:2]
+                    self._start(size)
+                elif frame.shape[:2] != size:
+                    raise InputError(
+                        f"Frame {index} is {frame.shape[1]}x{frame.shape[0]} after frames of {size[1]}x{size[0]}; the "
+                        "size must not change. Split the video there."
+                    )
+                if detector is not None and detector.is_cut(frame) and index:
+                    yield from self._run_rest(schedule, queue or self._open_scene(waiting, index))
+                    queue, waiting = None, []
+                tensor = _to_tensor(frame, index)
+                if queue is not None:
+                    queue.add(tensor)
+                else:
+                    waiting.append(tensor)
+                    if len(waiting) >= self._window():
+                        queue, waiting = self._open_scene(waiting, index + 1), []
+                while queue is not None and len(queue.pending) >= self._window():
+                    yield from self._run(schedule, queue)
+            if size is not None:
+                yield from self._run_rest(schedule, queue or self._open_scene(waiting, index + 1))
+            yield from self._cropped(schedule.finish())
 
     def stream_scene(
         self, frames: Iterable[np.ndarray], sigma: float, plan: Plan, *, skip: int = 0
     ) -> Iterator[np.ndarray]:
         """As `stream`, for frames that are known to be one scene (or part of one) of noise level `sigma` ([0, 1]).
 
-        The first `skip` frames, whole chunks of `plan`, only carry the recurrence on, at a third of the cost; nothing
-        is yielded for them.
+        `plan` is one of `plan_for`. The first `skip` frames, whole chunks of it, only carry the recurrence on, at a
+        third of the cost; nothing is yielded for them.
         """
         self.report = EngineReport(plan=plan)
-        scene = self._new_scene(sigma, first_frame=0)
-        size = (0, 0)
-        for index, frame in enumerate(frames):
-            size = frame.shape[:2]
-            scene.add(_to_tensor(frame, index))
-            if skip:
-                assert self.report.plan is not None
-                # No look-ahead: the forward pass does not need it.
-                if len(scene.pending) >= min(skip, self.report.plan.chunk):
-                    waiting = len(scene.pending)
-                    self._process(scene.skip_chunk)
-                    skip -= waiting - len(scene.pending)
-            elif len(scene.pending) >= self._window():
-                yield from self._run(scene, size)
-        while scene.pending:
-            yield from self._run(scene, size)
+        worker = self._workers[0]
+        worker.start(plan, self.report)
+        queue = self._new_scene(sigma, first_frame=0)
+        with self._schedule([worker]) as schedule:
+            for index, frame in enumerate(frames):
+                self._size = frame.shape[:2]
+                queue.add(_to_tensor(frame, index))
+                if skip:
+                    # No look-ahead: the forward pass does not need it.
+                    if len(queue.pending) >= min(skip, plan.chunk):
+                        chunk = queue.next_chunk(plan, skip=True)
+                        skip -= chunk.count
+                        yield from schedule.run(chunk)
+                elif len(queue.pending) >= self._window():
+                    yield from self._run(schedule, queue)
+            yield from self._run_rest(schedule, queue)
+            yield from self._cropped(schedule.finish())
 
     def scene_sigma(self, opening: Sequence[np.ndarray]) -> float:
         """Noise level ([0, 1]) that `stream` finds for a scene that opens with these frames `(H, W, 3)`.
@@ -194,7 +170,36 @@ class Denoiser:
         assert self.report.plan is not None
         return self.report.plan.chunk + self.report.plan.chunk_overlap
 
-    def _open_scene(self, waiting: list[Tensor], end: int) -> Scene:
+    def _start(self, size: tuple[int, int]) -> None:
+        """Plan for frames `(height, width)` on every device; the first one's plan is what chunks are cut by."""
+        self._size = size
+        plans = [worker.plan_for(*size) for worker in self._workers]
+        self.report.plan = plans[0]
+        for worker, plan in zip(self._workers, plans, strict=True):
+            worker.start(plan, self.report)
+
+    def _schedule(self, workers: Sequence[Worker]) -> Schedule:
+        # A CPU has nothing to do while it waits for itself.
+        background = len(workers) > 1 or self.device.type == "cuda"
+        return Schedule(workers, background=background)
+
+    def _run(self, schedule: Schedule, queue: SceneQueue) -> Iterator[np.ndarray]:
+        """Start the next chunk; yields frames that are finished."""
+        assert self.report.plan is not None
+        yield from self._cropped(schedule.run(queue.next_chunk(self.report.plan)))
+
+    def _run_rest(self, schedule: Schedule, queue: SceneQueue) -> Iterator[np.ndarray]:
+        """Everything that is left of a scene."""
+        while queue.pending:
+            yield from self._run(schedule, queue)
+
+    def _cropped(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Without what pictures smaller than the network's minimum were extended by."""
+        height, width = self._size
+        for frame in frames:
+            yield frame if frame.shape[:2] == self._size else np.ascontiguousarray(frame[:height, :width])
+
+    def _open_scene(self, waiting: list[Tensor], end: int) -> SceneQueue:
         """A scene of the frames that wait, the last of which is frame `end - 1`, with its noise level."""
         first_frame = end - len(waiting)
         sigma = self.options.sigma
@@ -202,10 +207,10 @@ class Denoiser:
             sigma = _estimate(waiting)
             if self._noise is not None:
                 sigma = self._expected_level(waiting, sigma, first_frame)
-        scene = self._new_scene(sigma, first_frame=first_frame)
+        queue = self._new_scene(sigma, first_frame=first_frame)
         for frame in waiting:
-            scene.add(frame)
-        return scene
+            queue.add(frame)
+        return queue
 
     def _expected_level(self, frames: list[Tensor], estimated: float, first_frame: int) -> float:
         """The level of the learned noise in these frames; says so if that is not what was found there."""
@@ -221,7 +226,7 @@ class Denoiser:
         assert self._noise is not None
         return self._noise.model.level(torch.cat(_some(frames)))
 
-    def _new_scene(self, sigma: float, *, first_frame: int) -> Scene:
+    def _new_scene(self, sigma: float, *, first_frame: int) -> SceneQueue:
         noise, learned = NoiseModel.white(sigma), self._noise is not None
         told = sigma
         if self._sigma_range is not None:
@@ -230,75 +235,7 @@ class Denoiser:
             noise, told = self._noise.model, self._noise.told
         estimated = self.options.sigma is None and not learned
         self.report.scenes.append(SceneReport(first_frame, sigma, estimated, learned))
-        return Scene(self._flow, noise, sigma, told)
-
-    def _finish(
-        self, scene: Scene | None, waiting: list[Tensor], end: int, size: tuple[int, int]
-    ) -> Iterator[np.ndarray]:
-        """Everything that is left of the scene that ends before frame `end`."""
-        if scene is None:
-            scene = self._open_scene(waiting, end)
-        while scene.pending:
-            yield from self._run(scene, size)
-
-    def _run(self, scene: Scene, size: tuple[int, int]) -> Iterator[np.ndarray]:
-        """One chunk, with the fallbacks for memory and precision."""
-        noisy = [frame.noisy for frame in scene.pending]
-        estimates = self._process(scene.process_chunk)
-        for before, after in zip(noisy, estimates, strict=False):
-            blended = torch.lerp(before, after, self.options.strength)
-            yield blended[0, :, : size[0], : size[1]].permute(1, 2, 0).contiguous().numpy()
-
-    @torch.inference_mode()
-    def _process(self, step: ChunkStep) -> list[Tensor]:
-        while True:
-            plan = self.report.plan
-            assert plan is not None
-            try:
-                try:
-                    return step(self._network, plan)
-                except NonFiniteError:
-                    return self._process_exactly(step, plan)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                failure = str(error)
-            # Outside the handler: the traceback holds the failed attempt's tensors.
-            self._shrink(plan, failure)
-
-    def _process_exactly(self, step: ChunkStep, plan: Plan) -> list[Tensor]:
-        """The chunk again in float32. Raises `CheckpointError` if even that is not finite."""
-        if plan.dtype != torch.float32:
-            self.report.fp32_chunks += 1
-            self._say(
-                f"Half precision gave values that are not finite; {plan.chunk} frames are done again in fp32."
-            )
-            network = _place(self._exact_network, self.device, torch.float32)
-            # Float32 needs more memory than what was planned; the chunk alone has to stay as it is.
-            options = replace(self.options, chunk=plan.chunk, chunk_overlap=plan.chunk_overlap)
-            exact = self._plan(plan.height, plan.width, torch.float32, options)
-            try:
-                return step(network, exact)
-            except NonFiniteError:
-                pass
-        raise CheckpointError(
-            "The model gives values that are not finite even in float32: its file is damaged. Use another --model, or "
-            "check it with stbn weights verify."
-        )
-
-    def _shrink(self, plan: Plan, failure: str) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        smaller = smaller_plan(plan, self._network.config, self.options)
-        if smaller is None:
-            raise MemoryExhaustedError(
-                f"Memory ran out on {plan.device} with {plan.in_words}, and nothing is left to shrink. Give smaller "
-                "--tile and --chunk values, a smaller --model, or --device cpu. "
-                f"({failure.splitlines()[0]})"
-            )
-        self.report.plan = smaller
-        self.report.replans += 1
-        self._say(f"Memory ran out; going on with {smaller.in_words}.")
+        return SceneQueue(Scene(noise, sigma, told))
 
     def _say(self, message: str) -> None:
         self.report.messages.append(message)
@@ -314,10 +251,6 @@ def _estimate(frames: list[Tensor]) -> float:
 def _some(frames: list[Tensor]) -> list[Tensor]:
     """A few of them, evenly spread: copying all of a long chunk would double its memory."""
     return frames[:: -(-len(frames) // MAXIMUM_FRAMES)]
-
-
-def _place(network: STBN, device: torch.device, dtype: torch.dtype) -> STBN:
-    return network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _to_tensor(frame: np.ndarray, index: int) -> Tensor:

@@ -63,6 +63,9 @@ class Plan:
     dtype: torch.dtype
     device_bytes: int  # estimated peak on the device
     host_bytes: int  # estimated peak of what waits in host memory
+    fusion_batch: int = 1  # frames whose outputs are computed together
+    flow_batch: int = 1  # neighbouring pairs whose flow is computed together
+    in_pairs: bool = False  # both directions in one batch
 
     @property
     def propagation_tiles(self) -> tuple[Tile, ...]:

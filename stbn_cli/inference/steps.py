@@ -41,8 +41,26 @@ def advance_state(
     return _assemble(compute, plan.propagation_tiles, plan, plan.state_device)
 
 
+def advance_both(
+    network: STBN,
+    plan: Plan,
+    frames: tuple[Tensor, Tensor],
+    sigma: Tensor,
+    states: tuple[Tensor, Tensor],
+    flows: tuple[Tensor | None, Tensor | None],
+) -> tuple[Tensor, Tensor]:
+    """`advance_state` forward for the first of each pair and backward for the second, in one batch.
+
+    For plans without tiles that keep states on the device.
+    """
+    flow = torch.cat([flow.to(plan.device) for flow in flows if flow is not None])
+    aligned = warp_nearest(torch.cat(states), flow)
+    both = network.advance_both(frames, (sigma, sigma), aligned)
+    return both[:1], both[1:]
+
+
 def fuse_states(network: STBN, plan: Plan, forward_state: Tensor, backward_state: Tensor) -> Tensor:
-    """Head outputs `(1, outputs, H, W)` on the plan's device from whole-frame hidden states."""
+    """Head outputs `(N, outputs, H, W)` on the plan's device from whole-frame hidden states `(N, channels, H, W)`."""
 
     def compute(tile: Tile) -> Tensor:
         part = (..., tile.rows.outer, tile.columns.outer)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stbn_cli.models.fused import convolution, convolve
 from stbn_cli.models.phases import apply_mask
 
 
@@ -26,8 +27,8 @@ class CentreMaskedConv2d(nn.Conv2d):
         self.register_buffer("centre_mask", mask, persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        """`(N, C, H, W)` to `(N, C, H, W)`."""
-        return F.conv2d(input, self.weight * self.centre_mask, self.bias, padding=1)
+        """`(N, C, H, W)` to `(N, C, H, W)`, after a ReLU."""
+        return convolve(input, self.weight * self.centre_mask, self.bias, padding=1, relu=True)
 
 
 class BlindMean(nn.Module):
@@ -76,8 +77,8 @@ class PhaseResidualBlock(nn.Module):
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """`(4 N, C, h, w)` to the same shape; positions outside `mask` come out zero."""
-        residual = self.pointwise(F.relu(self.spatial(features), inplace=True))
-        return apply_mask(features + residual, mask)
+        hidden = convolution(features, self.spatial, relu=True)
+        return apply_mask(convolution(hidden, self.pointwise, add=features), mask)
 
 
 class PhaseHead(nn.Module):
@@ -94,7 +95,7 @@ class PhaseHead(nn.Module):
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """`(4 N, inputs, h, w)` to `(4 N, outputs, h, w)`."""
-        features = apply_mask(self.enter(features), mask)
+        features = apply_mask(convolution(features, self.enter), mask)
         for block in self.blocks:
             features = block(features, mask)
-        return self.leave(features)
+        return convolution(features, self.leave)

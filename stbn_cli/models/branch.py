@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stbn_cli.models.blindspot import CentreMaskedConv2d, PhaseResidualBlock
+from stbn_cli.models.fused import convolution, convolve
 from stbn_cli.models.phases import apply_mask, to_phases
 
 
@@ -46,22 +47,19 @@ class PropagationBranch(nn.Module):
         `frame (N, image_channels, H, W)`; `state (N, state_channels, H, W)`, already aligned to the frame, or
         None for zeros; `sigma` broadcasts to `frame`; `mask` as `valid_mask` gives it.
         """
-        features = F.relu(self._head(frame, state, sigma), inplace=True)
-        features = F.relu(self.masked(features), inplace=True)
-        features = to_phases(features)
-        features = F.relu(self.mix1(features), inplace=True)
-        features = apply_mask(F.relu(self.mix2(features), inplace=True), mask)
+        features = to_phases(self.masked(self._head(frame, state, sigma)))
+        features = convolution(features, self.mix1, relu=True)
+        features = apply_mask(convolution(features, self.mix2, relu=True), mask)
         for block in self.blocks:
             features = block(features, mask)
         if self.out is None or self.squeeze1 is None or self.squeeze2 is None or self.expand is None:
             return features
-        features = F.relu(self.out(features), inplace=True)
-        features = F.relu(self.squeeze1(features), inplace=True)
-        features = F.relu(self.squeeze2(features), inplace=True)
-        return self.expand(features)
+        for layer in (self.out, self.squeeze1, self.squeeze2):
+            features = convolution(features, layer, relu=True)
+        return convolution(features, self.expand)
 
     def _head(self, frame: Tensor, state: Tensor | None, sigma: Tensor) -> Tensor:
-        """The 1x1 head with two savings that are exact: no zero state is read, a constant sigma is a bias."""
+        """The 1x1 head and ReLU, with two exact savings: no zero state is read, a constant sigma is a bias."""
         weight, bias = self.head.weight, self.head.bias
         image_end = self.image_channels
         state_end = image_end + self.state_channels
@@ -82,5 +80,7 @@ class PropagationBranch(nn.Module):
                 used.append(noise_weight)
         if offset is not None and offset.shape[0] == 1:
             bias, offset = bias + offset.flatten(), None
-        features = F.conv2d(torch.cat(inputs, 1), torch.cat(used, 1), bias)
-        return features if offset is None else features + offset
+        joined, weights = torch.cat(inputs, 1), torch.cat(used, 1)
+        if offset is None:
+            return convolve(joined, weights, bias, relu=True)
+        return F.relu(F.conv2d(joined, weights, bias) + offset, inplace=True)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stbn_cli.models.blindspot import PhaseResidualBlock
+from stbn_cli.models.fused import Derived, convolve, is_inference, runs_onednn
 
 SCALE = 2
 
@@ -28,6 +29,7 @@ class ReceptiveFieldExpansion(nn.Module):
         self.leave1 = nn.Conv2d(width, width, kernel_size=3, padding=1)
         self.leave2 = nn.Conv2d(width, width, kernel_size=1)
         self.leave3 = nn.Conv2d(width, channels * SCALE**2, kernel_size=1)
+        self._derived = Derived()
 
     def forward(self, forward_features: Tensor, backward_features: Tensor) -> Tensor:
         """Two phase-domain tensors `(4 N, C, h, w)` to one of the same shape.
@@ -38,11 +40,42 @@ class ReceptiveFieldExpansion(nn.Module):
         height, width = forward_features.shape[-2:]
         features = torch.cat((forward_features, backward_features), 1)
         features = F.pad(features, (0, width % SCALE, 0, height % SCALE))
-        features = self.enter(F.pixel_unshuffle(features, SCALE))
+        features = self._enter(features)
         for stage in self.stages:
             stage_input = features
             for block in stage:  # type: ignore[attr-defined]
                 features = block(features)
             features = features + stage_input
-        features = self.leave3(self.leave2(self.leave1(features)))
-        return F.pixel_shuffle(features, SCALE)[..., :height, :width]
+        return F.pixel_shuffle(self._leave(features), SCALE)[..., :height, :width]
+
+    def _enter(self, features: Tensor) -> Tensor:
+        """Pixel-unshuffle and 3x3 convolution: one 6x6 convolution of stride 2, where copying is what costs."""
+        if not runs_onednn(features):
+            return self.enter(F.pixel_unshuffle(features, SCALE))
+        weight = self._derived.get("enter", (self.enter.weight,), self._strided_weight)
+        return convolve(features, weight, self.enter.bias, stride=SCALE, padding=SCALE)
+
+    def _strided_weight(self) -> Tensor:
+        """Tap (y, x) of unshuffled channel (c, i, j) is tap (2 y + i, 2 x + j) of channel c."""
+        weight = self.enter.weight.unflatten(1, (-1, SCALE, SCALE))
+        weight = weight.permute(0, 1, 4, 2, 5, 3).flatten(2, 3).flatten(3, 4)
+        return weight.contiguous(memory_format=torch.channels_last)
+
+    def _leave(self, features: Tensor) -> Tensor:
+        """Three convolutions without anything between them: for inference, one."""
+        if not is_inference(features):
+            return self.leave3(self.leave2(self.leave1(features)))
+        layers = (self.leave1, self.leave2, self.leave3)
+        weights = [weight for layer in layers for weight in layer.parameters()]
+        weight, bias = self._derived.get("leave", weights, self._joined_leave)
+        return convolve(features, weight, bias, padding=1)
+
+    def _joined_leave(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the product of the three layers, multiplied in float64."""
+        weight, bias = self.leave1.weight.double(), self.leave1.bias.double()  # type: ignore[union-attr]
+        for layer in (self.leave2, self.leave3):
+            matrix = layer.weight.double().flatten(1)
+            weight = torch.einsum("oc,cikl->oikl", matrix, weight)
+            bias = matrix @ bias + layer.bias.double()  # type: ignore[union-attr]
+        dtype = self.leave1.weight.dtype
+        return weight.to(dtype).contiguous(memory_format=torch.channels_last), bias.to(dtype)

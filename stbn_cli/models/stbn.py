@@ -177,8 +177,7 @@ class STBN(nn.Module):
         for t in range(frames):
             mirrored = frames - 1 - t
             flow = torch.cat((flow_to_previous[:, t], flow_to_next[:, mirrored]))
-            states = self._advance(
-                ("forward", "backward"),
+            states = self.advance_both(
                 (noisy[:, t], noisy[:, mirrored]),
                 (level[:, t], level[:, mirrored]),
                 _align(None if states is None else _as_computed(states), flow),
@@ -212,6 +211,12 @@ class STBN(nn.Module):
     ) -> Tensor:
         """A frame's hidden state from its neighbour's, which is already warped to the frame; None starts anew."""
         return self._advance((direction,), (frame,), (sigma,), aligned_state)
+
+    def advance_both(
+        self, frames: tuple[Tensor, Tensor], sigmas: tuple[Tensor, Tensor], aligned_states: Tensor | None
+    ) -> Tensor:
+        """`advance` forward for the first and backward for the second of each pair; states stacked on the batch axis."""
+        return self._advance(("forward", "backward"), frames, sigmas, aligned_states)
 
     def _advance(
         self,

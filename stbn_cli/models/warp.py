@@ -29,7 +29,11 @@ def warp_nearest(features: Tensor, flow: Tensor, top: int = 0, left: int = 0) ->
     pixels = features.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
     offsets = torch.arange(batch, device=flow.device).view(batch, 1, 1) * (height * width)
     gathered = pixels.reshape(-1, channels).index_select(0, (index + offsets).reshape(-1))
-    gathered = gathered * inside.reshape(-1, 1).to(gathered.dtype)
+    if gathered.device.type == "cpu":
+        # Few pixels come from outside: those alone are written.
+        gathered[~inside.reshape(-1)] = 0
+    else:
+        gathered = gathered * inside.reshape(-1, 1).to(gathered.dtype)
     return gathered.reshape(batch, part_height, part_width, channels).permute(0, 3, 1, 2)
 
 

@@ -1,0 +1,183 @@
+"""The steps that denoise a chunk on one device: flow, forward states, backward states and estimates.
+
+The backward pass starts beyond the chunk, at the end of its window. Knows nothing of files, cuts or fallbacks.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
+from stbn_cli.inference.plan import Plan
+from stbn_cli.inference.scene import Chunk, PendingFrame, Scene
+from stbn_cli.inference.steps import advance_both, advance_state, fuse_states
+from stbn_cli.inference.transfer import Transfers
+from stbn_cli.models.stbn import STBN, Direction
+from stbn_cli.noise.posterior import posterior_mean, split_head
+
+
+class NonFiniteError(ArithmeticError):
+    """A chunk came out with infinities or NaN: the precision did not suffice."""
+
+
+def find_flows(flow: FlowEstimator, plan: Plan, chunk: Chunk, transfers: Transfers) -> None:
+    """Flows between neighbours of the window, and from its first frame to the one before; each only once.
+
+    Only the backward pass needs those to the next frame.
+    """
+    frames = chunk.window if chunk.before is None else [chunk.before, *chunk.window]
+    missing = [index for index in range(1, len(frames)) if frames[index].to_previous is None]
+    if not missing:
+        return
+    with record_function("stbn.flow"):
+        # They are at the end: whatever an earlier chunk looked at has its flows.
+        frames = frames[missing[0] - 1 :]
+        for start in range(0, len(frames) - 1, plan.flow_batch):
+            _find_some(flow, plan, frames[start : start + plan.flow_batch + 1], chunk, transfers)
+
+
+def _find_some(
+    flow: FlowEstimator, plan: Plan, frames: Sequence[PendingFrame], chunk: Chunk, transfers: Transfers
+) -> None:
+    """Flows between neighbouring `frames`, computed together."""
+    sigma = chunk.scene.sigma
+    if isinstance(flow, NetworkFlow):
+        pictures = torch.cat([frame.on(plan, transfers) for frame in frames])
+    else:
+        pictures = torch.cat([frame.noisy for frame in frames])  # DIS works in host memory
+    to_next: Tensor | None = None
+    if isinstance(flow, NetworkFlow) and flow.finds_features_once:
+        both = flow.neighbours(pictures[None], sigma)
+        to_previous, to_next = both[0][0], both[1][0]
+    else:
+        to_previous = flow(pictures[1:], pictures[:-1], sigma)
+        if not chunk.skip:
+            to_next = flow(pictures[:-1], pictures[1:], sigma)
+    store = plan.state_device
+    for index, (earlier, later) in enumerate(itertools.pairwise(frames)):
+        later.to_previous = to_previous[index : index + 1].to(store)
+        if to_next is not None:
+            earlier.to_next = to_next[index : index + 1].to(store)
+
+
+def forward_states(
+    network: STBN, plan: Plan, chunk: Chunk, state: Tensor | None, transfers: Transfers
+) -> list[Tensor]:
+    """Hidden states of the chunk's frames, from that of the frame before; None where the scene begins.
+
+    Raises `NonFiniteError`.
+    """
+    states: list[Tensor] = []
+    state = _as_planned(state, plan)
+    level = chunk.scene.level(plan.device)
+    with record_function("stbn.forward"):
+        for frame in chunk.window[: chunk.count]:
+            noisy = frame.on(plan, transfers).to(plan.dtype)
+            flow = None if state is None else frame.to_previous
+            state = advance_state(network, plan, "forward", noisy, level, state, flow)
+            states.append(state)
+    _check_finite(states)
+    return states
+
+
+def denoise(
+    network: STBN, plan: Plan, chunk: Chunk, states: Sequence[Tensor], transfers: Transfers
+) -> list[Tensor]:
+    """Estimates `(1, C, H, W)` float32 of the chunk's frames on the plan's device, from their forward states.
+
+    Raises `NonFiniteError`.
+    """
+    estimates: list[Tensor] = []
+    state: Tensor | None = None
+    level = chunk.scene.level(plan.device)
+    waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # noisy, forward and backward state, latest frame first
+    for index in reversed(range(len(chunk.window))):
+        frame = chunk.window[index]
+        noisy = frame.on(plan, transfers)
+        with record_function("stbn.backward"):
+            flow = None if state is None else frame.to_next
+            state = advance_state(network, plan, "backward", noisy.to(plan.dtype), level, state, flow)
+        if index < chunk.count:
+            waiting.append((noisy, states[index], state))
+            if len(waiting) == plan.fusion_batch or not index:
+                estimates += _estimate(network, plan, chunk.scene, waiting)
+                waiting.clear()
+    _check_finite(estimates)
+    return estimates[::-1]
+
+
+def denoise_in_pairs(
+    network: STBN, plan: Plan, chunk: Chunk, state: Tensor | None, transfers: Transfers
+) -> tuple[list[Tensor], Tensor]:
+    """The estimates and the last forward state: as the two steps above, with both directions in one batch.
+
+    For whole frames that are too small to keep a GPU busy; takes the memory of both directions' states.
+    """
+    window, count = chunk.window, chunk.count
+    level = chunk.scene.level(plan.device)
+    pictures = [frame.on(plan, transfers) for frame in window]
+    noisy = [picture.to(plan.dtype) for picture in pictures]
+
+    def one(direction: Direction, at: int, state: Tensor | None) -> Tensor:
+        flow = window[at].to_previous if direction == "forward" else window[at].to_next
+        flow = None if state is None else flow
+        return advance_state(network, plan, direction, noisy[at], level, state, flow)
+
+    forward: list[Tensor] = []
+    backward: list[Tensor] = []
+    ahead, back = _as_planned(state, plan), None
+    with record_function("stbn.propagate"):
+        for step in range(len(window)):
+            mirrored = len(window) - 1 - step
+            # The first step of either direction may have no state to start from, and the overlap has one direction.
+            if 0 < step < count:
+                assert ahead is not None and back is not None
+                flows = (window[step].to_previous, window[mirrored].to_next)
+                frames = (noisy[step], noisy[mirrored])
+                ahead, back = advance_both(network, plan, frames, level, (ahead, back), flows)
+            else:
+                ahead = one("forward", step, ahead) if step < count else ahead
+                back = one("backward", mirrored, back)
+            if step < count:
+                assert ahead is not None
+                forward.append(ahead)
+            backward.append(back)
+    backward = backward[::-1]
+    estimates: list[Tensor] = []
+    for start in range(0, count, plan.fusion_batch):
+        part = slice(start, min(start + plan.fusion_batch, count))
+        trios = list(zip(pictures[part], forward[part], backward[part], strict=True))
+        estimates += _estimate(network, plan, chunk.scene, trios)
+    _check_finite([*estimates, forward[-1]])
+    return estimates, forward[-1]
+
+
+def _estimate(
+    network: STBN, plan: Plan, scene: Scene, frames: Sequence[tuple[Tensor, Tensor, Tensor]]
+) -> list[Tensor]:
+    """Estimates of frames given as noisy picture, forward and backward state; computed together."""
+    noisy, forward, backward = (_joined(parts) for parts in zip(*frames, strict=True))
+    with record_function("stbn.fuse"):
+        outputs = fuse_states(network, plan, forward, backward)
+    if network.config.head != "gaussian":
+        return list(outputs.float().split(1))
+    with record_function("stbn.posterior"):
+        return list(posterior_mean(outputs, noisy, scene.noise.sigma_at(split_head(outputs)[0])).split(1))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts))
+
+
+def _as_planned(state: Tensor | None, plan: Plan) -> Tensor | None:
+    # The plan may have changed since the chunk before, or another device has computed it.
+    return None if state is None else state.to(device=plan.state_device, dtype=plan.dtype)
+
+
+def _check_finite(tensors: Sequence[Tensor]) -> None:
+    # One question for all: on a GPU every answer has to be waited for.
+    if not bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all()):
+        raise NonFiniteError

@@ -1,0 +1,26 @@
+"""What the engine found out and what happened to it in a run."""
+
+from dataclasses import dataclass, field
+
+from stbn_cli.inference.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class SceneReport:
+    """What was found out about a scene."""
+
+    first_frame: int
+    sigma: float  # [0, 1]
+    estimated: bool
+    learned: bool = False  # known from finetuning, not from the user
+
+
+@dataclass(slots=True)
+class EngineReport:
+    """What happened in the last run."""
+
+    scenes: list[SceneReport] = field(default_factory=list)
+    fp32_chunks: int = 0  # chunks done again in float32
+    replans: int = 0  # times memory ran out and the plan shrank
+    messages: list[str] = field(default_factory=list)
+    plan: Plan | None = None  # the smallest one used

@@ -1,0 +1,52 @@
+"""Runs chunks on one or several workers and gives their frames out in order."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from stbn_cli.inference.scene import Chunk
+from stbn_cli.inference.worker import Worker
+
+
+class Schedule:
+    """In the background, a thread for each worker, or here and now.
+
+    In the background the caller prepares the next chunk and hands out the last one's frames while a worker is busy.
+    Chunks go to the workers in turn; a chunk starts when the one before hands its forward state on. A context manager:
+    leaving it waits for what is under way and drops the rest.
+    """
+
+    def __init__(self, workers: Sequence[Worker], *, background: bool) -> None:
+        self._workers = workers
+        self._turn = 0
+        self._threads = [ThreadPoolExecutor(1, "stbn-worker") for _ in workers] if background else []
+        self._running: deque[tuple[Chunk, Future[list[np.ndarray]]]] = deque()
+
+    def __enter__(self) -> "Schedule":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for chunk, result in self._running:
+            if result.cancel():
+                # Another worker may wait for its state.
+                chunk.following.cancel()
+        for thread in self._threads:
+            thread.shutdown(wait=True)
+
+    def run(self, chunk: Chunk) -> Iterator[np.ndarray]:
+        """Start the chunk; frames that are finished by then, or that others have to make room with."""
+        if not self._threads:
+            yield from self._workers[0].run(chunk)
+            return
+        result = self._threads[self._turn].submit(self._workers[self._turn].run, chunk)
+        self._running.append((chunk, result))
+        self._turn = (self._turn + 1) % len(self._workers)
+        while len(self._running) > len(self._workers):
+            yield from self._running.popleft()[1].result()
+
+    def finish(self) -> Iterator[np.ndarray]:
+        """The frames of all chunks that are still under way."""
+        while self._running:
+            yield from self._running.popleft()[1].result()

@@ -1,0 +1,191 @@
+"""One device's network at work on chunks, with the fallbacks for memory and precision."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from stbn_cli.errors import CheckpointError, MemoryExhaustedError
+from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
+from stbn_cli.inference.chunk import NonFiniteError, denoise, denoise_in_pairs, find_flows, forward_states
+from stbn_cli.inference.device import is_out_of_memory, usable_memory
+from stbn_cli.inference.plan import EngineOptions, Plan, make_plan, smaller_plan
+from stbn_cli.inference.report import EngineReport
+from stbn_cli.inference.scene import Chunk
+from stbn_cli.inference.transfer import Transfers
+from stbn_cli.models.stbn import MINIMUM_SIZE, STBN
+
+
+class Worker:
+    """Runs chunks one after the other on its device. Not to be used from two threads at once.
+
+    `exact_network`: the network in float32, shared with other workers. `workers`: how many share the host's memory.
+    `on_message` receives whole sentences about fallbacks as they happen.
+    """
+
+    def __init__(
+        self,
+        exact_network: STBN,
+        flow: FlowEstimator,
+        options: EngineOptions,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        workers: int,
+        on_message: Callable[[str], None],
+    ) -> None:
+        self._exact_network = exact_network
+        own = exact_network if dtype == torch.float32 and workers == 1 else copy.deepcopy(exact_network)
+        self._network = _place(own, device, dtype)
+        self._flow = flow.copy(device) if workers > 1 and isinstance(flow, NetworkFlow) else flow
+        self._options = options
+        self._dtype = dtype
+        self._workers = workers
+        self._say = on_message
+        self._transfers = Transfers(device)
+        self._plan: Plan | None = None
+        self._report = EngineReport()
+        self.device = device
+
+    def start(self, plan: Plan, report: EngineReport) -> None:
+        """Begin a run with this plan, made for the worker's device; what happens goes into the report."""
+        self._plan, self._report = plan, report
+
+    def plan_for(self, height: int, width: int) -> Plan:
+        """The plan for frames of this size (or the smallest one that the network takes) with the memory free now."""
+        height, width = max(height, MINIMUM_SIZE), max(width, MINIMUM_SIZE)
+        return self._plan_with(height, width, self._dtype, self._options)
+
+    def _plan_with(self, height: int, width: int, dtype: torch.dtype, options: EngineOptions) -> Plan:
+        return make_plan(
+            self._network.config,
+            height,
+            width,
+            device=self.device,
+            dtype=dtype,
+            options=options,
+            device_budget=usable_memory(self.device),
+            host_budget=usable_memory(torch.device("cpu")) // self._workers,
+        )
+
+    @torch.inference_mode()
+    def run(self, chunk: Chunk) -> list[np.ndarray]:
+        """The chunk's denoised frames `(H, W, 3)` float32; none for one to skip. Hands the forward state on.
+
+        A chunk that is longer than the plan allows by now is done in parts.
+        """
+        try:
+            return self._run_parts(chunk)
+        except BaseException as error:
+            if not chunk.following.done():
+                chunk.following.set_exception(error)
+            raise
+
+    def _run_parts(self, chunk: Chunk) -> list[np.ndarray]:
+        frames: list[np.ndarray] = []
+        start, state = 0, chunk.state.result()
+        while start < chunk.count:
+            plan = self._current()
+            part = chunk.part(start, min(plan.chunk, chunk.count - start), plan.chunk_overlap)
+            part.state.set_result(state)
+            ends = start + part.count == chunk.count
+            try:
+                frames += self._run(part, chunk if ends else None)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                failure = str(error)
+            else:
+                start, state = start + part.count, part.following.result()
+                continue
+            # Outside the handler: the traceback holds the failed attempt's tensors.
+            self._shrink(failure)
+        return frames
+
+    def _run(self, part: Chunk, whole: Chunk | None) -> list[np.ndarray]:
+        """One part; `whole`: the chunk that it ends, whose state goes on as soon as it is there."""
+        plan = self._current()
+
+        def hand_on(state: Tensor) -> None:
+            # Once: what follows may be under way already when this chunk is done again.
+            for chunk in (part, whole):
+                if chunk is not None and not chunk.following.done():
+                    chunk.following.set_result(state)
+
+        find_flows(self._flow, plan, part, self._transfers)
+        try:
+            estimates = self._compute(self._network, plan, part, hand_on)
+        except NonFiniteError:
+            estimates = self._compute_exactly(plan, part, hand_on)
+        return self._finish(part, estimates)
+
+    def _compute(
+        self, network: STBN, plan: Plan, part: Chunk, hand_on: Callable[[Tensor], None]
+    ) -> list[Tensor]:
+        state = part.state.result()
+        if plan.in_pairs and not part.skip:
+            estimates, last = denoise_in_pairs(network, plan, part, state, self._transfers)
+            hand_on(last)
+            return estimates
+        states = forward_states(network, plan, part, state, self._transfers)
+        hand_on(states[-1])
+        return [] if part.skip else denoise(network, plan, part, states, self._transfers)
+
+    def _compute_exactly(self, plan: Plan, part: Chunk, hand_on: Callable[[Tensor], None]) -> list[Tensor]:
+        """The chunk again in float32. Raises `CheckpointError` if even that is not finite."""
+        if plan.dtype != torch.float32:
+            self._report.fp32_chunks += 1
+            self._say(
+                f"Half precision gave values that are not finite; {part.count} frames are done again in fp32."
+            )
+            # Made anew each time: this is rare, and the memory is needed for everything else.
+            network = _place(copy.deepcopy(self._exact_network), self.device, torch.float32)
+            # Float32 needs more memory than what was planned; the chunk alone has to stay as it is.
+            options = replace(self._options, chunk=plan.chunk, chunk_overlap=plan.chunk_overlap)
+            exact = self._plan_with(plan.height, plan.width, torch.float32, options)
+            try:
+                return self._compute(network, exact, part, hand_on)
+            except NonFiniteError:
+                pass
+        raise CheckpointError(
+            "The model gives values that are not finite even in float32: its file is damaged. Use another --model, or "
+            "check it with stbn weights verify."
+        )
+
+    def _finish(self, part: Chunk, estimates: list[Tensor]) -> list[np.ndarray]:
+        """Estimates blended with the noisy frames, in host memory."""
+        results = []
+        with record_function("stbn.download"):
+            for frame, estimate in zip(part.window, estimates, strict=False):
+                noisy = frame.on(self._current(), self._transfers)
+                blended = torch.lerp(noisy, estimate, self._options.strength)
+                results.append(self._transfers.download(blended[0].permute(1, 2, 0).contiguous()))
+            self._transfers.wait()
+        return [result.numpy() for result in results]
+
+    def _shrink(self, failure: str) -> None:
+        plan = self._current()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        smaller = smaller_plan(plan, self._network.config, self._options)
+        if smaller is None:
+            raise MemoryExhaustedError(
+                f"Memory ran out on {plan.device} with {plan.in_words}, and nothing is left to shrink. Give smaller "
+                "--tile and --chunk values, a smaller --model, or --device cpu. "
+                f"({failure.splitlines()[0]})"
+            )
+        self._plan = self._report.plan = smaller
+        self._report.replans += 1
+        self._say(f"Memory ran out; going on with {smaller.in_words}.")
+
+    def _current(self) -> Plan:
+        assert self._plan is not None
+        return self._plan
+
+
+def _place(network: STBN, device: torch.device, dtype: torch.dtype) -> STBN:
+    return network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
