@@ -12,6 +12,7 @@ import multiprocessing
 import resource
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -24,16 +25,14 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def run_step(
-    name: str, step: str, size: tuple[int, int], device: str, queue: "multiprocessing.Queue[float]"
-) -> None:
-    """Puts the cost of one step: peak bytes over pixels, channels and bytes of the type."""
+def run_step(name: str, step: str, size: tuple[int, int], device: str) -> float:
+    """The cost of one step: peak bytes over pixels, channels and bytes of the type."""
     torch.set_num_threads(1)
     dtype = torch.float32 if device == "cpu" else torch.float16
     network = STBN(MODEL_SIZES[name]).eval().to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     channels = network.config.state_channels
     state = torch.zeros(1, channels, *size, device=device, dtype=dtype)
-    frame = torch.zeros(1, 3, *size, device=device, dtype=dtype)
+    frame = torch.zeros(1, network.config.image_channels, *size, device=device, dtype=dtype)
     sigma = torch.full((1, 1, 1, 1), 0.1, device=device)
 
     def compute() -> torch.Tensor:
@@ -51,7 +50,7 @@ def run_step(
             before = torch.cuda.memory_allocated()
             compute()
             peak = torch.cuda.max_memory_allocated() - before
-    queue.put(peak / (size[0] * size[1] * network.config.channels * dtype.itemsize))
+    return peak / (size[0] * size[1] * network.config.channels * dtype.itemsize)
 
 
 def _resident_peak(compute: object) -> int:
@@ -80,17 +79,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     height, width = (int(part) for part in arguments.size.split("x"))
-    context = multiprocessing.get_context("spawn")
     costs: dict[str, float] = {}
     for name in MODEL_SIZES:
         for step in ("propagation", "fusion"):
-            queue: multiprocessing.Queue[float] = context.Queue()
-            process = context.Process(
-                target=run_step, args=(name, step, (height, width), arguments.device, queue)
-            )
-            process.start()
-            costs[f"{name} {step}"] = round(queue.get(), 1)
-            process.join()
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                cost = pool.submit(run_step, name, step, (height, width), arguments.device).result()
+            costs[f"{name} {step}"] = round(cost, 1)
             print(f"{name:8} {step:12} {costs[f'{name} {step}']:6.1f}", flush=True)
     print(json.dumps({"size": arguments.size, "device": arguments.device, "costs": costs}))
 

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
 
@@ -50,8 +51,8 @@ def _find_some(
         pictures = torch.cat([frame.noisy for frame in frames])  # DIS works in host memory
     to_next: Tensor | None = None
     if isinstance(flow, NetworkFlow) and flow.finds_features_once:
-        both = flow.neighbours(pictures[None], sigma)
-        to_previous, to_next = both[0][0], both[1][0]
+        both = flow.neighbours(_reduced(pictures, plan.flow_scale)[None], sigma / plan.flow_scale)
+        to_previous, to_next = (_enlarged(found[0], pictures, plan.flow_scale) for found in both)
     else:
         to_previous = flow(pictures[1:], pictures[:-1], sigma)
         if not chunk.skip:
@@ -61,6 +62,20 @@ def _find_some(
         later.to_previous = to_previous[index : index + 1].to(store)
         if to_next is not None:
             earlier.to_next = to_next[index : index + 1].to(store)
+
+
+def _reduced(pictures: Tensor, scale: int) -> Tensor:
+    """Means of `scale` x `scale` pixels; the last row and column may be of fewer."""
+    return pictures if scale == 1 else F.avg_pool2d(pictures, scale, ceil_mode=True)
+
+
+def _enlarged(flow: Tensor, pictures: Tensor, scale: int) -> Tensor:
+    """The flow of the reduced pictures as that of the whole ones."""
+    if scale == 1:
+        return flow
+    height, width = pictures.shape[-2:]
+    larger = F.interpolate(flow * scale, scale_factor=scale, mode="bilinear")
+    return larger[..., :height, :width]
 
 
 def forward_states(

@@ -7,16 +7,27 @@ import torch
 from stbn_cli.inference.tiles import SMALLEST_TILE, TILE_GRID, Tile, plan_tiles
 from stbn_cli.models.stbn import STBNConfig
 
-# Frames. Longer chunks save little (the backward pass is a fifth of the work) and show progress later.
+# Frames. Longer chunks save little (an overlap of 6 frames costs a tenth of 16 frames' work, a twentieth of 32 frames')
+# and show progress later, which matters less where frames are fast.
 LONGEST_AUTO_CHUNK = 16
+LONGEST_GPU_CHUNK = 32
+# Frames. States go to host memory rather than that chunks on a GPU get shorter than this.
+SHORTEST_GPU_CHUNK = 8
 SHORTEST_CHUNK = 2
 # Frames. Against whole clips, chunks of 4 frames lost 0.02 dB without overlap and 0.001 dB with 4 (stbn-xs, sigma 50).
 DEFAULT_CHUNK_OVERLAP = 6
 # Memory the layers need at their peak, in multiples of (pixels x channels x bytes of the data type): the largest that
 # benchmarks/memory.py measured over all model sizes (propagation of stbn-xs; stbn needs half of it).
 ACTIVATION_COST = 20
+# Bytes a pixel and pair of frames that the flow network needs at its peak, in float32 (measured on a CPU).
+FLOW_NETWORK_COST = 1300
+# Share of the memory that it may take at full resolution.
+FLOW_SHARE = 0.25
 # Float32 values of a frame that waits in the buffer: RGB, two flows, and the estimate.
 BUFFERED_VALUES = 3 + 4 + 3
+# Pixels that keep a GPU busy: smaller frames are worked on together.
+BUSY_PIXELS = 1 << 21
+MAXIMUM_BATCH = 8  # frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,8 @@ class Plan:
     host_bytes: int  # estimated peak of what waits in host memory
     fusion_batch: int = 1  # frames whose outputs are computed together
     flow_batch: int = 1  # neighbouring pairs whose flow is computed together
+    flow_network: bool = False  # flow is found by a network on the device
+    flow_scale: int = 1  # pixels, along each axis, of a pixel that it sees
     in_pairs: bool = False  # both directions in one batch
 
     @property
@@ -93,6 +106,8 @@ class Plan:
             "device": str(self.device),
             "precision": str(self.dtype).removeprefix("torch."),
             "states_on": str(self.state_device),
+            "frames_at_once": self.fusion_batch,
+            "flow_scale": self.flow_scale,
             "estimated_device_mib": round(self.device_bytes / 2**20),
             "estimated_host_mib": round(self.host_bytes / 2**20),
         }
@@ -108,16 +123,35 @@ def make_plan(
     options: EngineOptions,
     device_budget: int,
     host_budget: int,
+    flow_network: bool = False,
+    alone: bool = True,
 ) -> Plan:
-    """The largest chunk and tile that fit the budgets (bytes); what `options` fixes is taken as it is."""
+    """The largest chunk and tile that fit the budgets (bytes); what `options` fixes is taken as it is.
+
+    `flow_network`: whether flow is found by a network on the device. `alone`: whether no other device waits for the
+    forward state, so that both directions may be computed together.
+    """
     tile = options.tile or None
     if options.tile is None:
         tile = _largest_tile(config, height, width, dtype, options, device_budget)
+    pixels = height * width
+    on_gpu = device.type == "cuda"
+    flow_scale = batch = 1
+    if flow_network:
+        while (
+            FLOW_NETWORK_COST * pixels > flow_scale**2 * FLOW_SHARE * device_budget and pixels > flow_scale**2
+        ):
+            flow_scale *= 2
+    if on_gpu and tile is None:
+        batch = min(max(1, BUSY_PIXELS // pixels), MAXIMUM_BATCH)
+        while batch > 1 and _activation_bytes(config, height, width, dtype) * batch > device_budget // 4:
+            batch //= 2
+    longest = LONGEST_GPU_CHUNK if on_gpu else LONGEST_AUTO_CHUNK
     plan = _with_bytes(
         Plan(
             height=height,
             width=width,
-            chunk=options.chunk or LONGEST_AUTO_CHUNK,
+            chunk=options.chunk or longest,
             chunk_overlap=DEFAULT_CHUNK_OVERLAP if options.chunk_overlap is None else options.chunk_overlap,
             tile=tile,
             propagation_halo=_halo(options, config.propagation_reach),
@@ -128,11 +162,22 @@ def make_plan(
             dtype=dtype,
             device_bytes=0,
             host_bytes=0,
+            fusion_batch=batch,
+            flow_batch=batch if flow_network else 1,
+            flow_network=flow_network,
+            flow_scale=flow_scale,
+            in_pairs=batch > 1 and alone,
         ),
         config,
     )
+    if options.chunk is None:
+        while on_gpu and plan.chunk > SHORTEST_GPU_CHUNK and plan.device_bytes > device_budget:
+            plan = _with_bytes(replace(plan, chunk=plan.chunk // 2), config)
     if device.type != "cpu" and plan.device_bytes > device_budget:
-        plan = _with_bytes(replace(plan, state_device=torch.device("cpu")), config)
+        chunk = options.chunk or LONGEST_AUTO_CHUNK
+        host = torch.device("cpu")
+        # Both directions at once need all states at hand.
+        plan = _with_bytes(replace(plan, state_device=host, chunk=chunk, in_pairs=False), config)
     shortest = SHORTEST_CHUNK if options.chunk is None else plan.chunk
     while plan.chunk > shortest and (plan.host_bytes > host_budget or plan.device_bytes > device_budget):
         plan = _with_bytes(replace(plan, chunk=max(shortest, plan.chunk // 2)), config)
@@ -140,10 +185,15 @@ def make_plan(
 
 
 def smaller_plan(plan: Plan, config: STBNConfig, options: EngineOptions) -> Plan | None:
-    """The next plan to try when memory ran out: smaller tiles, then shorter chunks, within what the user left open.
+    """The next plan to try when memory ran out, within what the user left open: frames one by one, smaller tiles,
+    then shorter chunks.
 
     None if there is nothing left to shrink.
     """
+    if plan.fusion_batch > 1 or plan.flow_batch > 1 or plan.in_pairs:
+        return _with_bytes(replace(plan, fusion_batch=1, flow_batch=1, in_pairs=False), config)
+    if _flow_bytes(plan) > _layer_bytes(plan, config):
+        return _with_bytes(replace(plan, flow_scale=2 * plan.flow_scale), config)
     if options.tile is None:
         tile = plan.tile or max(plan.height, plan.width)
         half = TILE_GRID * (tile // 2 // TILE_GRID)
@@ -178,19 +228,33 @@ def _activation_bytes(config: STBNConfig, height: int, width: int, dtype: torch.
     return values * dtype.itemsize
 
 
+def _layer_bytes(plan: Plan, config: STBNConfig) -> int:
+    """What the layers need for the plan's tiles."""
+    halo = 2 * plan.fusion_halo
+    height = plan.height if plan.tile is None else min(plan.height, plan.tile + halo)
+    width = plan.width if plan.tile is None else min(plan.width, plan.tile + halo)
+    return _activation_bytes(config, height, width, plan.dtype) * plan.fusion_batch
+
+
+def _flow_bytes(plan: Plan) -> int:
+    """What the flow network needs on the device."""
+    if not plan.flow_network:
+        return 0
+    return FLOW_NETWORK_COST * plan.height * plan.width // plan.flow_scale**2 * plan.flow_batch
+
+
 def _with_bytes(plan: Plan, config: STBNConfig) -> Plan:
     pixels = plan.height * plan.width
-    halo = 2 * plan.fusion_halo
-    tile_height = plan.height if plan.tile is None else min(plan.height, plan.tile + halo)
-    tile_width = plan.width if plan.tile is None else min(plan.width, plan.tile + halo)
-    activations = _activation_bytes(config, tile_height, tile_width, plan.dtype)
-    states = (plan.chunk + 2) * config.state_channels * pixels * plan.dtype.itemsize
+    working = max(_layer_bytes(plan, config), _flow_bytes(plan))
+    directions = 2 if plan.in_pairs else 1
+    states = (directions * plan.chunk + 2) * config.state_channels * pixels * plan.dtype.itemsize
     buffered = (plan.chunk + plan.chunk_overlap + 1) * BUFFERED_VALUES * pixels * 4
     if plan.device.type == "cpu":
-        return replace(plan, device_bytes=activations + states + buffered, host_bytes=states + buffered)
+        return replace(plan, device_bytes=working + states + buffered, host_bytes=states + buffered)
     on_device = plan.state_device.type != "cpu"
+    # In host memory a second chunk is collected, and a third one given out, while one is denoised.
     return replace(
         plan,
-        device_bytes=activations + (states if on_device else 0),
-        host_bytes=buffered + (0 if on_device else states),
+        device_bytes=working + (states + buffered if on_device else 0),
+        host_bytes=2 * buffered + (0 if on_device else states),
     )

@@ -70,6 +70,8 @@ class Worker:
             options=options,
             device_budget=usable_memory(self.device),
             host_budget=usable_memory(torch.device("cpu")) // self._workers,
+            flow_network=isinstance(self._flow, NetworkFlow),
+            alone=self._workers == 1,
         )
 
     @torch.inference_mode()

@@ -215,7 +215,7 @@ class STBN(nn.Module):
     def advance_both(
         self, frames: tuple[Tensor, Tensor], sigmas: tuple[Tensor, Tensor], aligned_states: Tensor | None
     ) -> Tensor:
-        """`advance` forward for the first and backward for the second of each pair; states stacked on the batch axis."""
+        """`advance` forward for the first and backward for the second of each pair; states stacked as a batch."""
         return self._advance(("forward", "backward"), frames, sigmas, aligned_states)
 
     def _advance(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stbn_cli.inference.plan import (
-    LONGEST_AUTO_CHUNK,
+    LONGEST_GPU_CHUNK,
     SHORTEST_CHUNK,
     EngineOptions,
     Plan,
@@ -30,6 +30,7 @@ def plan_of(
     device: torch.device = GPU,
     device_budget: int = 80 * GIB,
     host_budget: int = 64 * GIB,
+    flow_network: bool = False,
 ) -> Plan:
     return make_plan(
         MODEL_SIZES["stbn"],
@@ -39,12 +40,13 @@ def plan_of(
         options=options or EngineOptions(),
         device_budget=device_budget,
         host_budget=host_budget,
+        flow_network=flow_network,
     )
 
 
 def test_plenty_of_memory_needs_no_tiles() -> None:
     plan = plan_of()
-    assert plan.tile is None and plan.chunk == LONGEST_AUTO_CHUNK and plan.state_device == GPU
+    assert plan.tile is None and plan.chunk == LONGEST_GPU_CHUNK and plan.state_device == GPU
 
 
 @given(st.integers(1, 64), st.integers(1, 64), st.sampled_from([(270, 480), (1080, 1920), (2160, 3840)]))
@@ -54,6 +56,21 @@ def test_auto_plans_fit_the_budget_or_are_the_smallest(device: int, host: int, s
     fits = plan.device_bytes <= device * GIB and plan.host_bytes <= host * GIB
     assert fits or plan.chunk == SHORTEST_CHUNK
     assert plan.tile is None or plan.tile >= SMALLEST_TILE
+
+
+def test_small_frames_are_worked_on_together_where_a_gpu_has_room() -> None:
+    small = plan_of(size=(270, 480))
+    assert small.in_pairs and small.fusion_batch > 1
+    assert not plan_of(size=(270, 480), device=CPU).in_pairs
+    large = plan_of(size=(2160, 3840))
+    assert not large.in_pairs and large.fusion_batch == 1
+
+
+@pytest.mark.parametrize("budget", [8, 16])
+def test_4k_fits_small_cards_with_the_flow_network(budget: int) -> None:
+    plan = plan_of(size=(2160, 3840), device_budget=int(0.85 * budget * GIB), flow_network=True)
+    assert plan.device_bytes <= 0.85 * budget * GIB
+    assert plan.exact_tiles and plan.tile is not None
 
 
 def test_states_go_to_the_host_before_chunks_get_short() -> None:
@@ -72,7 +89,7 @@ def test_explicit_choices_are_taken_as_they_are() -> None:
 
 
 def test_shrinking_ends_and_only_ever_shrinks() -> None:
-    plan, seen = plan_of(), 0
+    plan, seen = plan_of(flow_network=True), 0
     options = EngineOptions()
     while (smaller := smaller_plan(plan, MODEL_SIZES["stbn"], options)) is not None:
         assert smaller.device_bytes < plan.device_bytes or smaller.chunk < plan.chunk
@@ -84,7 +101,7 @@ def test_shrinking_ends_and_only_ever_shrinks() -> None:
 def test_a_fixed_tile_still_lets_chunks_shrink() -> None:
     options = EngineOptions(tile=256)
     smaller = smaller_plan(plan_of(options), MODEL_SIZES["stbn"], options)
-    assert smaller is not None and smaller.tile == 256 and smaller.chunk == LONGEST_AUTO_CHUNK // 2
+    assert smaller is not None and smaller.tile == 256 and smaller.chunk == LONGEST_GPU_CHUNK // 2
 
 
 def test_description_is_plain_values() -> None:
