@@ -19,7 +19,13 @@ from stbn_cli.checkpoints.store import find_flow, resolve
 from stbn_cli.errors import CheckpointError, MemoryExhaustedError, OptionError
 from stbn_cli.flow.estimator import NETWORK_NAMES, FlowEstimator, create_flow_estimator
 from stbn_cli.inference.denoiser import Denoiser
-from stbn_cli.inference.device import is_out_of_memory, resolve_device, resolve_precision
+from stbn_cli.inference.device import (
+    is_out_of_memory,
+    keep_freed_memory,
+    resolve_device,
+    resolve_devices,
+    resolve_precision,
+)
 from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.noise.model import LearnedNoise
 from stbn_cli.pipeline import DenoiseSummary, denoise_video
@@ -31,6 +37,8 @@ if TYPE_CHECKING:
 
 SIGMA_SCALE = 255.0  # users give noise levels on the 0-255 scale, the engine computes on [0, 1]
 RGB_CHANNELS = 3
+# What CUDA devices use in place of flow that is found on the CPU: as good (docs/gpu.md), and nothing waits.
+CUDA_FLOWS = {"dis": "light"}
 
 
 class LoadedDenoiser(Denoiser):
@@ -63,8 +71,11 @@ def load_denoiser(
         sigma: standard deviation of the noise on the 0-255 scale; None estimates it for each scene, or takes what a
             finetuned model has learned of its footage.
         strength: share of the noise that is removed, 0 to 1.
-        flow: optical flow, one of `flow.ESTIMATOR_NAMES`; None takes the one the model was trained with.
-        device: auto, cpu, cuda, cuda:N or mps.
+        flow: optical flow, one of `flow.ESTIMATOR_NAMES`; None takes the one the model was trained with, on CUDA "light"
+            in place of "dis", which would keep the device waiting for the CPU.
+        device: auto, cpu, cuda, cuda:N or mps, or several CUDA devices with commas between them, which share the
+            chunks.
+            On a CPU under Linux the process keeps freed memory for itself from then on (`keep_freed_memory`).
         precision: auto, fp32, fp16 or bf16.
         chunk, chunk_overlap: frames worked on at a time, and looked ahead; None: as memory allows.
         tile, tile_overlap: pixels of a tile (0: never tile), and around it; None: as memory allows.
@@ -87,15 +98,16 @@ def load_denoiser(
         )
     except ValueError as error:
         raise OptionError(f"The options cannot be used: {error}.") from error
-    loaded = _load(model, flow, device)
+    devices = resolve_devices(device)
+    loaded = _load(model, flow, devices[0])
     checkpoint, estimator = loaded.checkpoint, loaded.flow
     low, high = checkpoint.info.sigma_range
     denoiser = LoadedDenoiser(
         checkpoint.build(),
         estimator,
         options,
-        device=loaded.device,
-        dtype=resolve_precision(precision, loaded.device),
+        device=devices,
+        dtype=resolve_precision(precision, devices[0]),
         sigma_range=(low / SIGMA_SCALE, high / SIGMA_SCALE),
         noise=loaded.noise,
         on_message=on_message,
@@ -209,7 +221,7 @@ def finetune(
         )
     except ValueError as error:
         raise OptionError(f"The options cannot be used: {error}.") from error
-    loaded = _load(model, flow, device)
+    loaded = _load(model, flow, resolve_device(device))
     dtype = resolve_precision(precision, loaded.device)
     begin = StartingPoint(
         checkpoint=loaded.checkpoint,
@@ -259,14 +271,19 @@ class _Loaded(NamedTuple):
     noise: LearnedNoise | None  # of the footage it was finetuned on
 
 
-def _load(model: str | Path, flow: str | None, device: str) -> _Loaded:
-    """`flow`: None for the one the model was trained with."""
-    where = resolve_device(device)
-    path = resolve(str(model), device=where)
+def _load(model: str | Path, flow: str | None, device: torch.device) -> _Loaded:
+    """`flow`: None for the one that suits the model and the device."""
+    if device.type == "cpu":
+        keep_freed_memory()
+    path = resolve(str(model), device=device)
     checkpoint = load_checkpoint(path)
     _check_rgb(path, checkpoint)
-    estimator = _create_flow(checkpoint, flow or checkpoint.info.flow, where)
-    return _Loaded(path, checkpoint, estimator, where, _learned_noise(path, checkpoint.info))
+    if flow is None:
+        flow = checkpoint.info.flow
+        if device.type == "cuda":
+            flow = CUDA_FLOWS.get(flow, flow)
+    estimator = _create_flow(checkpoint, flow, device)
+    return _Loaded(path, checkpoint, estimator, device, _learned_noise(path, checkpoint.info))
 
 
 def _learned_noise(path: Path, info: ModelInfo) -> LearnedNoise | None:

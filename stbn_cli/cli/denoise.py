@@ -61,7 +61,7 @@ def denoise(
     scene_cuts: opt.SceneCutsOpt = True,
     adapt: opt.AdaptOpt = False,
     adapt_minutes: opt.AdaptMinutesOpt = None,
-    device: opt.DeviceOpt = AUTO,
+    device: opt.DevicesOpt = AUTO,
     precision: opt.PrecisionOpt = AUTO,
     chunk: opt.ChunkOpt = AUTO,
     chunk_overlap: opt.ChunkOverlapOpt = AUTO,
@@ -158,13 +158,14 @@ def _adapt(request: Request, model: Path, notes: Notes) -> tuple[dict[str, Any],
 
     assert request.adapt_minutes is not None
     engine = request.engine
-    shared = {name: engine[name] for name in ("model", "sigma", "flow", "device", "precision")}
+    shared = {name: engine[name] for name in ("model", "sigma", "flow", "precision")}
     with FinetuneDisplay(quiet=request.verbosity <= QUIET) as display:
         result = finetune(
             request.source,
             model,
             **shared,
             **request.span,
+            device=engine["device"].split(",")[0],  # several can denoise, one can learn
             minutes=request.adapt_minutes,
             progress=display,
         )

@@ -110,7 +110,7 @@ FlowOpt = Annotated[
         "--flow",
         metavar="dis|none|pwc|light",
         help="Optical flow between frames.",
-        default="as the model was trained",
+        default="as trained; light on CUDA",
     ),
 ]
 SceneCutsOpt = Annotated[
@@ -129,6 +129,16 @@ AdaptMinutesOpt = Annotated[
 
 DeviceOpt = Annotated[
     str, option(MEMORY, "--device", "-d", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")
+]
+DevicesOpt = Annotated[
+    str,
+    option(
+        MEMORY,
+        "--device",
+        "-d",
+        metavar="auto|cpu|cuda[:N]|mps",
+        help="Where to compute; cuda:0,cuda:1 shares the work.",
+    ),
 ]
 PrecisionOpt = Annotated[
     str,

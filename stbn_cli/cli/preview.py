@@ -104,7 +104,7 @@ def preview(
     model: opt.ModelOpt = AUTO,
     flow: opt.FlowOpt = None,
     scene_cuts: opt.SceneCutsOpt = True,
-    device: opt.DeviceOpt = AUTO,
+    device: opt.DevicesOpt = AUTO,
     precision: opt.PrecisionOpt = AUTO,
     chunk: opt.ChunkOpt = AUTO,
     chunk_overlap: opt.ChunkOverlapOpt = AUTO,
@@ -185,7 +185,7 @@ def _run(request: Request) -> None:
         for name, value in fields(job.plan()):
             say(f"{name}: {value}")
     elif not request.quiet:
-        where = f"{denoiser.info.name} on {denoiser.device}"
+        where = f"{denoiser.info.name} on {denoiser.device_names}"
         say(f"Previewing {request.source} at {timestamp(moment.at)} with model {where}")
     found = survey(request.source, denoiser, moment, request.rate)
     with FrameProgress(found.frames, quiet=request.quiet) as progress:

@@ -117,13 +117,13 @@ class Job:
             "model": denoiser.info.name,
             "model_file": str(denoiser.model_path),
             "flow": denoiser.flow_name,
-            "device": str(denoiser.device),
+            "device": denoiser.device_names,
             "precision": self._precision(),
             "plan": plan.describe(),
         }
 
     def _how(self) -> str:
-        return f"model {self.denoiser.info.name} on {self.denoiser.device}, {self._precision()}"
+        return f"model {self.denoiser.info.name} on {self.denoiser.device_names}, {self._precision()}"
 
     def _precision(self) -> str:
         from stbn_cli.inference.device import PRECISIONS

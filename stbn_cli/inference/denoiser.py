@@ -32,9 +32,10 @@ INTEGER_MAXIMUM = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
 class Denoiser:
     """A network with everything it needs to denoise frames. Not to be used from two threads at once.
 
-    `sigma_range`: noise levels ([0, 1]) the network was trained for. Outside, it is told the nearest one, while the
-    posterior uses the true one. `noise`: that of the footage the model was finetuned on; it takes the place of the
-    estimate where `options.sigma` is None. `on_message` receives whole sentences about fallbacks as they happen.
+    `device`: one, or several that share the chunks. `sigma_range`: noise levels ([0, 1]) the network was trained for.
+    Outside, it is told the nearest one, while the posterior uses the true one. `noise`: that of the footage the model
+    was finetuned on; it takes the place of the estimate where `options.sigma` is None. `on_message` receives whole
+    sentences about fallbacks as they happen.
     """
 
     def __init__(
@@ -70,6 +71,11 @@ class Denoiser:
         self.device = self.devices[0]
         self.dtype = dtype
         self.report = EngineReport()
+
+    @property
+    def device_names(self) -> str:
+        """The devices as `--device` takes them."""
+        return ",".join(str(device) for device in self.devices)
 
     def plan_for(self, height: int, width: int) -> Plan:
         """The (first device's) plan for frames of this size with the memory that is free now."""

@@ -41,6 +41,24 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def resolve_devices(names: str) -> tuple[torch.device, ...]:
+    """Devices of `--device`: one, as `resolve_device` takes it, or several CUDA devices with commas between them.
+
+    Raises `OptionError` as that does, and for several of which not every one is another CUDA device.
+    """
+    devices = tuple(resolve_device(name.strip()) for name in names.split(","))
+    if len(devices) == 1:
+        return devices
+    # "cuda" is the first one.
+    indices = [device.index or 0 for device in devices if device.type == "cuda"]
+    if len(set(indices)) < len(devices):
+        raise OptionError(
+            f"The devices {names!r} cannot share the work: several have to be different CUDA devices, such as "
+            "cuda:0,cuda:1."
+        )
+    return devices
+
+
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """Data type of `--precision`.
 

@@ -1,6 +1,7 @@
 """The streaming engine: order, exactness across chunks and tiles, fallbacks, and what it reports."""
 
 import dataclasses
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,14 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from stbn_cli.checkpoints.flow import load_flow_checkpoint
+from stbn_cli.checkpoints.store import find_flow
 from stbn_cli.errors import InputError, MemoryExhaustedError
 from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.dis import DisFlow
-from stbn_cli.flow.estimator import FlowEstimator, NoFlow
+from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow, NoFlow
+from stbn_cli.inference.chunk import find_flows
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.plan import EngineOptions
+from stbn_cli.inference.scene import Scene, SceneQueue
+from stbn_cli.inference.transfer import Transfers
 from stbn_cli.models.stbn import MODEL_SIZES, STBN, Direction
 from stbn_cli.noise.levels import broadcast_sigma
+from stbn_cli.noise.model import NoiseModel
 from stbn_cli.noise.posterior import posterior_mean
 from tests.networks import TINY
 
@@ -259,3 +266,129 @@ def test_a_changed_frame_size_is_an_input_error() -> None:
 
 def test_nothing_in_nothing_out() -> None:
     assert list(denoiser_of(EngineOptions()).stream([])) == []
+
+
+def scene_change(frames: int = 9) -> np.ndarray:
+    """Two scenes of unlike noise, 96x128."""
+    return np.concatenate(
+        [moving_clip(frames, 96, 128, seed=1), 0.2 * moving_clip(frames - 2, 96, 128, seed=2) + 0.8]
+    )
+
+
+@pytest.mark.parametrize("devices", [2, 3])
+def test_several_devices_give_what_one_gives_bit_for_bit(devices: int) -> None:
+    clip, options = scene_change(), EngineOptions(chunk=2, chunk_overlap=3)
+    expected = denoiser_of(options)(clip)
+    shared = Denoiser(tiny_network(), DisFlow(), options, device=[CPU] * devices, dtype=torch.float32)
+    np.testing.assert_array_equal(shared(clip), expected)
+    assert [scene.first_frame for scene in shared.report.scenes] == [0, 9]
+
+
+def test_several_devices_read_no_further_ahead_than_they_have_to() -> None:
+    taken = 0
+
+    def source() -> Iterator[np.ndarray]:
+        nonlocal taken
+        for value in range(40):
+            taken += 1
+            yield np.full((16, 16, 3), value / 40, np.float32)
+
+    options = EngineOptions(sigma=1e-6, chunk=4, chunk_overlap=2, scene_cuts=False)
+    shared = Denoiser(tiny_network(), NoFlow(), options, device=[CPU] * 2, dtype=torch.float32)
+    values = []
+    for frame in shared.stream(source()):
+        assert taken - len(values) <= 3 * 4 + 2  # two chunks in work, one waiting, and the overlap
+        values.append(float(frame.mean()))
+    assert len(values) == 40 and values == sorted(values)
+
+
+class FailingFlow:
+    """Fails at the chosen call."""
+
+    name = "failing"
+
+    def __init__(self, at: int) -> None:
+        self.calls, self.at = 0, at
+
+    def __call__(self, first: Tensor, second: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        self.calls += 1
+        if self.calls == self.at:
+            raise ZeroDivisionError("flow")
+        return NoFlow()(first, second, sigma)
+
+
+@pytest.mark.parametrize("at", [1, 9, 17])
+def test_a_failure_in_the_background_reaches_the_caller_and_ends_all_threads(at: int) -> None:
+    before = threading.active_count()
+    options = EngineOptions(sigma=SIGMA, chunk=2, chunk_overlap=1)
+    shared = Denoiser(tiny_network(), FailingFlow(at), options, device=[CPU] * 2, dtype=torch.float32)
+    with pytest.raises(ZeroDivisionError, match="flow"):
+        shared(moving_clip(20, 24, 32))
+    assert threading.active_count() == before
+
+
+def test_a_stream_that_is_given_up_ends_all_threads() -> None:
+    before = threading.active_count()
+    options = EngineOptions(sigma=SIGMA, chunk=2, chunk_overlap=1)
+    shared = Denoiser(tiny_network(), NoFlow(), options, device=[CPU] * 2, dtype=torch.float32)
+    stream = shared.stream(iter(moving_clip(20, 24, 32)))
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("in_pairs", [True, False])
+@pytest.mark.parametrize("size", [(44, 60), (45, 61)])
+def test_frames_worked_on_together_come_out_as_one_by_one(in_pairs: bool, size: tuple[int, int]) -> None:
+    clip = moving_clip(11, *size)
+    single = denoiser_of(EngineOptions(sigma=SIGMA, chunk=4, chunk_overlap=2, scene_cuts=False))
+    plan = single.plan_for(*size)
+    together = dataclasses.replace(plan, fusion_batch=3, flow_batch=4, in_pairs=in_pairs)
+    expected = list(single.stream_scene(iter(clip), SIGMA, plan))
+    actual = list(single.stream_scene(iter(clip), SIGMA, together))
+    np.testing.assert_allclose(np.stack(actual), np.stack(expected), atol=3e-6)
+
+
+class OnceFullSTBN(STBN):
+    """Runs out of memory once, in the third call of `fuse`, when the chunk's state has long been handed on."""
+
+    def __init__(self) -> None:
+        super().__init__(TINY)
+        self.load_state_dict(tiny_network().state_dict())
+        self.eval()
+        self.calls = 0
+
+    def fuse(self, forward_state: Tensor, backward_state: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().fuse(forward_state, backward_state)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_chunk_done_again_in_parts_changes_nothing(devices: int) -> None:
+    clip = moving_clip(12)
+    options = EngineOptions(sigma=SIGMA, chunk_overlap=12, tile=0, scene_cuts=False)
+    expected = denoiser_of(options)(clip)
+    shared = Denoiser(OnceFullSTBN(), DisFlow(), options, device=[CPU] * devices, dtype=torch.float32)
+    np.testing.assert_allclose(shared(clip), expected, atol=2e-6)
+    assert shared.report.replans >= 1 and shared.report.plan is not None and shared.report.plan.chunk == 8
+
+
+def test_flow_of_reduced_frames_is_that_of_the_whole_ones() -> None:
+    flow = NetworkFlow(load_flow_checkpoint(find_flow()).build().eval(), "light")
+    still = moving_clip(1, 190, 246)[0]
+    plan = denoiser_of(EngineOptions(sigma=SIGMA), flow=flow).plan_for(184, 240)
+    for scale in (1, 2):
+        queue = SceneQueue(Scene(NoiseModel.white(SIGMA), SIGMA, SIGMA))
+        for shift in (0, 4):  # noise and all: an easy motion, told exactly
+            frame = np.ascontiguousarray(still[:184, shift : shift + 240])
+            queue.add(torch.from_numpy(frame).permute(2, 0, 1)[None])
+        chunk = queue.next_chunk(plan)
+        with torch.inference_mode():
+            find_flows(flow, dataclasses.replace(plan, flow_scale=scale), chunk, Transfers(CPU))
+        to_previous, to_next = chunk.window[1].to_previous, chunk.window[0].to_next
+        assert to_previous is not None and to_next is not None and to_next.shape == (1, 2, 184, 240)
+        assert float(to_previous[0, 0].median()) == pytest.approx(4, abs=0.3)
+        assert float(to_next[0, 0].median()) == pytest.approx(-4, abs=0.3)
+        assert abs(float(to_next[0, 1].median())) < 0.3
