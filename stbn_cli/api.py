@@ -71,8 +71,8 @@ def load_denoiser(
         sigma: standard deviation of the noise on the 0-255 scale; None estimates it for each scene, or takes what a
             finetuned model has learned of its footage.
         strength: share of the noise that is removed, 0 to 1.
-        flow: optical flow, one of `flow.ESTIMATOR_NAMES`; None takes the one the model was trained with, on CUDA "light"
-            in place of "dis", which would keep the device waiting for the CPU.
+        flow: optical flow, one of `flow.ESTIMATOR_NAMES`; None takes the one the model was trained with, but on CUDA
+            "light" in place of "dis", which would keep the device waiting for the CPU.
         device: auto, cpu, cuda, cuda:N or mps, or several CUDA devices with commas between them, which share the
             chunks.
             On a CPU under Linux the process keeps freed memory for itself from then on (`keep_freed_memory`).

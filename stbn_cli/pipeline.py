@@ -10,18 +10,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
 from stbn_cli.video.frames import Frame, FrameReader, FrameWriter
 
-# Frames waiting between two stages: enough to smooth out key frames, little memory (25 MB each at 1080p).
+# What may wait between two stages: the denoiser takes and gives whole chunks at a time, and while it computes one, the
+# next should be decoded and the last be encoded. So many frames in any case, more while they are within the bytes.
 QUEUE_FRAMES = 4
+QUEUE_BYTES = 256 << 20
 # A wait without a limit cannot be interrupted by Ctrl-C on Windows.
 WAIT_SECONDS = 0.5
-
-T = TypeVar("T")
 
 
 class FrameDenoiser(Protocol):
@@ -63,8 +63,8 @@ def denoise_video(
     denoiser or writer raise, KeyboardInterrupt included; the threads have ended by then.
     """
     begin = time.perf_counter()
-    decoded: _Channel[Frame] = _Channel(QUEUE_FRAMES)
-    encoded: _Channel[Frame] = _Channel(QUEUE_FRAMES)
+    decoded: _Channel = _Channel()
+    encoded: _Channel = _Channel()
     threads = [
         threading.Thread(target=_decode, args=(reader, decoded, encoded), name="stbn-decode", daemon=True),
         threading.Thread(target=_encode, args=(writer, encoded), name="stbn-encode", daemon=True),
@@ -89,9 +89,9 @@ def denoise_video(
 
 
 def _denoise(
-    decoded: "_Channel[Frame]",
+    decoded: "_Channel",
     denoiser: FrameDenoiser,
-    encoded: "_Channel[Frame]",
+    encoded: "_Channel",
     progress: Callable[[int], None] | None,
 ) -> int:
     # Times of frames inside the denoiser; as long as the denoiser looks ahead, and no longer.
@@ -134,7 +134,7 @@ def _join_all(threads: list[threading.Thread]) -> None:
 _NO_PIXELS = np.empty((0, 0, 3), np.float32)
 
 
-def _decode(reader: FrameReader, decoded: "_Channel[Frame]", encoded: "_Channel[Frame]") -> None:
+def _decode(reader: FrameReader, decoded: "_Channel", encoded: "_Channel") -> None:
     try:
         for frame in reader:
             decoded.put(frame)
@@ -145,7 +145,7 @@ def _decode(reader: FrameReader, decoded: "_Channel[Frame]", encoded: "_Channel[
         encoded.stop(error)
 
 
-def _encode(writer: FrameWriter, encoded: "_Channel[Frame]") -> None:
+def _encode(writer: FrameWriter, encoded: "_Channel") -> None:
     try:
         for frame in encoded:
             writer.write(frame)
@@ -153,26 +153,30 @@ def _encode(writer: FrameWriter, encoded: "_Channel[Frame]") -> None:
         encoded.stop(error)
 
 
-class _Channel(Generic[T]):
+class _Channel:
     """A bounded queue for one producer and one consumer that either side can end, also with an error."""
 
-    def __init__(self, size: int) -> None:
-        self._items: deque[T] = deque()
-        self._size = size
+    def __init__(self) -> None:
+        self._items: deque[Frame] = deque()
+        self._bytes = 0
         self._changed = threading.Condition()
         self._finished = False
         self._error: BaseException | None = None
 
-    def put(self, item: T) -> None:
+    def put(self, item: Frame) -> None:
         """Wait for room and add `item`; raises the error with which the channel was stopped."""
         with self._changed:
-            while len(self._items) >= self._size and self._error is None:
+            while self._is_full() and self._error is None:
                 self._changed.wait(WAIT_SECONDS)
             self.raise_error()
             self._items.append(item)
+            self._bytes += item.rgb.nbytes
             self._changed.notify_all()
 
-    def __iter__(self) -> Iterator[T]:
+    def _is_full(self) -> bool:
+        return len(self._items) >= QUEUE_FRAMES and self._bytes >= QUEUE_BYTES
+
+    def __iter__(self) -> Iterator[Frame]:
         """Items until `finish()`; raises the error with which the channel was stopped."""
         while True:
             with self._changed:
@@ -182,6 +186,7 @@ class _Channel(Generic[T]):
                 if not self._items:
                     return
                 item = self._items.popleft()
+                self._bytes -= item.rgb.nbytes
                 self._changed.notify_all()
             yield item
             del item

@@ -1,12 +1,14 @@
 """The pipeline: order, bounded memory, and errors of every thread."""
 
 import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from stbn_cli import pipeline
 from stbn_cli.errors import OutputError
 from stbn_cli.pipeline import QUEUE_FRAMES, denoise_video
 from stbn_cli.video.frames import Frame
@@ -81,11 +83,19 @@ def test_every_frame_keeps_its_time(ahead):
     assert summary.warnings == ("said by the reader",)
 
 
-def test_reading_stays_a_few_frames_ahead():
+@pytest.mark.parametrize(("room", "most"), [(0, QUEUE_FRAMES), (20, 20)])
+def test_reading_stays_as_far_ahead_as_there_is_room(room, most, monkeypatch):
     reader, writer = Reader(500), Writer()
+    monkeypatch.setattr(pipeline, "QUEUE_BYTES", room * next(iter(Reader(1))).rgb.nbytes)
     seen = []
-    denoise_video(reader, Plus(), writer, progress=lambda done: seen.append(reader.read - done))
-    assert max(seen) <= QUEUE_FRAMES + 2
+
+    def record(done):
+        if not done % 100:
+            time.sleep(0.05)  # the reader's turn
+        seen.append(reader.read - done)
+
+    denoise_video(reader, Plus(), writer, progress=record)
+    assert most - 2 <= max(seen) <= most + 2
 
 
 @pytest.mark.parametrize("fail_at", [0, 3, 60])
@@ -116,7 +126,7 @@ def test_an_error_while_denoising_surfaces(fail_at, error):
     assert not writer.finished
 
 
-def test_ctrl_c_while_the_encoder_is_stuck_and_its_queue_full():
+def test_ctrl_c_while_the_encoder_is_stuck_and_its_queue_full(monkeypatch):
     release = threading.Event()
 
     class Stuck(Writer):
@@ -130,6 +140,7 @@ def test_ctrl_c_while_the_encoder_is_stuck_and_its_queue_full():
             raise KeyboardInterrupt
 
     writer = Stuck()
+    monkeypatch.setattr(pipeline, "QUEUE_BYTES", 0)
     with pytest.raises(KeyboardInterrupt):
         denoise_video(Reader(1000), Plus(), writer, progress=interrupt)
     assert not writer.finished
