@@ -13,13 +13,13 @@ import json
 import platform
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from matrix import matrix_rate, synchronise
 from torch.utils.flop_counter import FlopCounterMode
 
 from stbn_cli.inference.device import resolve_device
@@ -27,28 +27,7 @@ from stbn_cli.training.optimisation import Optimisation
 from stbn_cli.training.options import TrainOptions
 from stbn_cli.training.trainer import Trainer
 
-MATRIX_SIDE = {"cuda": 8192, "cpu": 2048}
 WARM_UP = 5  # steps that are not counted
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large matrix product: the best of several."""
-    side = MATRIX_SIDE.get(device.type, 2048)
-    one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    best = 0.0
-    for _ in range(10):
-        _synchronise(device)
-        begun = time.perf_counter()
-        for _ in range(4):
-            one @ other
-        _synchronise(device)
-        best = max(best, 4 * 2.0 * side**3 / (time.perf_counter() - begun))
-    return best
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def make_footage(folder: Path, size: int) -> None:
@@ -111,7 +90,7 @@ def _measure(options: TrainOptions) -> dict[str, Any]:
                 result = step(self, *arguments)
             operations.append(counter.get_total_flops())
             torch._dynamo.reset()  # the counter keeps what it saw from being compiled
-        _synchronise(device)
+        synchronise(device)
         return result
 
     Optimisation.advance = counted  # type: ignore[method-assign]

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stbn_cli.models.fused import convolution, convolve
-from stbn_cli.models.phases import apply_mask
+from stbn_cli.models.fused import Derived, PointwiseChain, convolve, residual_block
 
 
 class CentreMaskedConv2d(nn.Conv2d):
@@ -50,6 +49,7 @@ class BlindMean(nn.Module):
             0.0  # exactly: subtracting the centre afterwards would leave its rounding errors
         )
         self.radius = radius
+        self._kept: tuple[object, Tensor] | None = None
         self.register_buffer("kernel", kernel[None, None], persistent=False)
 
     def forward(self, frame: Tensor) -> Tensor:
@@ -60,8 +60,16 @@ class BlindMean(nn.Module):
             weighted = F.conv2d(
                 frame.float(), kernel.expand(channels, -1, -1, -1), padding=self.radius, groups=channels
             )
-            ones = torch.ones_like(frame[:1, :1], dtype=torch.float32)
-            return weighted / F.conv2d(ones, kernel, padding=self.radius)
+            return weighted / self._weights(frame, kernel)
+
+    def _weights(self, frame: Tensor, kernel: Tensor) -> Tensor:
+        """Sum of the weights inside the picture `(1, 1, H, W)`; kept, since frames of a clip have one size."""
+        height, width = frame.shape[-2:]
+        key = height, width, frame.device
+        if self._kept is None or self._kept[0] != key:
+            ones = torch.ones(1, 1, height, width, device=frame.device)
+            self._kept = key, F.conv2d(ones, kernel, padding=self.radius)
+        return self._kept[1]
 
 
 class PhaseResidualBlock(nn.Module):
@@ -74,11 +82,11 @@ class PhaseResidualBlock(nn.Module):
         super().__init__()
         self.spatial = nn.Conv2d(channels, channels, kernel_size=3, padding=1, groups=groups)
         self.pointwise = nn.Conv2d(channels, channels, kernel_size=1)
+        self._derived = Derived()
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """`(4 N, C, h, w)` to the same shape; positions outside `mask` come out zero."""
-        hidden = convolution(features, self.spatial, relu=True)
-        return apply_mask(convolution(hidden, self.pointwise, add=features), mask)
+        return residual_block(features, self.spatial, self.pointwise, mask, self._derived)
 
 
 class PhaseHead(nn.Module):
@@ -92,10 +100,11 @@ class PhaseHead(nn.Module):
         self.enter = nn.Conv2d(inputs, channels, kernel_size=1, bias=False)
         self.blocks = nn.ModuleList(PhaseResidualBlock(channels) for _ in range(blocks))
         self.leave = nn.Conv2d(channels, outputs, kernel_size=1, bias=False)
+        self._entry, self._exit = PointwiseChain((self.enter, False)), PointwiseChain((self.leave, False))
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """`(4 N, inputs, h, w)` to `(4 N, outputs, h, w)`."""
-        features = apply_mask(convolution(features, self.enter), mask)
+        features = self._entry(features, mask)
         for block in self.blocks:
             features = block(features, mask)
-        return convolution(features, self.leave)
+        return self._exit(features)

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stbn_cli.models.blindspot import CentreMaskedConv2d, PhaseResidualBlock
-from stbn_cli.models.fused import convolution, convolve
-from stbn_cli.models.phases import apply_mask, to_phases
+from stbn_cli.models.fused import PointwiseChain, convolve
+from stbn_cli.models.phases import to_phases
 
 
 class PropagationBranch(nn.Module):
@@ -40,6 +40,11 @@ class PropagationBranch(nn.Module):
         self.squeeze1 = nn.Conv2d(channels, channels // 2, kernel_size=1) if tail else None
         self.squeeze2 = nn.Conv2d(channels // 2, channels // 2, kernel_size=1) if tail else None
         self.expand = nn.Conv2d(channels // 2, channels, kernel_size=1) if tail else None
+        self._mix = PointwiseChain((self.mix1, True), (self.mix2, True))
+        self._tail = None
+        if self.out and self.squeeze1 and self.squeeze2 and self.expand:
+            layers = (self.out, True), (self.squeeze1, True), (self.squeeze2, True), (self.expand, False)
+            self._tail = PointwiseChain(*layers)
 
     def forward(self, frame: Tensor, state: Tensor | None, sigma: Tensor, mask: Tensor | None) -> Tensor:
         """Phase-domain features `(4 N, C, ceil(H / 2), ceil(W / 2))` of one frame.
@@ -48,15 +53,10 @@ class PropagationBranch(nn.Module):
         None for zeros; `sigma` broadcasts to `frame`; `mask` as `valid_mask` gives it.
         """
         features = to_phases(self.masked(self._head(frame, state, sigma)))
-        features = convolution(features, self.mix1, relu=True)
-        features = apply_mask(convolution(features, self.mix2, relu=True), mask)
+        features = self._mix(features, mask)
         for block in self.blocks:
             features = block(features, mask)
-        if self.out is None or self.squeeze1 is None or self.squeeze2 is None or self.expand is None:
-            return features
-        for layer in (self.out, self.squeeze1, self.squeeze2):
-            features = convolution(features, layer, relu=True)
-        return convolution(features, self.expand)
+        return features if self._tail is None else self._tail(features)
 
     def _head(self, frame: Tensor, state: Tensor | None, sigma: Tensor) -> Tensor:
         """The 1x1 head and ReLU, with two exact savings: no zero state is read, a constant sigma is a bias."""

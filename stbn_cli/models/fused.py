@@ -1,16 +1,21 @@
 """Convolutions with their bias, ReLU and sum in one pass where nothing is to be learned from them.
 
-Memory traffic, not arithmetic, is what the layers between convolutions cost. In training (autograd or autocast) the
-same functions are the plain layers.
+Memory traffic, not arithmetic, is what the layers between convolutions cost. On a CPU oneDNN's post-operations save it,
+on an NVIDIA GPU the project's own kernels. In training (autograd or autocast) the same functions are the plain layers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from stbn_cli.models import kernels
+from stbn_cli.models.phases import apply_mask
 
 T = TypeVar("T")
 
@@ -58,6 +63,69 @@ def convolve(
     if relu:
         return F.relu(result, inplace=True)
     return result if add is None else add + result
+
+
+class PointwiseChain:
+    """1x1 convolutions one after the other, each with a ReLU or without."""
+
+    def __init__(self, *layers: tuple[nn.Conv2d, bool]) -> None:
+        self._layers = layers
+        self._derived = Derived()
+
+    def __call__(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`(N, inputs, h, w)` to `(N, outputs, h, w)`; zero outside `mask (N, 1, h, w)`."""
+        if runs_kernels(features):
+            from stbn_cli.models.kernels import pointwise
+
+            layers = [
+                pointwise.PointwiseLayer(layer.weight, layer.bias, relu) for layer, relu in self._layers
+            ]
+            if pointwise.supports(layers, features.dtype):
+                weights = [weight for layer, _ in self._layers for weight in layer.parameters()]
+                chain = self._derived.get(
+                    "chain", weights, lambda: pointwise.pack_chain(layers, features.dtype)
+                )
+                return pointwise.pointwise_chain(features, chain, mask)
+        for layer, relu in self._layers:
+            features = convolution(features, layer, relu=relu)
+        return apply_mask(features, mask)
+
+
+def residual_block(
+    features: Tensor, spatial: nn.Conv2d, pointwise: nn.Conv2d, mask: Tensor | None, derived: "Derived"
+) -> Tensor:
+    """`features + pointwise(relu(spatial(features)))`, zero outside `mask`. `derived` belongs to the two layers."""
+    if runs_kernels(features):
+        from stbn_cli.models.kernels import residual_block as kernel
+
+        if kernel.supports(spatial.out_channels, spatial.groups, features.dtype):
+            weights = [*spatial.parameters(), *pointwise.parameters()]
+            block = derived.get(
+                "block", weights, lambda: kernel.pack_residual_block(spatial, pointwise, features.dtype)
+            )
+            return kernel.residual_block(features, block, mask)
+    hidden = convolution(features, spatial, relu=True)
+    return apply_mask(convolution(hidden, pointwise, add=features), mask)
+
+
+_KERNELS: ContextVar[bool] = ContextVar("kernels", default=True)
+
+
+@contextmanager
+def without_kernels() -> Iterator[None]:
+    """Inside, GPUs compute with PyTorch's own operations alone."""
+    token = _KERNELS.set(False)
+    try:
+        yield
+    finally:
+        _KERNELS.reset(token)
+
+
+def runs_kernels(features: Tensor) -> bool:
+    """Whether the project's own GPU kernels take `features`."""
+    if not _KERNELS.get() or features.dtype == torch.float32 or not is_inference(features):
+        return False
+    return kernels.available(features.device)
 
 
 def is_inference(features: Tensor) -> bool:

@@ -7,6 +7,8 @@ needs (STBN paper, figures 4 and 7), so nearest neighbour is not a shortcut here
 import torch
 from torch import Tensor
 
+from stbn_cli.models.fused import runs_kernels
+
 
 def warp_nearest(features: Tensor, flow: Tensor, top: int = 0, left: int = 0) -> Tensor:
     """Sample `features (N, C, H, W)` at `(column + flow_x, row + flow_y)`; zeros outside the picture.
@@ -22,6 +24,10 @@ def warp_nearest(features: Tensor, flow: Tensor, top: int = 0, left: int = 0) ->
         raise ValueError(
             f"expected flow of shape {(batch, 2, height, width)} or a part of it, got {tuple(flow.shape)}"
         )
+    if runs_kernels(features):
+        from stbn_cli.models.kernels import warp
+
+        return warp.warp_nearest(features, flow, top, left)
     rows, columns = _sample_positions(flow, top, left, height, width)
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     # NaN compares false everywhere, so a broken flow reads zeros instead of raising an index error.
