@@ -1,0 +1,231 @@
+"""Up to four 1x1 convolutions in a row in one kernel; what lies between them never leaves the registers.
+
+At 64 channels PyTorch moves each pixel's features through memory two to four times per layer (convolution, ReLU,
+mask); here it is one read of the input and one write of the output, `2 (inputs + outputs)` bytes a pixel, and the
+kernel is bound by memory.
+"""
+
+# What `triton.jit` makes of a function no type checker knows, and its constants are upper case.
+# pyright: reportCallIssue=false
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from stbn_cli.models.kernels.layout import dense, dense_mask, half_precision, pixels_last
+from stbn_cli.models.kernels.tiles import capability_of, pointwise_tile
+
+MAXIMUM_LAYERS = 4
+MAXIMUM_WIDTH = 128  # output channels of a layer; the first layer's inputs have no limit
+MATRIX_SIDE = 16  # the smallest side of a matrix product
+
+
+@dataclass(frozen=True, slots=True)
+class PointwiseLayer:
+    """One 1x1 convolution: `weight (outputs, inputs, 1, 1)`, `bias (outputs,)`, and whether a ReLU follows."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    relu: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PackedChain:
+    """Weights of a chain, `(inputs, outputs)` and zero padded to sizes that matrix products have."""
+
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor, ...]  # float32
+    relus: tuple[bool, ...]
+    inputs: int
+    outputs: int
+
+
+def supports(layers: Sequence[PointwiseLayer], dtype: torch.dtype) -> bool:
+    """Whether `pointwise_chain` can run these layers; PyTorch has to, otherwise."""
+    widths = [layer.weight.shape[0] for layer in layers]
+    return 0 < len(layers) <= MAXIMUM_LAYERS and max(widths) <= MAXIMUM_WIDTH and half_precision(dtype)
+
+
+def pack_chain(layers: Sequence[PointwiseLayer], dtype: torch.dtype) -> PackedChain:
+    """Repack layers, on the device they are on. Once per model, not per frame."""
+    if not supports(layers, dtype):
+        raise ValueError(
+            f"expected 1 to {MAXIMUM_LAYERS} layers of at most {MAXIMUM_WIDTH} channels in 16 bits"
+        )
+    weights, biases = [], []
+    for number, layer in enumerate(layers):
+        outputs, inputs = layer.weight.shape[:2]
+        if number and inputs != layers[number - 1].weight.shape[0]:
+            raise ValueError(f"layer {number} reads {inputs} channels but the one before has another number")
+        width = _padded_width(outputs)
+        height = _padded_depth(inputs) if number == 0 else _padded_width(inputs)
+        weight = layer.weight.new_zeros((height, width), dtype=dtype)
+        weight[:inputs, :outputs] = layer.weight.detach().flatten(1).t()
+        bias = layer.weight.new_zeros(width, dtype=torch.float32)
+        if layer.bias is not None:
+            bias[:outputs] = layer.bias.detach()
+        weights.append(weight)
+        biases.append(bias)
+    first, last = layers[0].weight, layers[-1].weight
+    relus = tuple(layer.relu for layer in layers)
+    return PackedChain(tuple(weights), tuple(biases), relus, first.shape[1], last.shape[0])
+
+
+def pointwise_chain(features: Tensor, chain: PackedChain, mask: Tensor | None = None) -> Tensor:
+    """The chain's layers one after the other, times `mask`; each layer's sums in float32, its result in 16 bits.
+
+    `features (N, inputs, h, w)` to `(N, outputs, h, w)`, channels last; `mask (N, 1, h, w)` of any type, or None.
+    Raises `ValueError` for features that do not fit the chain.
+    """
+    batch, channels, height, width = features.shape
+    if channels != chain.inputs or features.dtype != chain.weights[0].dtype:
+        raise ValueError(
+            f"expected {chain.inputs} channels of {chain.weights[0].dtype}, got {channels} of {features.dtype}"
+        )
+    features = dense(features)
+    mask = None if mask is None else dense_mask(mask, features)
+    output = pixels_last(batch, chain.outputs, height, width, features)
+    pixels = batch * height * width
+    if not pixels:
+        return output
+    tile = pointwise_tile(chain_width(chain), capability_of(features.device))
+    missing = (None,) * (MAXIMUM_LAYERS - len(chain.weights))
+    with torch.cuda.device_of(features):
+        _pointwise_chain[(triton.cdiv(pixels, tile.pixels),)](
+            features,
+            *chain.weights,
+            *missing,
+            *chain.biases,
+            *missing,
+            mask,
+            output,
+            pixels,
+            chain.weights[0].shape[0] // chain_depth(chain),
+            **chain_constants(chain),
+            PIXELS=tile.pixels,
+            **tile.options(),
+        )
+    return output
+
+
+def chain_width(chain: PackedChain) -> int:
+    """Channels of the widest layer, padding included."""
+    return max(bias.shape[0] for bias in chain.biases)
+
+
+def chain_depth(chain: PackedChain) -> int:
+    """Input channels in one step of the first product."""
+    return _depth(chain.inputs)
+
+
+def chain_constants(chain: PackedChain) -> dict[str, int | bool]:
+    """What `_pointwise_chain` is compiled for, apart from the tile."""
+    widths = [bias.shape[0] for bias in chain.biases] + [0] * (MAXIMUM_LAYERS - len(chain.biases))
+    relus = chain.relus + (False,) * (MAXIMUM_LAYERS - len(chain.relus))
+    return {
+        "INPUTS": chain.inputs,
+        "OUTPUTS": chain.outputs,
+        "DEPTH": chain_depth(chain),
+        **{f"WIDTH{number}": width for number, width in enumerate(widths)},
+        **{f"RELU{number}": relu for number, relu in enumerate(relus)},
+    }
+
+
+def _padded_width(channels: int) -> int:
+    return max(MATRIX_SIDE, triton.next_power_of_2(channels))
+
+
+def _depth(inputs: int) -> int:
+    """The largest step that wastes no more than the smallest one would."""
+    least = triton.cdiv(inputs, MATRIX_SIDE) * MATRIX_SIDE
+    return next(step for step in (64, 32, MATRIX_SIDE) if least % step == 0)
+
+
+def _padded_depth(inputs: int) -> int:
+    return triton.cdiv(inputs, MATRIX_SIDE) * MATRIX_SIDE
+
+
+@triton.jit
+def _finish(total, bias, dtype: tl.constexpr, WIDTH: tl.constexpr, RELU: tl.constexpr):
+    """Bias, ReLU and rounding of one layer's sums."""
+    total += tl.load(bias + tl.arange(0, WIDTH))[None, :]
+    if RELU:
+        total = tl.maximum(total, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return total.to(dtype)
+
+
+@triton.jit
+def _next_layer(values, weight, bias, INPUTS: tl.constexpr, WIDTH: tl.constexpr, RELU: tl.constexpr):
+    """One further layer, from registers to registers."""
+    rows = tl.arange(0, INPUTS)[:, None] * WIDTH
+    weights = tl.load(weight + rows + tl.arange(0, WIDTH)[None, :])
+    return _finish(tl.dot(values, weights), bias, weight.dtype.element_ty, WIDTH, RELU)
+
+
+@triton.jit(do_not_specialize=["pixels", "steps"])
+def _pointwise_chain(
+    features,
+    weight0,
+    weight1,
+    weight2,
+    weight3,
+    bias0,
+    bias1,
+    bias2,
+    bias3,
+    mask,
+    output,
+    pixels,
+    steps,
+    INPUTS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    WIDTH0: tl.constexpr,
+    WIDTH1: tl.constexpr,
+    WIDTH2: tl.constexpr,
+    WIDTH3: tl.constexpr,
+    RELU0: tl.constexpr,
+    RELU1: tl.constexpr,
+    RELU2: tl.constexpr,
+    RELU3: tl.constexpr,
+    PIXELS: tl.constexpr,
+):
+    """`PIXELS` consecutive pixels through all layers."""
+    start = tl.program_id(0).to(tl.int64) * PIXELS
+    offset = tl.arange(0, PIXELS)
+    real = start + offset < pixels
+    channel = tl.arange(0, DEPTH)
+    inputs = features + start * INPUTS + offset[:, None] * INPUTS + channel[None, :]
+    weights = weight0 + channel[:, None] * WIDTH0 + tl.arange(0, WIDTH0)[None, :]
+    total = tl.zeros((PIXELS, WIDTH0), tl.float32)
+    for step in range(steps):
+        first = step * DEPTH
+        wanted = real[:, None]
+        if INPUTS % DEPTH != 0:
+            wanted = wanted & (first + channel < INPUTS)[None, :]
+        part = tl.load(inputs + first, mask=wanted, other=0.0)
+        total = tl.dot(part, tl.load(weights + first * WIDTH0), total)
+    values = _finish(total, bias0, weight0.dtype.element_ty, WIDTH0, RELU0)
+    width: tl.constexpr = WIDTH3 or WIDTH2 or WIDTH1 or WIDTH0
+    if weight1 is not None:
+        values1 = _next_layer(values, weight1, bias1, WIDTH0, WIDTH1, RELU1)
+        if weight2 is not None:
+            values2 = _next_layer(values1, weight2, bias2, WIDTH1, WIDTH2, RELU2)
+            if weight3 is not None:
+                result = _next_layer(values2, weight3, bias3, WIDTH2, WIDTH3, RELU3)
+            else:
+                result = values2
+        else:
+            result = values1
+    else:
+        result = values
+    if mask is not None:
+        factor = tl.load(mask + start + offset, mask=real, other=0.0).to(tl.float32)
+        result = (result.to(tl.float32) * factor[:, None]).to(result.dtype)
+    channel = tl.arange(0, width)
+    pointers = output + start * OUTPUTS + offset[:, None] * OUTPUTS + channel[None, :]
+    tl.store(pointers, result, mask=real[:, None] & (channel < OUTPUTS)[None, :])
