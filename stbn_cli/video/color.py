@@ -1,12 +1,18 @@
-"""YUV <-> RGB in float32, exact to the bit over a round trip. Pure numpy: knows nothing of files or PyAV.
+"""YUV <-> RGB in float32, exact to the bit over a round trip. Arrays only: knows nothing of files or PyAV.
 
 Values are never clipped on the way to RGB, and chroma up-sampling has an exact left inverse, so
 YUV -> RGB -> YUV with rounding gives back every code value, also those outside RGB's gamut.
+
+What a picture costs is memory traffic. So it is converted in bands of rows that stay in the processor's cache, and
+each step is one call of OpenCV or numpy on a whole band, which other threads can run beside.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
+import cv2
 import numpy as np
 
 # Luma weights (red, blue) of ITU-T H.273's matrix coefficients.
@@ -17,6 +23,9 @@ LUMA_WEIGHTS: dict[str, tuple[float, float]] = {
     "fcc": (0.30, 0.11),
     "smpte240m": (0.212, 0.087),
 }
+# Pixels of a band, which takes 20 to 30 bytes of intermediate values for each. Fewer cost more in calls; more, and the
+# allocator gives memory back to the system and asks for it again in every picture of less than HD size.
+BAND_PIXELS = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,29 +69,23 @@ def planes_to_rgb(planes: list[np.ndarray], layout: PixelLayout, matrix: str, fu
     planes: as `layout` says, (H, W) or chroma size, unsigned integers. matrix: a key of LUMA_WEIGHTS, ignored
     for "gray" and "rgb". Returns (H, W, 3) float32, nominal [0, 1], not clipped.
     """
-    luma_offset, luma_span, chroma_offset, chroma_span = _levels(layout.depth, full_range)
     height, width = planes[0].shape
+    luma_offset, luma_span, chroma_offset, _ = _levels(layout.depth, full_range)
+    # A chroma plane is centred. In "rgb" all planes have luma's levels.
+    offsets = (luma_offset, chroma_offset, chroma_offset) if layout.family == "yuv" else (luma_offset,) * 3
+    if layout.family == "gray":
+        to_rgb = np.eye(3) / luma_span
+    else:
+        to_rgb = np.linalg.inv(_code_matrix(layout, matrix, full_range))
+    to_rgb = to_rgb.astype(np.float32)
     rgb = np.empty((height, width, 3), np.float32)
-    if layout.family != "yuv":
-        order = (2, 0, 1) if layout.family == "rgb" else (0, 0, 0)  # planes are stored G, B, R
-        for channel, plane in enumerate(order):
-            rgb[..., channel] = _normalise(planes[plane], luma_offset, luma_span)
-        return rgb
-    luma = _normalise(planes[0], luma_offset, luma_span)
-    cb, cr = (
-        upsample_chroma(_normalise(plane, chroma_offset, chroma_span), layout, height, width)
-        for plane in planes[1:]
-    )
-    red, blue = LUMA_WEIGHTS[matrix]
-    green = 1 - red - blue
-    term = np.multiply(cr, np.float32(2 * (1 - red)))
-    np.add(luma, term, out=rgb[..., 0])
-    np.multiply(cb, np.float32(2 * (1 - blue)), out=term)
-    np.add(luma, term, out=rgb[..., 2])
-    cb *= np.float32(2 * blue * (1 - blue) / green)
-    cr *= np.float32(2 * red * (1 - red) / green)
-    luma -= cb
-    np.subtract(luma, cr, out=rgb[..., 1])
+    for rows in _bands(layout, height, width):
+        parts = [
+            _centred_band(plane, np.float32(offset), layout, rows, (height, width))
+            for plane, offset in zip(planes, offsets, strict=False)
+        ]
+        picture = cv2.merge(parts if len(parts) == 3 else parts * 3)
+        cv2.transform(picture, to_rgb, dst=rgb[rows])
     return rgb
 
 
@@ -91,44 +94,70 @@ def rgb_to_planes(rgb: np.ndarray, layout: PixelLayout, matrix: str, full_range:
 
     rgb: (H, W, 3) float32, nominal [0, 1]. Returns contiguous planes of `layout.dtype`.
     """
-    luma_offset, luma_span, chroma_offset, chroma_span = _levels(layout.depth, full_range)
-    top = 2**layout.depth - 1
-    channels = [rgb[..., channel] for channel in range(3)]
+    height, width = rgb.shape[:2]
+    luma_offset, _, chroma_offset, _ = _levels(layout.depth, full_range)
+    offsets = (luma_offset, chroma_offset, chroma_offset) if layout.family == "yuv" else (luma_offset,) * 3
+    to_codes = _code_matrix(layout, matrix, full_range)
+    to_codes = np.column_stack((to_codes, offsets[: layout.planes])).astype(np.float32)
+    shapes = [layout.plane_shape(index, height, width) for index in range(layout.planes)]
+    planes = [np.empty(shape, layout.dtype) for shape in shapes]
+    for rows in _bands(layout, height, width):
+        codes = cv2.transform(np.ascontiguousarray(rgb[rows], np.float32), to_codes)
+        for index, part in enumerate(cv2.split(codes)):
+            if layout.family == "yuv" and index:
+                part = downsample_chroma(part, layout)
+                first = rows.start // layout.sub_y
+            else:
+                first = rows.start
+            _quantise(part, layout.depth, planes[index][first : first + len(part)])
+    return planes
+
+
+def _code_matrix(layout: PixelLayout, matrix: str, full_range: bool) -> np.ndarray:
+    """(planes, 3) float64: nominal RGB -> code values of each plane less their offsets (H.273, section 8.3)."""
+    _, luma_span, _, chroma_span = _levels(layout.depth, full_range)
     if layout.family == "rgb":
-        return [
-            _quantise(channels[index] * np.float32(1), luma_offset, luma_span, top) for index in (1, 2, 0)
-        ]
+        return np.eye(3)[[1, 2, 0]] * luma_span  # planes are stored G, B, R
     red, blue = LUMA_WEIGHTS[matrix]
-    luma = channels[1] * np.float32(1 - red - blue)
-    term = channels[0] * np.float32(red)
-    luma += term
-    np.multiply(channels[2], np.float32(blue), out=term)
-    luma += term
-    planes = []
-    if layout.family == "yuv":
-        for channel, weight in ((channels[2], blue), (channels[0], red)):
-            np.subtract(channel, luma, out=term)
-            chroma = downsample_chroma(term, layout)
-            # At 4:4:4 `chroma` is `term` itself, which the next turn overwrites: quantising copies it first.
-            planes.append(_quantise(chroma / np.float32(2 * (1 - weight)), chroma_offset, chroma_span, top))
-    return [_quantise(luma, luma_offset, luma_span, top), *planes]
+    luma = np.array([red, 1 - red - blue, blue])
+    if layout.family == "gray":
+        return luma[None] * luma_span
+    channels = np.eye(3)
+    cb, cr = (channels[2] - luma) / (2 * (1 - blue)), (channels[0] - luma) / (2 * (1 - red))
+    return np.stack((luma * luma_span, cb * chroma_span, cr * chroma_span))
 
 
-def _normalise(plane: np.ndarray, offset: float, span: float) -> np.ndarray:
-    values = plane.astype(np.float32)
-    if offset:
-        values -= np.float32(offset)
-    values *= np.float32(1 / span)
-    return values
+def _bands(layout: PixelLayout, height: int, width: int) -> Iterator[slice]:
+    """Consecutive slices of rows; all but the last start and end between two rows of chroma."""
+    step = max(1, BAND_PIXELS // (width * layout.sub_y)) * layout.sub_y
+    for top in range(0, height, step):
+        yield slice(top, min(top + step, height))
 
 
-def _quantise(values: np.ndarray, offset: float, span: float, top: int) -> np.ndarray:
-    """Round to code values; overwrites `values`."""
-    values *= np.float32(span)
-    values += np.float32(offset)
+def _centred_band(
+    plane: np.ndarray, offset: np.float32, layout: PixelLayout, rows: slice, size: tuple[int, int]
+) -> np.ndarray:
+    """Code values less `offset` of one band as float32 at luma's size (rows, W); size: (H, W) of the picture.
+
+    With its offset taken off before anything else, a neutral colour stays exactly neutral.
+    """
+    height, width = size
+    if plane.shape == size:
+        return np.subtract(plane[rows], offset, dtype=np.float32)
+    # Up-sampling looks one row of chroma up and down.
+    first, stop = rows.start // layout.sub_y, -(-rows.stop // layout.sub_y)
+    above, below = max(first - 1, 0), min(stop + 1, len(plane))
+    chroma = np.subtract(plane[above:below], offset, dtype=np.float32)
+    top = above * layout.sub_y
+    wide = upsample_chroma(chroma, layout, min(below * layout.sub_y, height) - top, width)
+    return wide[rows.start - top : rows.stop - top]
+
+
+def _quantise(values: np.ndarray, depth: int, out: np.ndarray) -> None:
+    """Round to code values into `out`; overwrites `values`."""
+    np.clip(values, 0, 2**depth - 1, out=values)
     np.rint(values, out=values)
-    np.clip(values, 0, top, out=values)
-    return values.astype(np.uint8 if top < 256 else np.uint16)
+    np.copyto(out, values, casting="unsafe")
 
 
 def upsample_chroma(plane: np.ndarray, layout: PixelLayout, height: int, width: int) -> np.ndarray:
@@ -136,51 +165,61 @@ def upsample_chroma(plane: np.ndarray, layout: PixelLayout, height: int, width: 
 
     Along each axis: linear interpolation between block centres, plus in each block the constant that restores
     the block's mean. (Chroma is taken as centred in its block whatever its tagged location: the same error
-    is made and undone on the way back.)
+    is made and undone on the way back.) All weights are eighths: code values come out exact.
     """
-    rows = _upsample_rows(plane, layout.sub_y, height)
-    if layout.sub_x == 1:
-        return rows
-    return np.ascontiguousarray(_upsample_rows(rows.T, layout.sub_x, width).T)
+    if layout.sub_y > 1:
+        rows = np.stack(_phases(plane, layout.sub_y, height, 0), axis=1)
+        plane = rows.reshape(-1, plane.shape[1])[:height]
+    if layout.sub_x > 1:
+        columns = cv2.merge(_phases(plane, layout.sub_x, width, 1))
+        plane = columns.reshape(height, -1)[:, :width]
+    return plane
 
 
 def downsample_chroma(plane: np.ndarray, layout: PixelLayout) -> np.ndarray:
     """(H, W) float32 -> chroma size: the mean of each block; the last may be partial at odd sizes."""
-    rows = _mean_rows(plane, layout.sub_y)
-    if layout.sub_x == 1:
-        return rows
-    return _mean_rows(rows.T, layout.sub_x).T
-
-
-def _upsample_rows(plane: np.ndarray, factor: int, length: int) -> np.ndarray:
-    if factor == 1:
+    plane = _whole_blocks(plane, layout.sub_y, 0)
+    plane = _whole_blocks(plane, layout.sub_x, 1)
+    if layout.sub_x == layout.sub_y == 1:
         return plane
-    before = np.concatenate((plane[:1], plane[:-1]))
-    after = np.concatenate((plane[1:], plane[-1:]))
-    out = np.empty((len(plane) * factor, plane.shape[1]), np.float32)
-    for phase in range(factor):
-        position = (phase + 0.5) / factor - 0.5  # in blocks, from the centre of this block
-        neighbour, weight = (before, -position) if position < 0 else (after, position)
-        out[phase::factor] = plane + np.float32(weight) * (neighbour - plane)
-    return _restore_means(out[:length], plane, factor)
+    height, width = plane.shape
+    # At whole ratios, area interpolation is the mean of the block.
+    return cv2.resize(plane, (width // layout.sub_x, height // layout.sub_y), interpolation=cv2.INTER_AREA)
 
 
-def _restore_means(out: np.ndarray, plane: np.ndarray, factor: int) -> np.ndarray:
-    error = plane - _mean_rows(out, factor)
-    for phase in range(factor):
-        rows = out[phase::factor]
-        rows += error[: len(rows)]
-    return out
+def _phases(plane: np.ndarray, factor: int, length: int, axis: int) -> list[np.ndarray]:
+    """What stands first, second, ... in each block of `factor` after up-sampling one axis to `length`."""
+    last, before = plane.take(-1, axis), plane.take(-2 if plane.shape[axis] > 1 else -1, axis)
+    rest = length % factor
+    phases = []
+    for phase, (back, forth) in enumerate(_phase_weights(factor, factor)):
+        kernel = np.array([back, 1 - back - forth, forth], np.float32)
+        kernel = kernel[:, None] if axis == 0 else kernel[None]
+        values = cv2.filter2D(plane, cv2.CV_32F, kernel, borderType=cv2.BORDER_REPLICATE)
+        if phase < rest:  # the last block is partial: its mean is one of fewer values
+            back = np.float32(_phase_weights(factor, rest)[phase][0])
+            end = last + back * (before - last)
+            values[(-1, slice(None)) if axis == 0 else (slice(None), -1)] = end
+        phases.append(values)
+    return phases
 
 
-def _mean_rows(plane: np.ndarray, factor: int) -> np.ndarray:
-    if factor == 1:
+@cache
+def _phase_weights(factor: int, count: int) -> list[tuple[float, float]]:
+    """Weights of the block before and of that after for the first `count` places of a block of `factor`.
+
+    Linear interpolation's, less their mean over these places; the block's own weight completes them to 1.
+    """
+    positions = [(phase + 0.5) / factor - 0.5 for phase in range(count)]  # in blocks, from the block's centre
+    back, forth = [max(-x, 0.0) for x in positions], [max(x, 0.0) for x in positions]
+    return [(b - sum(back) / count, f - sum(forth) / count) for b, f in zip(back, forth, strict=True)]
+
+
+def _whole_blocks(plane: np.ndarray, factor: int, axis: int) -> np.ndarray:
+    """`plane` with a partial block at its end filled up with that block's mean."""
+    rest = plane.shape[axis] % factor
+    if not rest:
         return plane
-    whole, rest = divmod(len(plane), factor)
-    total = plane[0 : whole * factor : factor].copy()
-    for phase in range(1, factor):
-        total += plane[phase : whole * factor : factor]
-    total *= np.float32(1 / factor)
-    if rest:
-        total = np.concatenate((total, plane[whole * factor :].mean(axis=0, keepdims=True, dtype=np.float32)))
-    return total
+    partial = plane[-rest:] if axis == 0 else plane[:, -rest:]
+    mean = partial.mean(axis=axis, keepdims=True, dtype=np.float32)
+    return np.concatenate((plane, np.repeat(mean, factor - rest, axis)), axis)

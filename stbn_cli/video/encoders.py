@@ -22,7 +22,7 @@ from stbn_cli.video.pixels import (
 class EncodeOptions:
     """How the output is encoded; None = chosen from the source and the container."""
 
-    codec: str | None = None  # h264, hevc, av1, vp9, ffv1 or prores
+    codec: str | None = None  # h264, hevc, av1, vp9, ffv1 or prores; or one of HARDWARE_ENCODERS
     crf: float | None = None  # constant quality; smaller is better
     preset: str | None = None  # speed against size, by the encoder's own names
     pix_fmt: str | None = None  # FFmpeg's pixel format name
@@ -48,12 +48,15 @@ FAMILIES = {
     "ffv1": CodecFamily(("ffv1",), None, 0, None),
     "prores": CodecFamily(("prores_ks",), None, 0, None, can_be_lossless=False),
 }
+# Encoders of a graphics card, which write only where they are named, and their codecs.
+HARDWARE_ENCODERS = {"h264_nvenc": "h264", "hevc_nvenc": "hevc", "av1_nvenc": "av1"}
 ALIASES = {
     "avc": "h264",
     "x264": "h264",
     "h265": "hevc",
     "x265": "hevc",
     **{encoder: name for name, family in FAMILIES.items() for encoder in family.encoders},
+    **HARDWARE_ENCODERS,
 }
 # Muxer -> codecs it carries, the fallback first.
 CONTAINER_CODECS = {
@@ -75,11 +78,20 @@ X26X_PRESETS = (
     "veryslow",
     "placebo",
 )
-# x264 and x265 refuse a size that their chroma does not divide; the others round chroma up.
-EVEN_SIZES = ("libx264", "libx265")
+# x264 and x265 refuse a size that their chroma does not divide, and cards know no half blocks; the others round up.
+EVEN_SIZES = ("libx264", "libx265", *HARDWARE_ENCODERS)
 # The same ladder for AV1 encoders, whose own presets are numbers (0 slowest).
 AV1_PRESETS: dict[str, int] = dict(zip(X26X_PRESETS, (10, 9, 9, 8, 7, 6, 5, 4, 2, 1), strict=True))
 AV1_FASTEST = 13  # of SVT-AV1
+# The same ladder for NVENC (p1 fastest), and back for where software has to take over.
+NVENC_PRESETS: dict[str, str] = dict(
+    zip(X26X_PRESETS, ("p1", "p1", "p2", "p2", "p3", "p4", "p5", "p6", "p7", "p7"), strict=True)
+)
+SOFTWARE_PRESETS = {
+    ours: name for name, ours in NVENC_PRESETS.items() if name not in ("superfast", "placebo")
+}
+# NVENC takes more formats, but rounds 16 bits to 10 and turns RGB into 4:2:0 by itself.
+NVENC_FORMATS = ("yuv420p", "nv12", "p010le", "yuv444p")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +105,28 @@ class EncoderPlan:
     options: dict[str, str]
     codec_tag: str | None = None
 
+    @property
+    def on_device(self) -> bool:
+        """Whether a graphics card encodes, which can be found missing or busy when the encoder is opened."""
+        return self.encoder in HARDWARE_ENCODERS
+
 
 def plan_encoder(source: VideoMetadata, muxer: str, options: EncodeOptions, notes: Warnings) -> EncoderPlan:
     """Choose encoder and pixel format. What is lost against the source is said in `notes`.
 
     Raises OptionError for contradictory or impossible options.
     """
+    named = _named_hardware(options)
+    if named is not None and not has_encoder(named):
+        options = software_options(options)
+        notes.add(
+            f"This FFmpeg build has no {named}; the software encoder of {options.codec} writes the video."
+        )
     family = _choose_family(source, muxer, options)
-    encoder = find_encoder(family)
+    encoder = _named_hardware(options) or find_encoder(family)
     if encoder is None:
         raise OptionError(f"This FFmpeg build has no {family} encoder. Choose another --codec.")
-    _check_options(family, options)
+    _check_options(encoder, family, options)
     pix_fmt = _choose_format(source, encoder, options, notes)
     layout = describe_format(pix_fmt)
     color = _output_color(source, layout, family)
@@ -114,14 +137,32 @@ def plan_encoder(source: VideoMetadata, muxer: str, options: EncodeOptions, note
 
 
 def find_encoder(family: str) -> str | None:
-    """The first encoder of the family that this FFmpeg build has."""
-    for name in FAMILIES[family].encoders:
-        try:
-            Codec(name, "w")
-        except UnknownCodecError:
-            continue
-        return name
-    return None
+    """The first encoder of the family that this FFmpeg build has, in software."""
+    return next((name for name in FAMILIES[family].encoders if has_encoder(name)), None)
+
+
+def has_encoder(name: str) -> bool:
+    """Whether this FFmpeg build knows an encoder; one of HARDWARE_ENCODERS also needs its card."""
+    try:
+        Codec(name, "w")
+    except UnknownCodecError:
+        return False
+    return True
+
+
+def software_options(options: EncodeOptions) -> EncodeOptions:
+    """The options that come nearest in software to those for one of HARDWARE_ENCODERS."""
+    codec = _named_hardware(options)
+    if codec is None:
+        return options
+    preset = SOFTWARE_PRESETS.get(options.preset or "", options.preset)
+    pix_fmt = options.pix_fmt and planar_format(require_format(options.pix_fmt))
+    return replace(options, codec=HARDWARE_ENCODERS[codec], preset=preset, pix_fmt=pix_fmt)
+
+
+def _named_hardware(options: EncodeOptions) -> str | None:
+    codec = (options.codec or "").lower()
+    return codec if codec in HARDWARE_ENCODERS else None
 
 
 def _choose_family(source: VideoMetadata, muxer: str, options: EncodeOptions) -> str:
@@ -129,7 +170,8 @@ def _choose_family(source: VideoMetadata, muxer: str, options: EncodeOptions) ->
     if options.codec is not None:
         family = ALIASES.get(options.codec.lower(), options.codec.lower())
         if family not in FAMILIES:
-            raise OptionError(f"Unknown codec {options.codec!r}. Choose one of {', '.join(FAMILIES)}.")
+            known = ", ".join((*FAMILIES, *HARDWARE_ENCODERS))
+            raise OptionError(f"Unknown codec {options.codec!r}. Choose one of {known}.")
         if family not in allowed:
             raise OptionError(
                 f"A {muxer} file cannot hold {family}. Choose one of {', '.join(allowed)}, or another suffix."
@@ -147,7 +189,7 @@ def _choose_family(source: VideoMetadata, muxer: str, options: EncodeOptions) ->
     return next((family for family in allowed if find_encoder(family)), allowed[0])
 
 
-def _check_options(family: str, options: EncodeOptions) -> None:
+def _check_options(encoder: str, family: str, options: EncodeOptions) -> None:
     known = FAMILIES[family]
     if options.lossless and options.crf is not None:
         raise OptionError("--lossless and --crf contradict each other. Give one of them.")
@@ -161,9 +203,14 @@ def _check_options(family: str, options: EncodeOptions) -> None:
         return
     if known.default_preset is None:
         raise OptionError(f"{family} has no presets. Leave out --preset.")
-    numbers = [str(number) for number in range(AV1_FASTEST + 1)] if family == "av1" else []
-    if options.preset not in (*X26X_PRESETS, *numbers):
-        raise OptionError(f"Unknown preset {options.preset!r}. Choose one of {', '.join(X26X_PRESETS)}.")
+    own: tuple[str, ...] = ()
+    if encoder in HARDWARE_ENCODERS:
+        own = tuple(SOFTWARE_PRESETS)
+    elif family == "av1":
+        own = tuple(str(number) for number in range(AV1_FASTEST + 1))
+    if options.preset not in (*X26X_PRESETS, *own):
+        ladder = ", ".join((*X26X_PRESETS, *own) if encoder in HARDWARE_ENCODERS else X26X_PRESETS)
+        raise OptionError(f"Unknown preset {options.preset!r}. Choose one of {ladder}.")
 
 
 def _encoder_options(
@@ -174,6 +221,8 @@ def _encoder_options(
         "" if known.default_crf is None else f"{known.default_crf if options.crf is None else options.crf:g}"
     )
     preset = options.preset or known.default_preset or ""
+    if encoder in HARDWARE_ENCODERS:
+        return _nvenc_options(preset, crf, options.lossless)
     # x265 prints to stderr by itself unless told otherwise.
     quality = {"x265-params": "log-level=none"} if family == "hevc" else {}
     if family == "h264":
@@ -199,11 +248,22 @@ def _encoder_options(
     return quality
 
 
+def _nvenc_options(preset: str, crf: str, lossless: bool) -> dict[str, str]:
+    # FFmpeg computes NVENC's decoding times as if a tick were a frame, which our clocks are not: no B-frames.
+    shared = {"preset": NVENC_PRESETS.get(preset, preset), "bf": "0"}
+    if lossless:
+        return shared | {"tune": "lossless"}
+    # Constant quality is a target of the variable rate; 0 means "choose yourself", so the best is 1.
+    return shared | {"rc": "vbr", "cq": f"{max(float(crf), 1):g}", "b": "0"}
+
+
 def encoder_layouts(encoder: str) -> dict[str, PixelLayout]:
     """Pixel formats the encoder takes that we can write (no alpha, no hardware, no floating point)."""
     layouts = {}
     for video_format in Codec(encoder, "w").video_formats or []:
         name = video_format.name
+        if encoder in HARDWARE_ENCODERS and name not in NVENC_FORMATS:
+            continue
         try:
             layout = describe_format(name)
         except InputError:
@@ -222,7 +282,10 @@ def _choose_format(source: VideoMetadata, encoder: str, options: EncodeOptions, 
     wanted = describe_format(source.pixel_format)
     if options.pix_fmt is not None:
         chosen = options.pix_fmt.lower().replace("yuvj", "yuv")
-        require_format(chosen)
+        layout = require_format(chosen)
+        if encoder in HARDWARE_ENCODERS and chosen not in layouts:
+            # The same values in the order of planes that the card takes: p010le for yuv420p10le.
+            chosen = next((name for name in layouts if layouts[name] == layout), chosen)
         if chosen not in layouts:
             raise OptionError(
                 f"{encoder} cannot write {chosen} at {source.width}x{source.height}. "

@@ -4,6 +4,7 @@ Only lossless rearrangements are left to FFmpeg's scaler (nv12 -> yuv420p, bgra 
 and chroma resampling are `color.py`'s, because the scaler guesses what PyAV does not pass to it.
 """
 
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -120,14 +121,22 @@ def resolve_color(
     return ColorSpec(name, full, matrix, tagged_range, primaries, transfer, assumed=tuple(assumed))
 
 
-def frame_to_rgb(frame: av.VideoFrame, color: ColorSpec) -> np.ndarray:
-    """A decoded picture as (H, W, 3) float32, nominal [0, 1], not clipped. Alpha is dropped."""
+def frame_to_rgb(frame: av.VideoFrame, color: ColorSpec, depth: int | None = None) -> np.ndarray:
+    """A decoded picture as (H, W, 3) float32, nominal [0, 1], not clipped. Alpha is dropped.
+
+    depth: bits of a value where the frame's samples have more and keep it in their upper ones, as hardware
+    decoders do (p016 for 12 bits); None = as many as the frame's format says.
+    """
     name = frame.format.name
     layout = describe_format(name)
     planar = planar_format(layout)
     if name.replace("yuvj", "yuv").replace("yuva", "yuv").replace("gbrap", "gbrp") != planar:
         frame = _rearrange(frame, planar)
     planes = [_plane_view(frame, index, layout) for index in range(layout.planes)]
+    if depth is not None and depth < layout.depth:
+        shift = layout.depth - depth
+        layout = replace(layout, depth=depth)
+        planes = [(plane >> shift).astype(layout.dtype) for plane in planes]
     return planes_to_rgb(planes, layout, color.matrix, color.full_range)
 
 

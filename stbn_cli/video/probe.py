@@ -3,6 +3,7 @@
 import re
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -20,8 +21,13 @@ TEXT_DEMUXERS = {"tty", "bin", "xbin", "adf", "idf"}
 # FFmpeg's ticks per second for times of a whole container.
 CONTAINER_TICKS = 1_000_000
 
-# Tags in some other encoding must not stop a video; PyAV 19 sees to that by itself and has no such option.
-_TAG_OPTIONS: dict = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+def open_options() -> dict[str, Any]:
+    """Arguments of `av.open` for any input.
+
+    Tags in some other encoding must not stop a video; PyAV 19 sees to that by itself and has no such option.
+    """
+    return {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 def open_container(path: Path) -> InputContainer:
@@ -34,7 +40,7 @@ def open_container(path: Path) -> InputContainer:
     if path.stat().st_size == 0:
         raise InputError(f"The file {path} is empty. Copy or download it again.")
     try:
-        container = av.open(str(path), **_TAG_OPTIONS)
+        container = av.open(str(path), **open_options())
     except PermissionError as error:
         raise InputError(
             f"The file {path} cannot be read: permission denied. Change its permissions."

@@ -5,6 +5,7 @@ Every iteration opens the file anew: a reader can be read twice, and its frames 
 
 from collections.abc import Generator, Iterator, Sequence
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,9 +17,10 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from stbn_cli.errors import InputError, OptionError
-from stbn_cli.video.frames import ColorSpec, Frame, FrameReader, StreamSource, VideoMetadata, Warnings
+from stbn_cli.video.frames import Frame, FrameReader, StreamSource, VideoMetadata, Warnings
+from stbn_cli.video.hardware import DEVICE, HARDWARE, HardwareError, check_layout, open_on_device
 from stbn_cli.video.images import ImageReader, exact_seconds, is_image_source
-from stbn_cli.video.pixels import frame_to_rgb, to_fraction
+from stbn_cli.video.pixels import describe_format, frame_to_rgb, to_fraction
 from stbn_cli.video.probe import describe, error_reason, find_video_stream, open_container, origin, stated_end
 
 # Used only where neither the stream nor its frames have a rate.
@@ -41,24 +43,29 @@ def open_video(
     start: float | None = None,
     end: float | None = None,
     rate: Fraction | float | None = None,
+    hardware: str | None = None,
 ) -> FrameReader:
     """Open a video file, a folder of images, or a pattern such as `frame_%04d.png` or `*.png`.
 
     start, end: half-open range in seconds from the beginning of the video; frames outside are left out and
     times shifted so that the first one kept is at 0. rate: frames per second of an image sequence (25 unless
-    given; a video file keeps its own times). The result is a context manager; iterating yields `Frame`s in
+    given; a video file keeps its own times). hardware: "cuda" decodes a video on an NVIDIA card, "auto" on
+    whatever is there (cuda is all that is known yet), with software and a sentence in `.warnings` where that
+    fails; the frames are the same. The result is a context manager; iterating yields `Frame`s in
     presentation order; `.metadata` and `.warnings` (sentences, growing while reading) describe it.
 
     Raises InputError for what is missing, empty, without video or without a decodable frame, and OptionError
-    for an impossible range.
+    for an impossible range or hardware of another name.
     """
+    if hardware not in (None, *HARDWARE):
+        raise OptionError(f"Unknown hardware {hardware!r}. Choose one of {', '.join(HARDWARE)}.")
     if start is not None and start < 0:
         raise OptionError(f"The start {start:g} s is negative. Give a time of 0 s or later.")
     if end is not None and end <= (start or 0):
         raise OptionError(f"The end {end:g} s is not after the start {start or 0:g} s. Give a later end.")
     if is_image_source(path):
         return ImageReader(path, start=start, end=end, rate=rate)
-    return VideoReader(Path(path), start=start, end=end)
+    return VideoReader(Path(path), start=start, end=end, hardware=hardware)
 
 
 class VideoReader:
@@ -66,8 +73,16 @@ class VideoReader:
 
     image_names: tuple[str, ...] | None = None
 
-    def __init__(self, path: Path, *, start: float | None = None, end: float | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        start: float | None = None,
+        end: float | None = None,
+        hardware: str | None = None,
+    ) -> None:
         self.path = path
+        self._on_device = hardware is not None
         self._notes = Warnings()
         self._start: Fraction | None = None
         self._end: Fraction | None = None
@@ -111,34 +126,65 @@ class VideoReader:
         """Nothing is held between iterations; here so that a reader can be used like a file."""
 
     def __iter__(self) -> Iterator[Frame]:
-        color = self.metadata.color
+        clock = _Clock(self.metadata, self._notes)
+        done = 0
+        if self._on_device:
+            try:
+                with open_on_device(self.path, self._index) as container:
+                    for frame in self._frames(container, clock, on_device=True):
+                        yield frame
+                        done += 1
+                return
+            except HardwareError as failure:
+                since = f" from frame {done} on" if done else ""
+                self._notes.add(
+                    f"{self.path.name} is decoded in software{since}: {DEVICE} cannot do it ({failure}). Check that "
+                    "nvidia-smi shows a card with free memory, or decode in software on purpose."
+                )
         with open_container(self.path) as container:
-            stream = container.streams[self._index]
-            assert isinstance(stream, VideoStream)
-            clock = _Clock(self.metadata, self._notes)
-            finish = None
-            for picture in self._decode(container, stream):
-                pts = clock.tick(picture) - self._shift
-                duration = getattr(picture, "duration", 0) or None
-                finish = (pts + (duration or clock.step)) * self.metadata.time_base
-                yield Frame(self._rgb(picture, color), pts, self.metadata.time_base, duration)
-            self._report_truncation(container, stream, finish)
+            yield from self._frames(container, clock, skip=done)
 
-    def _rgb(self, picture: av.VideoFrame, color: ColorSpec) -> np.ndarray:
+    def _frames(
+        self, container: InputContainer, clock: "_Clock", *, skip: int = 0, on_device: bool = False
+    ) -> Iterator[Frame]:
+        """The frames after the first `skip` ones. Raises HardwareError if anything is wrong `on_device`."""
+        stream = container.streams[self._index]
+        assert isinstance(stream, VideoStream)
+        layout = describe_format(self.metadata.pixel_format)
+        finish = None
+        for picture in islice(self._decode(container, stream, on_device), skip, None):
+            if on_device:
+                check_layout(picture, layout)
+            pts = clock.tick(picture) - self._shift
+            duration = getattr(picture, "duration", 0) or None
+            finish = (pts + (duration or clock.step)) * self.metadata.time_base
+            yield Frame(self._rgb(picture, layout.depth), pts, self.metadata.time_base, duration)
+        if on_device and finish is None:
+            raise HardwareError("it gives no picture")
+        self._report_truncation(container, stream, finish)
+
+    def _rgb(self, picture: av.VideoFrame, depth: int) -> np.ndarray:
         if (picture.width, picture.height) != (self.metadata.width, self.metadata.height):
             raise InputError(
                 f"The picture size of {self.path} changes from {self.metadata.width}x{self.metadata.height} "
                 f"to {picture.width}x{picture.height} at {picture.time or 0:.2f} s. Cut the video there with "
                 "--start and --end and denoise the parts."
             )
-        return frame_to_rgb(picture, color)
+        return frame_to_rgb(picture, self.metadata.color, depth)
 
-    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-        """Pictures of the chosen range in presentation order; damaged packets are skipped and counted."""
+    def _decode(
+        self, container: InputContainer, stream: VideoStream, on_device: bool = False
+    ) -> Iterator[av.VideoFrame]:
+        """Pictures of the chosen range in presentation order; damaged packets are skipped and counted.
+
+        On a device, damage raises HardwareError: software may know more of it.
+        """
         base = to_fraction(stream.time_base) or Fraction(1, 1000)
         failures = damaged = 0
         for picture in self._from_start(container, stream, base):
             if picture is None:
+                if on_device:
+                    raise HardwareError("it refuses the stream")
                 failures += 1
                 continue
             damaged += picture.is_corrupt
@@ -147,6 +193,8 @@ class VideoReader:
                 continue
             if time is not None and self._end is not None and time >= self._end:
                 break
+            if on_device and picture.is_corrupt:
+                raise HardwareError("the stream is damaged")
             yield picture
         if failures:
             self._notes.add(

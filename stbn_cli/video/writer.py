@@ -11,10 +11,11 @@ import numpy as np
 from av.container import OutputContainer
 from av.error import FFmpegError
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from stbn_cli.errors import OptionError, OutputError
-from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder
+from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder, software_options
 from stbn_cli.video.frames import Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
 from stbn_cli.video.images import ImageWriter
 from stbn_cli.video.output import (
@@ -77,8 +78,8 @@ class VideoWriter:
         self._muxer = target.muxer
         self._notes = Warnings()
         self._metadata = reader.metadata
-        self._plan = plan_encoder(reader.metadata, self._muxer, options, self._notes)
         self._turns = _baked_turns(reader.metadata, self._muxer)
+        self._plan = self._choose(options)
         self._times: list[Fraction] = []
         self._durations: dict[int, int] = {}
         self._muxed = 0
@@ -178,6 +179,47 @@ class VideoWriter:
         except (FFmpegError, OSError) as error:
             raise _cannot_write(self.path, error) from error
 
+    def _choose(self, options: EncodeOptions) -> EncoderPlan:
+        """The plan for `options`, in software where they name an encoder that does not open on this machine."""
+        notes = Warnings()
+        plan = plan_encoder(self._metadata, self._muxer, options, notes)
+        if plan.on_device:
+            try:
+                # Tried alone and with all its settings: once there is a file, its errors look the same.
+                context = VideoCodecContext.create(plan.encoder, "w")
+                assert isinstance(context, VideoCodecContext)
+                self._configure(context, plan)
+                context.options = plan.options
+                context.open()
+            except (FFmpegError, OSError, ValueError) as error:
+                notes = Warnings()
+                missing, reason = plan.encoder, error_reason(error)
+                plan = plan_encoder(self._metadata, self._muxer, software_options(options), notes)
+                self._notes.add(
+                    f"The encoder {missing} cannot be opened ({reason}): {plan.encoder} writes the video instead. "
+                    "Check that nvidia-smi shows a card that can encode this."
+                )
+        for sentence in notes.messages:
+            self._notes.add(sentence)
+        return plan
+
+    def _configure(self, context: VideoCodecContext, plan: EncoderPlan) -> None:
+        """Set all of an encoder but its options."""
+        metadata, swapped = self._metadata, self._turns % 2
+        context.width = metadata.height if swapped else metadata.width
+        context.height = metadata.width if swapped else metadata.height
+        context.pix_fmt = plan.pix_fmt
+        context.framerate = metadata.average_rate or FALLBACK_RATE
+        context.time_base = metadata.time_base
+        if ratio := metadata.sample_aspect_ratio:
+            context.sample_aspect_ratio = 1 / ratio if swapped else ratio
+        context.colorspace = plan.color.matrix_tag
+        context.color_range = plan.color.range_tag
+        context.color_primaries = plan.color.primaries
+        context.color_trc = plan.color.transfer
+        if plan.codec_tag:
+            context.codec_tag = plan.codec_tag
+
     def _open(self, reader: FrameReader) -> VideoStream:
         """Open the container, add all streams in the source's order, and write the header."""
         source = reader.stream_source
@@ -213,21 +255,8 @@ class VideoWriter:
         rate = metadata.average_rate or FALLBACK_RATE
         stream = output.add_stream(plan.encoder, rate=rate, options=plan.options)
         assert isinstance(stream, VideoStream)
-        context = stream.codec_context
-        swapped = self._turns % 2
-        context.width = metadata.height if swapped else metadata.width
-        context.height = metadata.width if swapped else metadata.height
-        context.pix_fmt = plan.pix_fmt
-        context.time_base = metadata.time_base
+        self._configure(stream.codec_context, plan)
         stream.time_base = metadata.time_base
-        if ratio := metadata.sample_aspect_ratio:
-            context.sample_aspect_ratio = 1 / ratio if swapped else ratio
-        context.colorspace = plan.color.matrix_tag
-        context.color_range = plan.color.range_tag
-        context.color_primaries = plan.color.primaries
-        context.color_trc = plan.color.transfer
-        if plan.codec_tag:
-            context.codec_tag = plan.codec_tag
         if metadata.display_matrix and not self._turns and hasattr(stream, "set_display_matrix"):
             stream.set_display_matrix(
                 metadata.display_matrix

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stbn_cli.video import color
 from stbn_cli.video.color import (
     LUMA_WEIGHTS,
     PixelLayout,
@@ -100,3 +101,53 @@ def test_rgb_beyond_the_code_range_is_clipped_not_wrapped():
     rgb = np.array([[[2.0, 2.0, 2.0], [-1.0, -1.0, -1.0]]], np.float32)
     luma = rgb_to_planes(rgb, PixelLayout("yuv", 8), "bt709", False)[0]
     assert luma.tolist() == [[255, 0]]
+
+
+@pytest.mark.parametrize("size", [(23, 17), (24, 16), (9, 1), (1, 9)], ids=str)
+@pytest.mark.parametrize("layout", [PixelLayout("yuv", 12, x, y) for x, y in SUBSAMPLINGS], ids=str)
+def test_pictures_of_many_bands_are_those_of_one(layout, size, monkeypatch):
+    planes = random_planes(layout, *size)
+    whole = planes_to_rgb(planes, layout, "bt709", False)
+    for pixels in (1, 4 * size[1], 12 * size[1]):
+        monkeypatch.setattr(color, "BAND_PIXELS", pixels)
+        np.testing.assert_allclose(planes_to_rgb(planes, layout, "bt709", False), whole, rtol=0, atol=1e-6)
+        assert_planes_equal(rgb_to_planes(whole, layout, "bt709", False), planes)
+
+
+def test_a_picture_of_ordinary_size_is_cut_into_bands():
+    layout = PixelLayout("yuv", 8, 2, 2)
+    planes = random_planes(layout, 541, 961)
+    assert len(list(color._bands(layout, 541, 961))) > 3
+    rgb = planes_to_rgb(planes, layout, "bt709", False)
+    assert_planes_equal(rgb_to_planes(rgb, layout, "bt709", False), planes)
+
+
+@pytest.mark.parametrize("full_range", [False, True], ids=["limited", "full"])
+@pytest.mark.parametrize("depth", [8, 10, 16])
+def test_neutral_colours_stay_exactly_neutral(depth, full_range):
+    layout = PixelLayout("yuv", depth, 2, 2)
+    planes = random_planes(layout, 6, 8)
+    for plane in planes[1:]:
+        plane[:] = 2 ** (depth - 1)
+    for matrix in LUMA_WEIGHTS:
+        rgb = planes_to_rgb(planes, layout, matrix, full_range)
+        np.testing.assert_array_equal(rgb, rgb[..., :1].repeat(3, axis=2))
+
+
+def test_chroma_of_code_values_comes_back_without_any_error():
+    for subsampling in SUBSAMPLINGS:
+        layout = PixelLayout("yuv", 16, *subsampling)
+        plane = random_planes(layout, 20, 24)[1].astype(np.float32)
+        again = downsample_chroma(upsample_chroma(plane, layout, 20, 24), layout)
+        np.testing.assert_array_equal(again, plane)
+
+
+def test_a_turned_view_is_converted_like_its_copy_and_left_alone():
+    rgb = np.random.default_rng(3).random((12, 16, 3), np.float32)
+    before = rgb.copy()
+    layout = PixelLayout("yuv", 8, 2, 2)
+    for turns in (1, 2, 3):
+        view = np.rot90(rgb, turns)
+        copied = rgb_to_planes(view.copy(), layout, "bt709", False)
+        assert_planes_equal(rgb_to_planes(view, layout, "bt709", False), copied)
+    np.testing.assert_array_equal(rgb, before)
