@@ -128,6 +128,7 @@ def denoise_file(
     start: float | None = None,
     end: float | None = None,
     rate: Fraction | float | None = None,
+    hardware: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> DenoiseSummary:
     """Denoise a video file or an image sequence. `output` appears whole and verified, or not at all.
@@ -139,6 +140,7 @@ def denoise_file(
         overwrite: replace `output` if it is there.
         start, end: half-open range in seconds from the beginning of the input.
         rate: frames per second of an image sequence; None: 25.
+        hardware: "auto" or "cuda" decodes on the graphics card, or in software with a warning where it cannot.
         progress: called with the number of frames denoised so far.
 
     Raises:
@@ -150,7 +152,7 @@ def denoise_file(
     from stbn_cli.video.writer import create_video
 
     with (
-        open_video(input, start=start, end=end, rate=rate) as reader,
+        open_video(input, start=start, end=end, rate=rate, hardware=hardware) as reader,
         create_video(output, reader, encode or EncodeOptions(), overwrite=overwrite) as writer,
     ):
         return denoise_video(reader, denoiser, writer, progress=progress)

@@ -40,6 +40,7 @@ class Request:
     dry_run: bool
     span: dict[str, Any]  # arguments of `open_video`: start and end in seconds, rate in frames per second
     engine: dict[str, Any]  # arguments of `load_denoiser`
+    hardware: str | None  # that decodes
     coding: dict[str, Any]  # fields of `EncodeOptions`
     adapt_minutes: float | None  # of finetuning before; None: none
     verbosity: int
@@ -63,6 +64,7 @@ def denoise(
     adapt_minutes: opt.AdaptMinutesOpt = None,
     device: opt.DevicesOpt = AUTO,
     precision: opt.PrecisionOpt = AUTO,
+    hardware: opt.HardwareOpt = None,
     chunk: opt.ChunkOpt = AUTO,
     chunk_overlap: opt.ChunkOverlapOpt = AUTO,
     tile: opt.TileOpt = AUTO,
@@ -101,7 +103,7 @@ def denoise(
     if adapt and adapt_minutes is None:
         adapt_minutes = ADAPT_MINUTES
     request = Request(
-        source, target, overwrite, dry_run, span, engine, coding, adapt_minutes, verbosity, json
+        source, target, overwrite, dry_run, span, engine, hardware, coding, adapt_minutes, verbosity, json
     )
     try:
         _run(request)
@@ -124,7 +126,7 @@ def _run(request: Request) -> None:
     from stbn_cli.video.writer import EncodeOptions, check_output
 
     encode = EncodeOptions(**request.coding)
-    with open_video(request.source, **request.span) as reader:
+    with open_video(request.source, **request.span, hardware=request.hardware) as reader:
         check_output(request.source, request.output, request.overwrite)
         metadata, notes = reader.metadata, Notes()
         encoding = plan_encoding(metadata, request.output, encode, notes)
@@ -193,6 +195,7 @@ def _denoise(
             encode=encode,
             overwrite=request.overwrite,
             **request.span,
+            hardware=request.hardware,
             progress=progress,
         )
     for warning in summary.warnings:

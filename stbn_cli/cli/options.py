@@ -140,6 +140,15 @@ DevicesOpt = Annotated[
         help="Where to compute; cuda:0,cuda:1 shares the work.",
     ),
 ]
+HardwareOpt = Annotated[
+    str | None,
+    option(
+        MEMORY,
+        "--hardware",
+        metavar="auto|cuda",
+        help="Decode on the graphics card; falls back to software by itself.",
+    ),
+]
 PrecisionOpt = Annotated[
     str,
     option(
@@ -172,7 +181,7 @@ CodecOpt = Annotated[
         ENCODING,
         "--codec",
         metavar="h264|hevc|av1|vp9|ffv1|prores",
-        help="Video codec of OUT.",
+        help="Video codec of OUT; h264_nvenc, hevc_nvenc and av1_nvenc encode on the card.",
         default="as the input",
     ),
 ]
