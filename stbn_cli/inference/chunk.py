@@ -53,6 +53,7 @@ def _find_some(
         pictures = torch.cat([frame.on(plan, transfers) for frame in frames])
     else:
         pictures = torch.cat([frame.noisy for frame in frames])  # DIS works in host memory
+    earlier_pictures, later_pictures = pictures[:-1], pictures[1:]
     to_next: Tensor | None = None
     if isinstance(flow, NetworkFlow) and flow.finds_features_once:
         # As it was trained: 0.01 pixels from what float32 finds.
@@ -60,10 +61,16 @@ def _find_some(
         with torch.autocast(plan.device.type, torch.bfloat16, enabled=half):
             both = flow.neighbours(_reduced(pictures, plan.flow_scale)[None], sigma / plan.flow_scale)
         to_previous, to_next = (_enlarged(found[0], pictures, plan.flow_scale) for found in both)
+    elif chunk.skip:
+        to_previous = flow(later_pictures, earlier_pictures, sigma)
     else:
-        to_previous = flow(pictures[1:], pictures[:-1], sigma)
-        if not chunk.skip:
-            to_next = flow(pictures[:-1], pictures[1:], sigma)
+        # One call: where pairs are shared among cores, the more the better.
+        both = flow(
+            torch.cat((later_pictures, earlier_pictures)),
+            torch.cat((earlier_pictures, later_pictures)),
+            sigma,
+        )
+        to_previous, to_next = both.chunk(2)
     store = plan.state_device
     for index, (earlier, later) in enumerate(itertools.pairwise(frames)):
         later.to_previous = to_previous[index : index + 1].to(store)
@@ -93,6 +100,7 @@ def forward_states(
     Raises `NonFiniteError`.
     """
     states: list[Tensor] = []
+    finite: list[Tensor] = []
     state = _as_planned(state, plan)
     level = chunk.scene.level(plan.device)
     with record_function("stbn.forward"):
@@ -100,8 +108,9 @@ def forward_states(
             noisy = frame.on(plan, transfers).to(plan.dtype)
             flow = None if state is None else frame.to_previous
             state = advance_state(network, plan, "forward", noisy, level, state, flow)
-            states.append(state)
-    _check_finite(states)
+            finite.append(_is_finite(state))
+            states.append(state.to(plan.state_device))
+    _check(finite)
     return states
 
 
@@ -127,7 +136,7 @@ def denoise(
             if len(waiting) == plan.fusion_batch or not index:
                 estimates += _estimate(network, plan, chunk.scene, waiting)
                 waiting.clear()
-    _check_finite(estimates)
+    _check([_is_finite(estimate) for estimate in estimates])
     return estimates[::-1]
 
 
@@ -173,7 +182,7 @@ def denoise_in_pairs(
         part = slice(start, min(start + plan.fusion_batch, count))
         trios = list(zip(pictures[part], forward[part], backward[part], strict=True))
         estimates += _estimate(network, plan, chunk.scene, trios)
-    _check_finite([*estimates, forward[-1]])
+    _check([_is_finite(result) for result in (*estimates, forward[-1])])
     return estimates, forward[-1]
 
 
@@ -201,10 +210,14 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 def _as_planned(state: Tensor | None, plan: Plan) -> Tensor | None:
     # The plan may have changed since the chunk before, or another device has computed it.
-    return None if state is None else state.to(device=plan.state_device, dtype=plan.dtype)
+    return None if state is None else state.to(device=plan.running_device, dtype=plan.dtype)
 
 
-def _check_finite(tensors: Sequence[Tensor]) -> None:
+def _is_finite(tensor: Tensor) -> Tensor:
+    return torch.isfinite(tensor).all()
+
+
+def _check(finite: Sequence[Tensor]) -> None:
     # One question for all: on a GPU every answer has to be waited for.
-    if not bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all()):
+    if not bool(torch.stack(tuple(finite)).all()):
         raise NonFiniteError

@@ -28,6 +28,8 @@ BUFFERED_VALUES = 3 + 4 + 3
 # Pixels that keep a GPU busy: smaller frames are worked on together.
 BUSY_PIXELS = 1 << 21
 MAXIMUM_BATCH = 8  # frames
+# Neighbouring pairs whose flow the CPU's cores find together.
+PAIRS_ON_CPU = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ class Plan:
     propagation_halo: int
     fusion_halo: int
     exact_tiles: bool  # halos reach as far as the network: joints are exact and need no blending
-    state_device: torch.device
+    state_device: torch.device  # where a chunk's states wait
+    running_device: torch.device  # where the state is that the next frame is computed from
     device: torch.device
     dtype: torch.dtype
     device_bytes: int  # estimated peak on the device
@@ -106,6 +109,7 @@ class Plan:
             "device": str(self.device),
             "precision": str(self.dtype).removeprefix("torch."),
             "states_on": str(self.state_device),
+            "running_state_on": str(self.running_device),
             "frames_at_once": self.fusion_batch,
             "flow_scale": self.flow_scale,
             "estimated_device_mib": round(self.device_bytes / 2**20),
@@ -158,12 +162,13 @@ def make_plan(
             fusion_halo=_halo(options, config.fusion_reach),
             exact_tiles=options.tile_overlap is None or options.tile_overlap >= config.fusion_reach,
             state_device=device,
+            running_device=device,
             device=device,
             dtype=dtype,
             device_bytes=0,
             host_bytes=0,
             fusion_batch=batch,
-            flow_batch=batch if flow_network else 1,
+            flow_batch=batch if flow_network else PAIRS_ON_CPU,
             flow_network=flow_network,
             flow_scale=flow_scale,
             in_pairs=batch > 1 and alone,
@@ -178,6 +183,8 @@ def make_plan(
         host = torch.device("cpu")
         # Both directions at once need all states at hand.
         plan = _with_bytes(replace(plan, state_device=host, chunk=chunk, in_pairs=False), config)
+        if plan.device_bytes > device_budget:
+            plan = _with_bytes(replace(plan, running_device=host), config)
     shortest = SHORTEST_CHUNK if options.chunk is None else plan.chunk
     while plan.chunk > shortest and (plan.host_bytes > host_budget or plan.device_bytes > device_budget):
         plan = _with_bytes(replace(plan, chunk=max(shortest, plan.chunk // 2)), config)
@@ -186,7 +193,7 @@ def make_plan(
 
 def smaller_plan(plan: Plan, config: STBNConfig, options: EngineOptions) -> Plan | None:
     """The next plan to try when memory ran out, within what the user left open: frames one by one, smaller tiles,
-    then shorter chunks.
+    states in host memory, then shorter chunks.
 
     None if there is nothing left to shrink.
     """
@@ -199,6 +206,11 @@ def smaller_plan(plan: Plan, config: STBNConfig, options: EngineOptions) -> Plan
         half = TILE_GRID * (tile // 2 // TILE_GRID)
         if half >= SMALLEST_TILE:
             return _with_bytes(replace(plan, tile=half), config)
+    host = torch.device("cpu")
+    if plan.state_device != host:
+        return _with_bytes(replace(plan, state_device=host), config)
+    if plan.running_device != host:
+        return _with_bytes(replace(plan, running_device=host), config)
     if options.chunk is None and plan.chunk > SHORTEST_CHUNK:
         return _with_bytes(replace(plan, chunk=max(SHORTEST_CHUNK, plan.chunk // 2)), config)
     return None
@@ -247,14 +259,17 @@ def _with_bytes(plan: Plan, config: STBNConfig) -> Plan:
     pixels = plan.height * plan.width
     working = max(_layer_bytes(plan, config), _flow_bytes(plan))
     directions = 2 if plan.in_pairs else 1
-    states = (directions * plan.chunk + 2) * config.state_channels * pixels * plan.dtype.itemsize
+    state = config.state_channels * pixels * plan.dtype.itemsize
+    states = (directions * plan.chunk + 2) * state
     buffered = (plan.chunk + plan.chunk_overlap + 1) * BUFFERED_VALUES * pixels * 4
     if plan.device.type == "cpu":
         return replace(plan, device_bytes=working + states + buffered, host_bytes=states + buffered)
     on_device = plan.state_device.type != "cpu"
+    # The state before, warped to the frame, and the next one.
+    running = 0 if plan.running_device.type == "cpu" else 3 * state
     # In host memory a second chunk is collected, and a third one given out, while one is denoised.
     return replace(
         plan,
-        device_bytes=working + (states + buffered if on_device else 0),
+        device_bytes=working + (states + buffered if on_device else running),
         host_bytes=2 * buffered + (0 if on_device else states),
     )

@@ -24,7 +24,7 @@ def advance_state(
     state: Tensor | None,
     flow: Tensor | None,
 ) -> Tensor:
-    """Hidden state `(1, channels, H, W)` of `frame (1, C, H, W)`, on the plan's state device.
+    """Hidden state `(1, channels, H, W)` of `frame (1, C, H, W)`, on the plan's running device.
 
     `state` is the neighbour's, `flow (1, 2, H, W)` leads there; None for both starts the recurrence.
     """
@@ -38,7 +38,7 @@ def advance_state(
         level = sigma if sigma.shape[-2:] == (1, 1) else sigma[..., rows, columns]
         return network.advance(direction, frame[..., rows, columns], level, aligned)
 
-    return _assemble(compute, plan.propagation_tiles, plan, plan.state_device)
+    return _assemble(compute, plan.propagation_tiles, plan, plan.running_device)
 
 
 def advance_both(

@@ -71,6 +71,7 @@ def test_4k_fits_small_cards_with_the_flow_network(budget: int) -> None:
     plan = plan_of(size=(2160, 3840), device_budget=int(0.85 * budget * GIB), flow_network=True)
     assert plan.device_bytes <= 0.85 * budget * GIB
     assert plan.exact_tiles and plan.tile is not None
+    assert plan.state_device == CPU and plan.running_device == GPU
 
 
 def test_states_go_to_the_host_before_chunks_get_short() -> None:
@@ -100,7 +101,13 @@ def test_shrinking_ends_and_only_ever_shrinks() -> None:
 
 def test_a_fixed_tile_still_lets_chunks_shrink() -> None:
     options = EngineOptions(tile=256)
-    smaller = smaller_plan(plan_of(options), MODEL_SIZES["stbn"], options)
+    plan = plan_of(options)
+    while plan.running_device != CPU:
+        smaller = smaller_plan(plan, MODEL_SIZES["stbn"], options)
+        assert smaller is not None and smaller.chunk == LONGEST_GPU_CHUNK
+        assert smaller.device_bytes < plan.device_bytes
+        plan = smaller
+    smaller = smaller_plan(plan, MODEL_SIZES["stbn"], options)
     assert smaller is not None and smaller.tile == 256 and smaller.chunk == LONGEST_GPU_CHUNK // 2
 
 
