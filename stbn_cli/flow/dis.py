@@ -123,8 +123,8 @@ class DisFlow:
 
         engine = getattr(self._per_thread, "engine", None)
         if engine is None:
-            # Pairs are shared among cores. OpenCV shares the rows of one, which gains nothing at this preset (measured) and
-            # makes the result depend on the number of threads.
+            # Pairs are shared among cores. OpenCV would share the rows of one: nothing is gained at this preset
+            # (measured), and the result depends on the number of threads.
             cv2.setNumThreads(1)
             preset = self.options.preset
             engine = cv2.DISOpticalFlow.create(PRESETS[preset])

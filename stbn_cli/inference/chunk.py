@@ -53,7 +53,6 @@ def _find_some(
         pictures = torch.cat([frame.on(plan, transfers) for frame in frames])
     else:
         pictures = torch.cat([frame.noisy for frame in frames])  # DIS works in host memory
-    earlier_pictures, later_pictures = pictures[:-1], pictures[1:]
     to_next: Tensor | None = None
     if isinstance(flow, NetworkFlow) and flow.finds_features_once:
         # As it was trained: 0.01 pixels from what float32 finds.
@@ -61,16 +60,10 @@ def _find_some(
         with torch.autocast(plan.device.type, torch.bfloat16, enabled=half):
             both = flow.neighbours(_reduced(pictures, plan.flow_scale)[None], sigma / plan.flow_scale)
         to_previous, to_next = (_enlarged(found[0], pictures, plan.flow_scale) for found in both)
-    elif chunk.skip:
-        to_previous = flow(later_pictures, earlier_pictures, sigma)
     else:
-        # One call: where pairs are shared among cores, the more the better.
-        both = flow(
-            torch.cat((later_pictures, earlier_pictures)),
-            torch.cat((earlier_pictures, later_pictures)),
-            sigma,
-        )
-        to_previous, to_next = both.chunk(2)
+        to_previous = flow(pictures[1:], pictures[:-1], sigma)
+        if not chunk.skip:
+            to_next = flow(pictures[:-1], pictures[1:], sigma)
     store = plan.state_device
     for index, (earlier, later) in enumerate(itertools.pairwise(frames)):
         later.to_previous = to_previous[index : index + 1].to(store)

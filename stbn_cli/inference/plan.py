@@ -23,8 +23,9 @@ ACTIVATION_COST = 20
 FLOW_NETWORK_COST = 1300
 # Share of the memory that it may take at full resolution.
 FLOW_SHARE = 0.25
-# Float32 values of a frame that waits in the buffer: RGB, two flows, and the estimate.
-BUFFERED_VALUES = 3 + 4 + 3
+# Float32 values of a frame that waits in the buffer: RGB, two flows, the estimate, and what others hold of it for a while
+# (noise estimation, flow, the caller).
+BUFFERED_VALUES = 3 + 4 + 3 + 3
 # Pixels that keep a GPU busy: smaller frames are worked on together.
 BUSY_PIXELS = 1 << 21
 MAXIMUM_BATCH = 8  # frames
@@ -197,7 +198,7 @@ def smaller_plan(plan: Plan, config: STBNConfig, options: EngineOptions) -> Plan
 
     None if there is nothing left to shrink.
     """
-    if plan.fusion_batch > 1 or plan.flow_batch > 1 or plan.in_pairs:
+    if plan.fusion_batch > 1 or plan.in_pairs or (plan.flow_network and plan.flow_batch > 1):
         return _with_bytes(replace(plan, fusion_batch=1, flow_batch=1, in_pairs=False), config)
     if _flow_bytes(plan) > _layer_bytes(plan, config):
         return _with_bytes(replace(plan, flow_scale=2 * plan.flow_scale), config)

@@ -201,10 +201,12 @@ class Worker:
         )
 
     def _finish(self, part: Chunk, estimates: list[Tensor]) -> list[np.ndarray]:
-        """Estimates blended with the noisy frames, in host memory."""
+        """Estimates blended with the noisy frames, in host memory; empties `estimates`."""
         results = []
         with record_function("stbn.download"):
-            for frame, estimate in zip(part.window, estimates, strict=False):
+            for frame in part.window[: len(estimates)]:
+                # Taken out one by one: estimates and results need not all be there at once.
+                estimate = estimates.pop(0)
                 noisy = frame.on(self._current(), self._transfers)
                 blended = torch.lerp(noisy, estimate, self._options.strength)
                 results.append(self._transfers.download(blended[0].permute(1, 2, 0).contiguous()))

@@ -84,9 +84,14 @@ class PhaseResidualBlock(nn.Module):
         self.pointwise = nn.Conv2d(channels, channels, kernel_size=1)
         self._derived = Derived()
 
-    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`(4 N, C, h, w)` to the same shape; positions outside `mask` come out zero."""
-        return residual_block(features, self.spatial, self.pointwise, mask, self._derived)
+    def forward(self, features: Tensor, mask: Tensor | None = None, *, overwrite: bool = False) -> Tensor:
+        """`(4 N, C, h, w)` to the same shape; positions outside `mask` come out zero.
+
+        `overwrite`: the caller does not need `features` any more.
+        """
+        return residual_block(
+            features, self.spatial, self.pointwise, mask, self._derived, overwrite=overwrite
+        )
 
 
 class PhaseHead(nn.Module):
@@ -106,5 +111,5 @@ class PhaseHead(nn.Module):
         """`(4 N, inputs, h, w)` to `(4 N, outputs, h, w)`."""
         features = self._entry(features, mask)
         for block in self.blocks:
-            features = block(features, mask)
+            features = block(features, mask, overwrite=True)
         return self._exit(features)

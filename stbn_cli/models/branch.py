@@ -55,7 +55,7 @@ class PropagationBranch(nn.Module):
         features = to_phases(self.masked(self._head(frame, state, sigma)))
         features = self._mix(features, mask)
         for block in self.blocks:
-            features = block(features, mask)
+            features = block(features, mask, overwrite=True)
         return features if self._tail is None else self._tail(features)
 
     def _head(self, frame: Tensor, state: Tensor | None, sigma: Tensor) -> Tensor:

@@ -43,8 +43,8 @@ class ReceptiveFieldExpansion(nn.Module):
         features = self._enter(features)
         for stage in self.stages:
             stage_input = features
-            for block in stage:  # type: ignore[attr-defined]
-                features = block(features)
+            for index, block in enumerate(stage):  # type: ignore[arg-type]
+                features = block(features, overwrite=index > 0)
             features = features + stage_input
         return F.pixel_shuffle(self._leave(features), SCALE)[..., :height, :width]
 

@@ -37,7 +37,7 @@ def warp_nearest(features: Tensor, flow: Tensor, top: int = 0, left: int = 0) ->
     gathered = pixels.reshape(-1, channels).index_select(0, (index + offsets).reshape(-1))
     if gathered.device.type == "cpu":
         # Few pixels come from outside: those alone are written.
-        gathered[~inside.reshape(-1)] = 0
+        gathered.index_fill_(0, (~inside).reshape(-1).nonzero().reshape(-1), 0)
     else:
         gathered = gathered * inside.reshape(-1, 1).to(gathered.dtype)
     return gathered.reshape(batch, part_height, part_width, channels).permute(0, 3, 1, 2)

@@ -8,7 +8,6 @@ import torch
 
 from stbn_cli import api
 from stbn_cli.errors import OptionError
-from stbn_cli.inference import device
 from stbn_cli.inference.device import keep_freed_memory, resolve_devices
 
 
@@ -51,23 +50,24 @@ def test_cards_find_flow_themselves(
     assert names == [taken]
 
 
-def test_freed_memory_is_kept_where_the_c_library_can() -> None:
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the setting is that of glibc")
+def test_freed_memory_is_used_again_without_new_pages() -> None:
     # In a process of its own: it lasts.
     program = (
-        "import torch; from stbn_cli.inference.device import keep_freed_memory\n"
-        "from stbn_cli.memory import peak_memory\n"
-        "kept = keep_freed_memory(); base = peak_memory()\n"
-        "for _ in range(20): torch.ones(64 << 18)\n"
-        "print(int(kept), (peak_memory() - base) >> 20)"
+        "import resource, torch; from stbn_cli.inference.device import keep_freed_memory\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(40): torch.ones(10 << 20)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "usual = faults(); kept = keep_freed_memory(); print(int(kept), usual, faults())"
     )
     output = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout
-    kept, growth = (int(part) for part in output.split())
-    assert growth < 3 * 64  # MiB: twenty blocks, one after the other, in the room of one
-    assert kept == (
-        sys.platform.startswith("linux") and hasattr(device.ctypes.CDLL(None), "gnu_get_libc_version")
-    )
+    kept, usual, faults = (int(part) for part in output.split())
+    if not kept:
+        pytest.skip("another C library")
+    assert faults < usual / 2
 
 
 def test_asking_again_changes_nothing() -> None:

@@ -85,7 +85,10 @@ def test_explicit_choices_are_taken_as_they_are() -> None:
     plan = plan_of(options, device_budget=GIB // 4, host_budget=GIB // 4)
     assert (plan.chunk, plan.chunk_overlap, plan.tile, plan.fusion_halo) == (50, 3, 128, 16)
     assert not plan.exact_tiles
-    assert smaller_plan(plan, MODEL_SIZES["stbn"], options) is None
+    while (smaller := smaller_plan(plan, MODEL_SIZES["stbn"], options)) is not None:
+        assert (smaller.chunk, smaller.tile) == (50, 128)
+        plan = smaller
+    assert plan.state_device == plan.running_device == CPU
     assert plan_of(EngineOptions(tile=0), device_budget=GIB // 4).tile is None
 
 
