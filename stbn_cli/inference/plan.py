@@ -23,8 +23,8 @@ ACTIVATION_COST = 20
 FLOW_NETWORK_COST = 1300
 # Share of the memory that it may take at full resolution.
 FLOW_SHARE = 0.25
-# Float32 values of a frame that waits in the buffer: RGB, two flows, the estimate, and what others hold of it for a while
-# (noise estimation, flow, the caller).
+# Float32 values of a frame that waits in the buffer: RGB, two flows, the estimate, and what others hold of it for a
+# while (noise estimation, flow, the caller).
 BUFFERED_VALUES = 3 + 4 + 3 + 3
 # Pixels that keep a GPU busy: smaller frames are worked on together.
 BUSY_PIXELS = 1 << 21
