@@ -17,8 +17,10 @@ import numpy as np
 from stbn_cli.video.frames import Frame, FrameReader, FrameWriter
 
 # What may wait between two stages: the denoiser takes and gives whole chunks at a time, and while it computes one, the
-# next should be decoded and the last be encoded. So many frames in any case, more while they are within the bytes.
+# next should be decoded and the last be encoded. So many frames in any case; more, up to the longest chunk, while they
+# are within the bytes.
 QUEUE_FRAMES = 4
+LONGEST_QUEUE = 32
 QUEUE_BYTES = 256 << 20
 # A wait without a limit cannot be interrupted by Ctrl-C on Windows.
 WAIT_SECONDS = 0.5
@@ -174,7 +176,8 @@ class _Channel:
             self._changed.notify_all()
 
     def _is_full(self) -> bool:
-        return len(self._items) >= QUEUE_FRAMES and self._bytes >= QUEUE_BYTES
+        count = len(self._items)
+        return count >= LONGEST_QUEUE or (count >= QUEUE_FRAMES and self._bytes >= QUEUE_BYTES)
 
     def __iter__(self) -> Iterator[Frame]:
         """Items until `finish()`; raises the error with which the channel was stopped."""

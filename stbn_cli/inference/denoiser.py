@@ -67,10 +67,19 @@ class Denoiser:
         self._noise = noise if options.sigma is None else None
         self._on_message = on_message
         self._size = (0, 0)  # height and width of the frames in work
-        self.options = options
         self.device = self.devices[0]
         self.dtype = dtype
         self.report = EngineReport()
+
+    @property
+    def options(self) -> EngineOptions:
+        """What the user fixed; other options hold from the next run on."""
+        return self._workers[0].options
+
+    @options.setter
+    def options(self, options: EngineOptions) -> None:
+        for worker in self._workers:
+            worker.options = options
 
     @property
     def device_names(self) -> str:

@@ -48,7 +48,7 @@ class Worker:
         own = exact_network if dtype == torch.float32 and workers == 1 else copy.deepcopy(exact_network)
         self._network = _place(own, device, dtype)
         self._flow = flow.copy(device) if workers > 1 and isinstance(flow, NetworkFlow) else flow
-        self._options = options
+        self.options = options
         self._dtype = dtype
         self._workers = workers
         self._say = on_message
@@ -99,7 +99,7 @@ class Worker:
     def plan_for(self, height: int, width: int) -> Plan:
         """The plan for frames of this size (or the smallest one that the network takes) with the memory free now."""
         height, width = max(height, MINIMUM_SIZE), max(width, MINIMUM_SIZE)
-        return self._plan_with(height, width, self._dtype, self._options)
+        return self._plan_with(height, width, self._dtype, self.options)
 
     def _plan_with(self, height: int, width: int, dtype: torch.dtype, options: EngineOptions) -> Plan:
         return make_plan(
@@ -189,7 +189,7 @@ class Worker:
             # Made anew each time: this is rare, and the memory is needed for everything else.
             network = _place(copy.deepcopy(self._exact_network), self.device, torch.float32)
             # Float32 needs more memory than what was planned; the chunk alone has to stay as it is.
-            options = replace(self._options, chunk=plan.chunk, chunk_overlap=plan.chunk_overlap)
+            options = replace(self.options, chunk=plan.chunk, chunk_overlap=plan.chunk_overlap)
             exact = self._plan_with(plan.height, plan.width, torch.float32, options)
             try:
                 return self._compute(network, exact, part, hand_on)
@@ -208,7 +208,7 @@ class Worker:
                 # Taken out one by one: estimates and results need not all be there at once.
                 estimate = estimates.pop(0)
                 noisy = frame.on(self._current(), self._transfers)
-                blended = torch.lerp(noisy, estimate, self._options.strength)
+                blended = torch.lerp(noisy, estimate, self.options.strength)
                 results.append(self._transfers.download(blended[0].permute(1, 2, 0).contiguous()))
             self._transfers.wait()
         return [result.numpy() for result in results]
@@ -217,7 +217,7 @@ class Worker:
         plan = self._current()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        smaller = smaller_plan(plan, self._network.config, self._options)
+        smaller = smaller_plan(plan, self._network.config, self.options)
         if smaller is None:
             raise MemoryExhaustedError(
                 f"Memory ran out on {plan.device} with {plan.in_words}, and nothing is left to shrink. Give smaller "

@@ -392,3 +392,15 @@ def test_flow_of_reduced_frames_is_that_of_the_whole_ones() -> None:
         assert float(to_previous[0, 0].median()) == pytest.approx(4, abs=0.3)
         assert float(to_next[0, 0].median()) == pytest.approx(-4, abs=0.3)
         assert abs(float(to_next[0, 1].median())) < 0.3
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_other_options_hold_from_the_next_run_on(devices: int) -> None:
+    clip = moving_clip(7)
+    engine = Denoiser(
+        tiny_network(), DisFlow(), EngineOptions(sigma=SIGMA), device=[CPU] * devices, dtype=torch.float32
+    )
+    engine(clip)
+    engine.options = EngineOptions(sigma=SIGMA, strength=0.0, chunk=3)
+    np.testing.assert_array_equal(engine(clip), clip)
+    assert engine.report.plan is not None and engine.report.plan.chunk == 3

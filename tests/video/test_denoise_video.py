@@ -10,7 +10,7 @@ import pytest
 
 from stbn_cli import pipeline
 from stbn_cli.errors import OutputError
-from stbn_cli.pipeline import QUEUE_FRAMES, denoise_video
+from stbn_cli.pipeline import LONGEST_QUEUE, QUEUE_FRAMES, denoise_video
 from stbn_cli.video.frames import Frame
 from stbn_cli.video.reader import open_video
 from stbn_cli.video.writer import EncodeOptions, create_video
@@ -83,7 +83,7 @@ def test_every_frame_keeps_its_time(ahead):
     assert summary.warnings == ("said by the reader",)
 
 
-@pytest.mark.parametrize(("room", "most"), [(0, QUEUE_FRAMES), (20, 20)])
+@pytest.mark.parametrize(("room", "most"), [(0, QUEUE_FRAMES), (20, 20), (1000, LONGEST_QUEUE)])
 def test_reading_stays_as_far_ahead_as_there_is_room(room, most, monkeypatch):
     reader, writer = Reader(500), Writer()
     monkeypatch.setattr(pipeline, "QUEUE_BYTES", room * next(iter(Reader(1))).rgb.nbytes)
