@@ -15,7 +15,8 @@ from stbn_cli.errors import InputError
 from stbn_cli.flow.estimator import FlowEstimator
 from stbn_cli.inference.plan import EngineOptions, Plan
 from stbn_cli.inference.report import EngineReport, SceneReport
-from stbn_cli.inference.scene import Scene, SceneQueue
+from stbn_cli.inference.resume import ChunkSizes, StreamState, pinned
+from stbn_cli.inference.scene import Chunk, PendingFrame, Scene, SceneQueue
 from stbn_cli.inference.scenes import CutDetector
 from stbn_cli.inference.schedule import Schedule
 from stbn_cli.inference.worker import Worker
@@ -67,6 +68,7 @@ class Denoiser:
         self._noise = noise if options.sigma is None else None
         self._on_message = on_message
         self._size = (0, 0)  # height and width of the frames in work
+        self._done = 0  # frames given out
         self.device = self.devices[0]
         self.dtype = dtype
         self.report = EngineReport()
@@ -106,42 +108,77 @@ class Denoiser:
         scaled = self.stream(frame.astype(np.float32) / np.float32(maximum) for frame in frames)
         return _stack((np.rint(np.clip(frame, 0.0, 1.0) * maximum) for frame in scaled), frames)
 
-    def stream(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def stream(
+        self,
+        frames: Iterable[np.ndarray],
+        *,
+        resume: StreamState | None = None,
+        on_chunk: Callable[[StreamState], None] | None = None,
+    ) -> Iterator[np.ndarray]:
         """Denoise frames `(H, W, 3)` float32 RGB, nominal [0, 1], one by one; the same number in the same order.
 
-        Lazy: looks ahead by a chunk and its overlap, by some chunks more on GPUs, or to the next scene cut.
+        Lazy: looks ahead by a chunk and its overlap, by some chunks more on GPUs, or to the next scene cut. A frame
+        that repeats the one before value for value has no noise of its own: it is not shown to the network and gets the
+        first one's result. `on_chunk` is called between two chunks, when all frames before have been taken. With
+        `resume`, one of those states, `frames` are all the same, from the first on; those that are done are looked at
+        for cuts alone, and the results of the others are yielded, equal to those of the first run.
         """
         self.report = EngineReport()
+        self._done = done = 0 if resume is None else resume.frames
+        if resume is not None:
+            self.report.scenes = list(resume.scenes)
         detector = CutDetector() if self.options.scene_cuts else None
-        waiting: list[Tensor] = []  # the scene's frames, until there are enough to estimate its noise
+        waiting: list[PendingFrame] = []  # the scene's frames, until there are enough to estimate its noise
+        first_frame = 0  # of the scene
         queue: SceneQueue | None = None
-        size: tuple[int, int] | None = None
-        index = -1
+        before: PendingFrame | None = None
         with self._schedule(self._workers) as schedule:
-            for index, frame in enumerate(frames):
-                if size is None:
-                    size = frame.shape[:2]
-                    self._start(size)
-                elif frame.shape[:2] != size:
-                    raise InputError(
-                        f"Frame {index} is {frame.shape[1]}x{frame.shape[0]} after frames of {size[1]}x{size[0]}; the "
-                        "size must not change. Split the video there."
-                    )
-                if detector is not None and detector.is_cut(frame) and index:
-                    yield from self._run_rest(schedule, queue or self._open_scene(waiting, index))
-                    queue, waiting = None, []
-                tensor = _to_tensor(frame, index)
+            for index, frame, pending in self._distinct(frames):
+                if self.report.plan is None:
+                    self._start(frame.shape[:2], None if resume is None else resume.sizes)
+                cut = detector is not None and detector.is_cut(frame) and index > 0
+                if index < done:
+                    before = pending
+                    continue
+                if resume is not None:
+                    queue, resume = self._resumed(resume, before), None
+                    before, first_frame = None, index
+                if cut:
+                    yield from self._give(self._run_rest(schedule, queue, waiting, first_frame), on_chunk)
+                    queue, waiting, first_frame = None, [], index
                 if queue is not None:
-                    queue.add(tensor)
+                    queue.pending.append(pending)
                 else:
-                    waiting.append(tensor)
+                    waiting.append(pending)
                     if len(waiting) >= self._window():
-                        queue, waiting = self._open_scene(waiting, index + 1), []
+                        queue, waiting = self._open_scene(waiting, first_frame), []
                 while queue is not None and len(queue.pending) >= self._window():
-                    yield from self._run(schedule, queue)
-            if size is not None:
-                yield from self._run_rest(schedule, queue or self._open_scene(waiting, index + 1))
-            yield from self._cropped(schedule.finish())
+                    yield from self._give(self._run(schedule, queue), on_chunk)
+            yield from self._give(self._run_rest(schedule, queue, waiting, first_frame), on_chunk)
+            yield from self._give(schedule.finish(), on_chunk)
+
+    def _distinct(self, frames: Iterable[np.ndarray]) -> Iterator[tuple[int, np.ndarray, PendingFrame]]:
+        """Index, values and tensor of the frames that differ from the one before, repeats counted.
+
+        Raises `InputError` for a change of size, or values that are not finite.
+        """
+        held: tuple[int, np.ndarray, PendingFrame] | None = None
+        for index, frame in enumerate(frames):
+            if held is not None:
+                shown = held[1]
+                if frame.shape != shown.shape:
+                    raise InputError(
+                        f"Frame {index} is {frame.shape[1]}x{frame.shape[0]} after frames of "
+                        f"{shown.shape[1]}x{shown.shape[0]}; the size must not change. Split the video there."
+                    )
+                if _is_repeat(frame, shown):
+                    held[2].repeats += 1
+                    self.report.repeated_frames += 1
+                    continue
+                yield held
+            held = index, frame, PendingFrame(_to_tensor(frame, index))
+        if held is not None:
+            yield held
 
     def stream_scene(
         self, frames: Iterable[np.ndarray], sigma: float, plan: Plan, *, skip: int = 0
@@ -152,23 +189,24 @@ class Denoiser:
         third of the cost; nothing is yielded for them.
         """
         self.report = EngineReport(plan=plan)
+        self._done = 0
         worker = self._workers[0]
         worker.start(plan, self.report)
         queue = self._new_scene(sigma, first_frame=0)
         with self._schedule([worker]) as schedule:
-            for index, frame in enumerate(frames):
+            for _, frame, pending in self._distinct(frames):
                 self._size = frame.shape[:2]
-                queue.add(_to_tensor(frame, index))
+                queue.pending.append(pending)
                 if skip:
                     # No look-ahead: the forward pass does not need it.
                     if len(queue.pending) >= min(skip, plan.chunk):
                         chunk = queue.next_chunk(plan, skip=True)
                         skip -= chunk.count
-                        yield from schedule.run(chunk)
+                        yield from self._give(schedule.run(chunk))
                 elif len(queue.pending) >= self._window():
-                    yield from self._run(schedule, queue)
-            yield from self._run_rest(schedule, queue)
-            yield from self._cropped(schedule.finish())
+                    yield from self._give(self._run(schedule, queue))
+            yield from self._give(self._run_rest(schedule, queue, []))
+            yield from self._give(schedule.finish())
 
     def scene_sigma(self, opening: Sequence[np.ndarray]) -> float:
         """Noise level ([0, 1]) that `stream` finds for a scene that opens with these frames `(H, W, 3)`.
@@ -185,10 +223,17 @@ class Denoiser:
         assert self.report.plan is not None
         return self.report.plan.chunk + self.report.plan.chunk_overlap
 
-    def _start(self, size: tuple[int, int]) -> None:
-        """Plan for frames `(height, width)` on every device; the first one's plan is what chunks are cut by."""
+    def _start(self, size: tuple[int, int], sizes: ChunkSizes | None) -> None:
+        """Plan for frames `(height, width)` on every device; the first one's plan is what chunks are cut by.
+
+        `sizes`: those of the run that goes on.
+        """
         self._size = size
+        own = self.options
+        if sizes is not None:
+            self.options = pinned(own, sizes)
         plans = [worker.plan_for(*size) for worker in self._workers]
+        self.options = own
         self.report.plan = plans[0]
         for worker, plan in zip(self._workers, plans, strict=True):
             worker.start(plan, self.report)
@@ -198,33 +243,65 @@ class Denoiser:
         background = len(workers) > 1 or self.device.type == "cuda"
         return Schedule(workers, background=background)
 
-    def _run(self, schedule: Schedule, queue: SceneQueue) -> Iterator[np.ndarray]:
-        """Start the next chunk; yields frames that are finished."""
+    def _run(
+        self, schedule: Schedule, queue: SceneQueue, *, last: bool = False
+    ) -> Iterator[tuple[Chunk, list[np.ndarray]]]:
+        """Start the next chunk; yields chunks that are finished. last: no more frames come."""
         assert self.report.plan is not None
-        yield from self._cropped(schedule.run(queue.next_chunk(self.report.plan)))
+        yield from schedule.run(queue.next_chunk(self.report.plan, last=last))
 
-    def _run_rest(self, schedule: Schedule, queue: SceneQueue) -> Iterator[np.ndarray]:
-        """Everything that is left of a scene."""
-        while queue.pending:
-            yield from self._run(schedule, queue)
+    def _run_rest(
+        self, schedule: Schedule, queue: SceneQueue | None, waiting: list[PendingFrame], first_frame: int = 0
+    ) -> Iterator[tuple[Chunk, list[np.ndarray]]]:
+        """Everything that is left of a scene, which is opened now if it is so short that it is all `waiting`."""
+        if waiting:
+            queue = self._open_scene(waiting, first_frame)
+        while queue is not None and queue.pending:
+            yield from self._run(schedule, queue, last=True)
 
-    def _cropped(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """Without what pictures smaller than the network's minimum were extended by."""
+    def _give(
+        self,
+        finished: Iterator[tuple[Chunk, list[np.ndarray]]],
+        on_chunk: Callable[[StreamState], None] | None = None,
+    ) -> Iterator[np.ndarray]:
+        """The frames of finished chunks, repeated where the video repeats them.
+
+        They come without what pictures smaller than the network's minimum were extended by.
+        """
         height, width = self._size
-        for frame in frames:
-            yield frame if frame.shape[:2] == self._size else np.ascontiguousarray(frame[:height, :width])
+        for chunk, frames in finished:
+            for pending, frame in zip(chunk.window, frames, strict=False):
+                if frame.shape[:2] != self._size:
+                    frame = np.ascontiguousarray(frame[:height, :width])
+                yield frame
+                for _ in range(pending.repeats):
+                    yield frame.copy()
+            self._done += chunk.frames
+            if on_chunk is not None:
+                on_chunk(self._state_after(chunk))
 
-    def _open_scene(self, waiting: list[Tensor], end: int) -> SceneQueue:
-        """A scene of the frames that wait, the last of which is frame `end - 1`, with its noise level."""
-        first_frame = end - len(waiting)
+    def _state_after(self, chunk: Chunk) -> StreamState:
+        assert self.report.plan is not None
+        begun = [scene for scene in self.report.scenes if scene.first_frame < self._done]
+        state = None if chunk.ends_scene else chunk.following.result()
+        return StreamState(self._done, tuple(begun), ChunkSizes.of(self.report.plan), state)
+
+    def _resumed(self, resume: StreamState, before: PendingFrame | None) -> SceneQueue | None:
+        """The scene that goes on after the frame `before`; None where a new one begins."""
+        if resume.state is None:
+            return None
+        return SceneQueue(self._scene(resume.scenes[-1].sigma), before, resume.state)
+
+    def _open_scene(self, waiting: list[PendingFrame], first_frame: int) -> SceneQueue:
+        """A scene that begins with the frames that wait, with its noise level."""
         sigma = self.options.sigma
         if sigma is None:
-            sigma = _estimate(waiting)
+            noisy = [frame.noisy for frame in waiting]
+            sigma = _estimate(noisy)
             if self._noise is not None:
-                sigma = self._expected_level(waiting, sigma, first_frame)
+                sigma = self._expected_level(noisy, sigma, first_frame)
         queue = self._new_scene(sigma, first_frame=first_frame)
-        for frame in waiting:
-            queue.add(frame)
+        queue.pending.extend(waiting)
         return queue
 
     def _expected_level(self, frames: list[Tensor], estimated: float, first_frame: int) -> float:
@@ -242,20 +319,28 @@ class Denoiser:
         return self._noise.model.level(torch.cat(_some(frames)))
 
     def _new_scene(self, sigma: float, *, first_frame: int) -> SceneQueue:
-        noise, learned = NoiseModel.white(sigma), self._noise is not None
+        learned = self._noise is not None
+        estimated = self.options.sigma is None and not learned
+        self.report.scenes.append(SceneReport(first_frame, sigma, estimated, learned))
+        return SceneQueue(self._scene(sigma))
+
+    def _scene(self, sigma: float) -> Scene:
+        if self._noise is not None:
+            return Scene(self._noise.model, sigma, self._noise.told)
         told = sigma
         if self._sigma_range is not None:
             told = min(max(sigma, self._sigma_range[0]), self._sigma_range[1])
-        if self._noise is not None:
-            noise, told = self._noise.model, self._noise.told
-        estimated = self.options.sigma is None and not learned
-        self.report.scenes.append(SceneReport(first_frame, sigma, estimated, learned))
-        return SceneQueue(Scene(noise, sigma, told))
+        return Scene(NoiseModel.white(sigma), sigma, told)
 
     def _say(self, message: str) -> None:
         self.report.messages.append(message)
         if self._on_message is not None:
             self._on_message(message)
+
+
+def _is_repeat(frame: np.ndarray, shown: np.ndarray) -> bool:
+    """Whether two frames are equal value for value; some rows tell most pairs apart."""
+    return np.array_equal(frame[::32], shown[::32]) and np.array_equal(frame, shown)
 
 
 def _estimate(frames: list[Tensor]) -> float:

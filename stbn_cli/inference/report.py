@@ -21,6 +21,7 @@ class EngineReport:
 
     scenes: list[SceneReport] = field(default_factory=list)
     fp32_chunks: int = 0  # chunks done again in float32
+    repeated_frames: int = 0  # that show what the one before shows, value for value
     replans: int = 0  # times memory ran out and the plan shrank
     messages: list[str] = field(default_factory=list)
     plan: Plan | None = None  # the smallest one used

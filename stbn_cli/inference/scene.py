@@ -23,6 +23,7 @@ class PendingFrame:
     noisy: Tensor  # (1, C, H, W) float32, host memory
     to_previous: Tensor | None = None  # (1, 2, H, W) float32 pixels; None for a scene's first frame
     to_next: Tensor | None = None
+    repeats: int = 0  # frames after it that show the same, value for value
     copies: dict[torch.device, Tensor] = field(default_factory=dict)  # of `noisy`
 
     def on(self, plan: Plan, transfers: Transfers) -> Tensor:
@@ -60,6 +61,12 @@ class Chunk:
     state: "Future[Tensor | None]"  # the forward state of `before`, when it is known
     following: "Future[Tensor | None]" = field(default_factory=Future)  # that of the chunk's last frame
     skip: bool = False  # only carry the forward state on
+    ends_scene: bool = False
+
+    @property
+    def frames(self) -> int:
+        """Frames of the video that it denoises, repeated ones included."""
+        return sum(1 + frame.repeats for frame in self.window[: self.count])
 
     def part(self, start: int, length: int, overlap: int) -> "Chunk":
         """The chunk of `length` frames from `start` on, with as much overlap as there is."""
@@ -71,22 +78,23 @@ class Chunk:
 class SceneQueue:
     """The frames of one scene that wait for their chunk."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, before: PendingFrame | None = None, state: Tensor | None = None) -> None:
+        """before, state: the frame before the first one, and its forward state; None where the scene begins."""
         self.scene = scene
         self.pending: list[PendingFrame] = []
-        self._before: PendingFrame | None = None
+        self._before = before
         self._state: Future[Tensor | None] = Future()
-        self._state.set_result(None)
+        self._state.set_result(state)
 
-    def add(self, noisy: Tensor) -> None:
-        """Append a frame `(1, C, H, W)` float32."""
-        self.pending.append(PendingFrame(noisy))
+    def next_chunk(self, plan: Plan, *, skip: bool = False, last: bool = False) -> Chunk:
+        """The next frames as a chunk; fewer where the scene ends. One to `skip` looks at nothing beyond itself.
 
-    def next_chunk(self, plan: Plan, *, skip: bool = False) -> Chunk:
-        """The next frames as a chunk; fewer where the scene ends. One to `skip` looks at nothing beyond itself."""
+        last: the scene has no more frames than those that are pending.
+        """
         count = min(plan.chunk, len(self.pending))
         window = self.pending[: count if skip else count + plan.chunk_overlap]
-        chunk = Chunk(self.scene, self._before, window, count, self._state, skip=skip)
+        ends = last and count == len(self.pending)
+        chunk = Chunk(self.scene, self._before, window, count, self._state, skip=skip, ends_scene=ends)
         self._before, self._state = window[count - 1], chunk.following
         del self.pending[:count]
         return chunk

@@ -35,18 +35,22 @@ class Schedule:
         for thread in self._threads:
             thread.shutdown(wait=True)
 
-    def run(self, chunk: Chunk) -> Iterator[np.ndarray]:
-        """Start the chunk; frames that are finished by then, or that others have to make room with."""
+    def run(self, chunk: Chunk) -> Iterator[tuple[Chunk, list[np.ndarray]]]:
+        """Start the chunk; chunks that are finished by then, or that have to make room, with their frames."""
         if not self._threads:
-            yield from self._workers[0].run(chunk)
+            yield chunk, self._workers[0].run(chunk)
             return
         result = self._threads[self._turn].submit(self._workers[self._turn].run, chunk)
         self._running.append((chunk, result))
         self._turn = (self._turn + 1) % len(self._workers)
         while len(self._running) > len(self._workers):
-            yield from self._running.popleft()[1].result()
+            yield self._next()
 
-    def finish(self) -> Iterator[np.ndarray]:
-        """The frames of all chunks that are still under way."""
+    def finish(self) -> Iterator[tuple[Chunk, list[np.ndarray]]]:
+        """All chunks that are still under way, with their frames."""
         while self._running:
-            yield from self._running.popleft()[1].result()
+            yield self._next()
+
+    def _next(self) -> tuple[Chunk, list[np.ndarray]]:
+        chunk, result = self._running.popleft()
+        return chunk, result.result()

@@ -18,7 +18,8 @@ from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow, NoFlow
 from stbn_cli.inference.chunk import find_flows
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.plan import EngineOptions
-from stbn_cli.inference.scene import Scene, SceneQueue
+from stbn_cli.inference.resume import StreamState
+from stbn_cli.inference.scene import PendingFrame, Scene, SceneQueue
 from stbn_cli.inference.transfer import Transfers
 from stbn_cli.models.stbn import MODEL_SIZES, STBN, Direction
 from stbn_cli.noise.levels import broadcast_sigma
@@ -153,8 +154,9 @@ class Source:
 def test_frames_keep_their_number_and_order_and_are_lazy(devices: int) -> None:
     options = EngineOptions(sigma=1e-6, chunk=4, chunk_overlap=2, scene_cuts=False)
     engine = Denoiser(tiny_network(), NoFlow(), options, device=[CPU] * devices, dtype=torch.float32)
-    # A chunk and its overlap, no more, however long the clip; two devices have two more in work or waiting.
-    most = {1: 4 + 2, 2: 3 * 4 + 2}[devices]
+    # A chunk and its overlap, and the frame after (it may be the last one repeated), however long the clip; two devices
+    # have two more chunks in work or waiting.
+    most = {1: 4 + 2 + 1, 2: 3 * 4 + 2 + 1}[devices]
     source, values = Source(40), []
     for frame in engine.stream(source):
         assert source.taken - len(values) <= most
@@ -373,7 +375,7 @@ def test_flow_of_reduced_frames_is_that_of_the_whole_ones() -> None:
         queue = SceneQueue(Scene(NoiseModel.white(SIGMA), SIGMA, SIGMA))
         for shift in (0, 4):  # noise and all: an easy motion, told exactly
             frame = np.ascontiguousarray(still[:184, shift : shift + 240])
-            queue.add(torch.from_numpy(frame).permute(2, 0, 1)[None])
+            queue.pending.append(PendingFrame(torch.from_numpy(frame).permute(2, 0, 1)[None]))
         chunk = queue.next_chunk(plan)
         with torch.inference_mode():
             find_flows(flow, dataclasses.replace(plan, flow_scale=scale), chunk, Transfers(CPU))
@@ -394,3 +396,46 @@ def test_other_options_hold_from_the_next_run_on(devices: int) -> None:
     engine.options = EngineOptions(sigma=SIGMA, strength=0.0, chunk=3)
     np.testing.assert_array_equal(engine(clip), clip)
     assert engine.report.plan is not None and engine.report.plan.chunk == 3
+
+
+def noisy_video(frames: int) -> np.ndarray:
+    """Two scenes of noise over gradients, with a repeated frame in each. Returns (T, 24, 32, 3) float32."""
+    rng = np.random.default_rng(3)
+    across = np.linspace(0, 1, 32, dtype=np.float32)[None, None, :, None]
+    down = np.linspace(1, 0, 24, dtype=np.float32)[None, :, None, None]
+    scenes = np.where(np.arange(frames)[:, None, None, None] < frames // 2, across, down * down)
+    clip = (scenes + rng.normal(0, SIGMA, (frames, 24, 32, 3))).astype(np.float32)
+    clip[5], clip[frames - 3] = clip[4], clip[frames - 4]
+    return clip
+
+
+@pytest.mark.parametrize("overlap", [0, 3])
+@pytest.mark.parametrize("sigma", [SIGMA, None])
+def test_a_run_resumed_after_any_chunk_gives_what_an_unbroken_one_gives(
+    overlap: int, sigma: float | None
+) -> None:
+    clip = noisy_video(26)
+    states: list[StreamState] = []
+    engine = denoiser_of(EngineOptions(sigma=sigma, chunk=5, chunk_overlap=overlap))
+    whole = list(engine.stream(clip, on_chunk=states.append))
+    scenes, repeats = engine.report.scenes, engine.report.repeated_frames
+    assert len(whole) == 26 and repeats == 2 and len(scenes) == 2
+    assert [state.frames for state in states] == sorted({state.frames for state in states})
+    assert states[-1].frames == 26 and len(states) >= 5
+    for state in states:
+        # Memory may suggest other chunks by now: those of the first run count.
+        other = denoiser_of(EngineOptions(sigma=sigma))
+        rest = list(other.stream(clip, resume=state))
+        assert len(rest) == 26 - state.frames
+        assert all(np.array_equal(*pair) for pair in zip(rest, whole[state.frames :], strict=True))
+        assert other.report.scenes == scenes and other.report.repeated_frames == repeats
+    stored = sum(state.state is not None for state in states)
+    assert 0 < stored < len(states)
+
+
+def test_a_repeated_frame_is_not_evidence_of_itself() -> None:
+    clip = noisy_video(12)[:6]
+    doubled = np.repeat(clip[:4], 3, axis=0)
+    options = EngineOptions(sigma=SIGMA, scene_cuts=False)
+    single = denoiser_of(options)(clip[:4])
+    assert np.array_equal(denoiser_of(options)(doubled), np.repeat(single, 3, axis=0))
