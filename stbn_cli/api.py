@@ -5,6 +5,8 @@ RGB.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,12 +30,14 @@ from stbn_cli.inference.device import (
 )
 from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.noise.model import LearnedNoise
-from stbn_cli.pipeline import DenoiseSummary, denoise_video
+from stbn_cli.pipeline import DenoiseSummary, denoise_video, denoise_video_resumably
 
 if TYPE_CHECKING:
+    from stbn_cli.chunkstore import ChunkStore
     from stbn_cli.finetuning.footage import Clip
     from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult
     from stbn_cli.video.encoders import EncodeOptions
+    from stbn_cli.video.workfolder import WorkFolder
 
 SIGMA_SCALE = 255.0  # users give noise levels on the 0-255 scale, the engine computes on [0, 1]
 RGB_CHANNELS = 3
@@ -130,6 +134,9 @@ def denoise_file(
     rate: Fraction | float | None = None,
     hardware: str | None = None,
     progress: Callable[[int], None] | None = None,
+    folder: "WorkFolder | None" = None,
+    store: "ChunkStore | None" = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> DenoiseSummary:
     """Denoise a video file or an image sequence. `output` appears whole and verified, or not at all.
 
@@ -142,20 +149,33 @@ def denoise_file(
         rate: frames per second of an image sequence; None: 25.
         hardware: "auto" or "cuda" decodes on the graphics card, or in software with a warning where it cannot.
         progress: called with the number of frames denoised so far.
+        folder: the locked place of what is not finished; None: one is made beside the output for this call.
+        store: where finished chunks are kept, and taken from; None: an interrupted run starts again.
+        stop: asked after each chunk if there is a store; True ends the run with KeyboardInterrupt once that is kept.
 
     Raises:
         StbnError: one of its classes, with a sentence that says what to do.
     """
     # Here, so that arrays can be denoised and measured on machines without PyAV.
     from stbn_cli.video.encoders import EncodeOptions
+    from stbn_cli.video.output import check_output
     from stbn_cli.video.reader import open_video
+    from stbn_cli.video.workfolder import WorkFolder
     from stbn_cli.video.writer import create_video
 
-    with (
-        open_video(input, start=start, end=end, rate=rate, hardware=hardware) as reader,
-        create_video(output, reader, encode or EncodeOptions(), overwrite=overwrite) as writer,
-    ):
-        return denoise_video(reader, denoiser, writer, progress=progress)
+    encode = encode or EncodeOptions()
+    with ExitStack() as stack:
+        reader = stack.enter_context(open_video(input, start=start, end=end, rate=rate, hardware=hardware))
+        if folder is None:
+            check_output(input, output, overwrite)
+            folder = stack.enter_context(WorkFolder(output))
+        writer = stack.enter_context(
+            create_video(output, reader, encode, overwrite=overwrite, folder=folder.path)
+        )
+        if store is None:
+            return denoise_video(reader, denoiser, writer, progress=progress)
+        store.begin(writer.layout, asdict(writer.color))
+        return denoise_video_resumably(reader, denoiser, writer, store, progress=progress, stop=stop)
 
 
 def finetune(

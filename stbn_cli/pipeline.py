@@ -10,11 +10,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from stbn_cli.video.frames import Frame, FrameReader, FrameWriter
+
+if TYPE_CHECKING:
+    from stbn_cli.chunkstore import ChunkStore
+    from stbn_cli.inference.resume import StreamState
+
+Item = TypeVar("Item")
 
 # What may wait between two stages: the denoiser takes and gives whole chunks at a time, and while it computes one, the
 # next should be decoded and the last be encoded. So many frames in any case; more, up to the longest chunk, while they
@@ -24,6 +30,20 @@ LONGEST_QUEUE = 32
 QUEUE_BYTES = 256 << 20
 # A wait without a limit cannot be interrupted by Ctrl-C on Windows.
 WAIT_SECONDS = 0.5
+
+
+class ResumableDenoiser(Protocol):
+    """A denoiser that says between chunks where it stands, and can go on from there."""
+
+    def stream(
+        self,
+        frames: Iterable[np.ndarray],
+        *,
+        resume: "StreamState | None" = None,
+        on_chunk: "Callable[[StreamState], None] | None" = None,
+    ) -> Iterator[np.ndarray]:
+        """As `Denoiser.stream`."""
+        ...
 
 
 class FrameDenoiser(Protocol):
@@ -64,17 +84,58 @@ def denoise_video(
     progress: called in the calling thread with the number of frames denoised so far. Raises whatever reader,
     denoiser or writer raise, KeyboardInterrupt included; the threads have ended by then.
     """
+    return _run(reader, lambda frames, encoded: denoiser.stream(frames), writer, None, progress)
+
+
+def denoise_video_resumably(
+    reader: FrameReader,
+    denoiser: ResumableDenoiser,
+    writer: FrameWriter,
+    store: "ChunkStore",
+    *,
+    progress: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> DenoiseSummary:
+    """As `denoise_video`, keeping finished chunks in `store`, and going on where the store ends.
+
+    stop: asked after each chunk that was computed; KeyboardInterrupt is raised once that chunk is kept.
+    """
+
+    def stream(
+        frames: Iterator[np.ndarray], encoded: "_Channel[Frame | StreamState]"
+    ) -> Iterator[np.ndarray]:
+        def on_chunk(state: "StreamState") -> None:
+            encoded.put(state, 0)
+            if stop():
+                encoded.wait_until_done()
+                raise KeyboardInterrupt
+
+        return denoiser.stream(frames, resume=store.state, on_chunk=on_chunk)
+
+    try:
+        return _run(reader, stream, writer, store, progress)
+    finally:
+        store.close()
+
+
+def _run(
+    reader: FrameReader,
+    stream: "_Stream",
+    writer: FrameWriter,
+    store: "ChunkStore | None",
+    progress: Callable[[int], None] | None,
+) -> DenoiseSummary:
     begin = time.perf_counter()
-    decoded: _Channel = _Channel()
-    encoded: _Channel = _Channel()
+    decoded: _Channel[Frame] = _Channel()
+    encoded: _Channel[Frame | StreamState] = _Channel()
     threads = [
         threading.Thread(target=_decode, args=(reader, decoded, encoded), name="stbn-decode", daemon=True),
-        threading.Thread(target=_encode, args=(writer, encoded), name="stbn-encode", daemon=True),
+        threading.Thread(target=_encode, args=(writer, store, encoded), name="stbn-encode", daemon=True),
     ]
     for thread in threads:
         thread.start()
     try:
-        count = _denoise(decoded, denoiser, encoded, progress)
+        count = _denoise(decoded, stream, encoded, store.frames if store is not None else 0, progress)
         encoded.finish()
         for thread in threads:
             while thread.is_alive():
@@ -91,32 +152,42 @@ def denoise_video(
 
 
 def _denoise(
-    decoded: "_Channel",
-    denoiser: FrameDenoiser,
-    encoded: "_Channel",
+    decoded: "_Channel[Frame]",
+    stream: "_Stream",
+    encoded: "_Channel[Frame | StreamState]",
+    stored: int,
     progress: Callable[[int], None] | None,
 ) -> int:
+    """The number of frames, with the `stored` ones."""
     # Times of frames inside the denoiser; as long as the denoiser looks ahead, and no longer.
     waiting: deque[tuple[Frame, tuple[int, ...]]] = deque()
+    count = 0
 
     def noisy() -> Iterator[np.ndarray]:
+        nonlocal count
         for frame in decoded:
             encoded.raise_error()
             rgb = frame.rgb
             # Only the times wait: the pixels belong to the denoiser now.
-            waiting.append((Frame(_NO_PIXELS, frame.pts, frame.time_base, frame.duration), rgb.shape))
+            timed = Frame(_NO_PIXELS, frame.pts, frame.time_base, frame.duration)
             del frame
+            if count < stored:
+                encoded.put(timed, 0)
+                count += 1
+                if progress is not None:
+                    progress(count)
+            else:
+                waiting.append((timed, rgb.shape))
             yield rgb
 
-    count = 0
-    for rgb in denoiser.stream(noisy()):
+    for rgb in stream(noisy(), encoded):
         if not waiting:
             raise RuntimeError("the denoiser returned more frames than it was given")
         frame, shape = waiting.popleft()
         if rgb.shape != shape:
             raise RuntimeError(f"the denoiser returned a frame of shape {rgb.shape} instead of {shape}")
         frame.rgb = rgb
-        encoded.put(frame)
+        encoded.put(frame, rgb.nbytes)
         count += 1
         if progress is not None:
             progress(count)
@@ -136,10 +207,12 @@ def _join_all(threads: list[threading.Thread]) -> None:
 _NO_PIXELS = np.empty((0, 0, 3), np.float32)
 
 
-def _decode(reader: FrameReader, decoded: "_Channel", encoded: "_Channel") -> None:
+def _decode(
+    reader: FrameReader, decoded: "_Channel[Frame]", encoded: "_Channel[Frame | StreamState]"
+) -> None:
     try:
         for frame in reader:
-            decoded.put(frame)
+            decoded.put(frame, frame.rgb.nbytes)
         decoded.finish()
     except BaseException as error:
         # Also wakes a caller that waits for room in the encoder's queue.
@@ -147,39 +220,56 @@ def _decode(reader: FrameReader, decoded: "_Channel", encoded: "_Channel") -> No
         encoded.stop(error)
 
 
-def _encode(writer: FrameWriter, encoded: "_Channel") -> None:
+def _encode(
+    writer: FrameWriter, store: "ChunkStore | None", encoded: "_Channel[Frame | StreamState]"
+) -> None:
+    """Encodes frames; those without pixels are the store's, in their order."""
     try:
-        for frame in encoded:
-            writer.write(frame)
+        kept = store.stored() if store is not None else iter(())
+        for item in encoded:
+            if not isinstance(item, Frame):
+                assert store is not None
+                store.commit(item)
+            elif item.rgb is _NO_PIXELS:
+                writer.write_planes(next(kept), item)
+            elif store is None:
+                writer.write(item)
+            else:
+                planes = writer.to_planes(item.rgb)
+                store.add(planes)
+                writer.write_planes(planes, item)
+            encoded.done()
     except BaseException as error:
         encoded.stop(error)
 
 
-class _Channel:
+class _Channel(Generic[Item]):
     """A bounded queue for one producer and one consumer that either side can end, also with an error."""
 
     def __init__(self) -> None:
-        self._items: deque[Frame] = deque()
+        self._items: deque[tuple[Item, int]] = deque()
         self._bytes = 0
+        self._unfinished = 0
         self._changed = threading.Condition()
         self._finished = False
         self._error: BaseException | None = None
 
-    def put(self, item: Frame) -> None:
-        """Wait for room and add `item`; raises the error with which the channel was stopped."""
+    def put(self, item: Item, size: int) -> None:
+        """Wait for room and add `item` of `size` bytes; raises the error with which the channel was stopped."""
         with self._changed:
             while self._is_full() and self._error is None:
                 self._changed.wait(WAIT_SECONDS)
             self.raise_error()
-            self._items.append(item)
-            self._bytes += item.rgb.nbytes
+            self._items.append((item, size))
+            self._bytes += size
+            self._unfinished += 1
             self._changed.notify_all()
 
     def _is_full(self) -> bool:
         count = len(self._items)
         return count >= LONGEST_QUEUE or (count >= QUEUE_FRAMES and self._bytes >= QUEUE_BYTES)
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[Item]:
         """Items until `finish()`; raises the error with which the channel was stopped."""
         while True:
             with self._changed:
@@ -188,11 +278,24 @@ class _Channel:
                 self.raise_error()
                 if not self._items:
                     return
-                item = self._items.popleft()
-                self._bytes -= item.rgb.nbytes
+                item, size = self._items.popleft()
+                self._bytes -= size
                 self._changed.notify_all()
             yield item
             del item
+
+    def done(self) -> None:
+        """The consumer has dealt with an item."""
+        with self._changed:
+            self._unfinished -= 1
+            self._changed.notify_all()
+
+    def wait_until_done(self) -> None:
+        """Wait until the consumer has dealt with all items; raises the error with which the channel was stopped."""
+        with self._changed:
+            while self._unfinished and self._error is None:
+                self._changed.wait(WAIT_SECONDS)
+            self.raise_error()
 
     def finish(self) -> None:
         """The producer has nothing more."""
@@ -211,3 +314,7 @@ class _Channel:
         """Raise the error with which the channel was stopped, if it was."""
         if self._error is not None:
             raise self._error
+
+
+# From the frames, and the queue behind, to the denoised frames.
+_Stream = Callable[[Iterator[np.ndarray], _Channel], Iterator[np.ndarray]]

@@ -1,25 +1,31 @@
 """`stbn denoise`: parse, load, run, report. Heavy libraries are imported inside, so that help is instant."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.adaptation import describe, explanation, gained
 from stbn_cli.cli.console import say, show_json, show_table
 from stbn_cli.cli.exits import InterruptedByUserError
+from stbn_cli.cli.interruption import StopRequest
 from stbn_cli.cli.parsing import AUTO, default_output, engine_arguments, parse_time
 from stbn_cli.cli.progress import FinetuneDisplay, FrameProgress
+from stbn_cli.cli.progress_store import open_store, resume_hint, room_for, take_over
 from stbn_cli.cli.report import Job, Notes, fields, plan_encoding
+from stbn_cli.errors import OptionError, StbnError
 
 if TYPE_CHECKING:
+    from stbn_cli.chunkstore import ChunkStore
     from stbn_cli.finetuning.result import FinetuneResult
+    from stbn_cli.pipeline import DenoiseSummary
+    from stbn_cli.video.workfolder import WorkFolder
     from stbn_cli.video.writer import EncodeOptions
 
 QUIET, NORMAL, VERBOSE = range(3)
 ADAPT_MINUTES = 10.0
+ADAPTED_FILE = "adapted.safetensors"
 
 EXAMPLES = opt.epilog(
     "stbn denoise clip.mp4",
@@ -37,6 +43,9 @@ class Request:
     source: str
     output: str
     overwrite: bool
+    resume: bool
+    restart: bool
+    keep_progress: bool
     dry_run: bool
     span: dict[str, Any]  # arguments of `open_video`: start and end in seconds, rate in frames per second
     engine: dict[str, Any]  # arguments of `load_denoiser`
@@ -51,6 +60,9 @@ def denoise(
     source: opt.InputArg,
     output: opt.OutputOpt = None,
     overwrite: opt.OverwriteOpt = False,
+    resume: opt.ResumeOpt = False,
+    restart: opt.RestartOpt = False,
+    keep_progress: opt.KeepProgressOpt = True,
     start: opt.StartOpt = None,
     end: opt.EndOpt = None,
     fps: opt.FpsOpt = None,
@@ -80,9 +92,12 @@ def denoise(
 ) -> None:
     """Denoise a video; sound, subtitles, times and colours stay as they are.
 
-    The noise level is measured, the output is written beside its final name, checked, and only then renamed. With
-    --adapt, Ctrl-C while the model is finetuned ends that alone, and the best so far denoises.
+    The noise level is measured, the output is written beside its final name, checked, and only then renamed. Ctrl-C
+    finishes the chunk in work and tells how to go on, a second one stops at once. With --adapt, Ctrl-C while the model
+    is finetuned ends that alone, and the best so far denoises.
     """
+    if resume and restart:
+        raise OptionError("--resume and --restart contradict each other. Give one of them.")
     engine = engine_arguments(
         model=model,
         sigma=sigma,
@@ -103,7 +118,20 @@ def denoise(
     if adapt and adapt_minutes is None:
         adapt_minutes = ADAPT_MINUTES
     request = Request(
-        source, target, overwrite, dry_run, span, engine, hardware, coding, adapt_minutes, verbosity, json
+        source=source,
+        output=target,
+        overwrite=overwrite,
+        resume=resume,
+        restart=restart,
+        keep_progress=keep_progress,
+        dry_run=dry_run,
+        span=span,
+        engine=engine,
+        hardware=hardware,
+        coding=coding,
+        adapt_minutes=adapt_minutes,
+        verbosity=verbosity,
+        json=json,
     )
     try:
         _run(request)
@@ -123,6 +151,7 @@ def _output_name(source: str, output: str | None) -> str:
 def _run(request: Request) -> None:
     """Everything that can be refused cheaply comes before the model is loaded."""
     from stbn_cli.video.reader import open_video
+    from stbn_cli.video.workfolder import WorkFolder
     from stbn_cli.video.writer import EncodeOptions, check_output
 
     encode = EncodeOptions(**request.coding)
@@ -133,33 +162,67 @@ def _run(request: Request) -> None:
     from stbn_cli.api import load_denoiser
 
     with ExitStack() as stack:
-        engine, adaptation = request.engine, None
-        if request.adapt_minutes is not None and not request.dry_run:
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="stbn-")))
-            engine, adaptation = _adapt(request, folder / "adapted.safetensors", notes)
+        engine, adaptation, folder = request.engine, None, None
+        if not request.dry_run:
+            folder = stack.enter_context(WorkFolder(request.output))
+            take_over(folder, resume=request.resume, restart=request.restart)
+            if request.adapt_minutes is not None:
+                engine, adaptation = _adapt(request, folder.path / ADAPTED_FILE, notes)
         denoiser = load_denoiser(**engine, on_message=notes)
-    job = Job(request.source, request.output, metadata, encoding, request.engine["sigma"], denoiser, notes)
-    if request.dry_run:
-        plan = {**job.plan(), "adapt_minutes": request.adapt_minutes}
-        if request.json:
-            show_json(plan)
-        else:
-            show_table(list(fields(plan)))
-        return
-    if request.verbosity >= VERBOSE:
-        for name, value in fields(job.plan()):
-            say(f"{name}: {value}")
-    elif request.verbosity >= NORMAL:
-        say(job.headline())
-    _denoise(request, encode, job, adaptation)
+        job = Job(
+            request.source, request.output, metadata, encoding, request.engine["sigma"], denoiser, notes
+        )
+        if folder is None:
+            _show_plan(request, job)
+            return
+        store = None
+        if request.keep_progress and room_for(folder, metadata, notes):
+            store = open_store(folder, reader, denoiser, _deciding(request))
+        if request.verbosity >= VERBOSE:
+            for name, value in fields(job.plan()):
+                say(f"{name}: {value}")
+        elif request.verbosity >= NORMAL:
+            say(job.headline())
+        if store is not None and store.frames and request.verbosity >= NORMAL:
+            say(f"Going on after frame {store.frames} of an interrupted run.")
+        summary = _denoise(request, encode, job, folder, store)
+        _report(request, job, summary, adaptation)
 
 
-def _adapt(request: Request, model: Path, notes: Notes) -> tuple[dict[str, Any], "FinetuneResult"]:
-    """Finetune for the clip into the file `model`; arguments of `load_denoiser` with it, and what was gained."""
+def _deciding(request: Request) -> dict[str, Any]:
+    """The options that decide on the frames, as plain values."""
+    engine = {
+        name: value for name, value in request.engine.items() if name not in ("model", "device", "flow")
+    }
+    span = {name: None if value is None else float(value) for name, value in request.span.items()}
+    return engine | span | {"adapt": request.adapt_minutes is not None}
+
+
+def _show_plan(request: Request, job: Job) -> None:
+    from stbn_cli.chunkstore import estimated_bytes
+
+    kept = estimated_bytes(job.metadata) if request.keep_progress else None
+    plan = {**job.plan(), "adapt_minutes": request.adapt_minutes, "progress_bytes": kept}
+    if request.json:
+        show_json(plan)
+    else:
+        show_table(list(fields(plan)))
+
+
+def _adapt(request: Request, model: Path, notes: Notes) -> tuple[dict[str, Any], "FinetuneResult | None"]:
+    """Finetune for the clip into the file `model`; arguments of `load_denoiser` with it, and what was gained.
+
+    None in place of the latter if the interrupted run has done it.
+    """
     from stbn_cli.api import finetune
 
     assert request.adapt_minutes is not None
     engine = request.engine
+    # The file says what the noise is, for every brightness, and holds the flow network if that was finetuned.
+    adapted = {**engine, "model": model, "sigma": None}
+    useless = model.with_suffix(".useless")
+    if model.exists() or useless.exists():
+        return (engine if useless.exists() else adapted), None
     shared = {name: engine[name] for name in ("model", "sigma", "flow", "precision")}
     with FinetuneDisplay(quiet=request.verbosity <= QUIET) as display:
         result = finetune(
@@ -177,27 +240,57 @@ def _adapt(request: Request, model: Path, notes: Notes) -> tuple[dict[str, Any],
         end = "Interrupted, going on with the best so far" if result.interrupted else "Adapted"
         say(f"{end}: {gained(result)}")
     if not result.improved:
+        model.rename(useless)
         return engine, result
-    # The file says what the noise is, for every brightness, and holds the flow network if that was finetuned.
-    return {**engine, "model": model, "sigma": None}, result
+    return adapted, result
 
 
 def _denoise(
-    request: Request, encode: "EncodeOptions", job: Job, adaptation: "FinetuneResult | None"
-) -> None:
+    request: Request,
+    encode: "EncodeOptions",
+    job: Job,
+    folder: "WorkFolder",
+    store: "ChunkStore | None",
+) -> "DenoiseSummary":
     from stbn_cli.api import denoise_file
 
-    with FrameProgress(job.metadata.frame_count, quiet=request.verbosity <= QUIET) as progress:
-        summary = denoise_file(
-            request.source,
-            request.output,
-            job.denoiser,
-            encode=encode,
-            overwrite=request.overwrite,
-            **request.span,
-            hardware=request.hardware,
-            progress=progress,
-        )
+    def finishing() -> None:
+        say("Finishing the chunk in work. Ctrl-C again stops at once.")
+
+    try:
+        with (
+            StopRequest(finishing) if store is not None else nullcontext() as stop,
+            FrameProgress(job.metadata.frame_count, quiet=request.verbosity <= QUIET) as progress,
+        ):
+            return denoise_file(
+                request.source,
+                request.output,
+                job.denoiser,
+                encode=encode,
+                overwrite=request.overwrite,
+                **request.span,
+                hardware=request.hardware,
+                progress=progress,
+                folder=folder,
+                store=store,
+                stop=stop or bool,
+            )
+    except BaseException as error:
+        if store is None or not store.frames:
+            raise
+        folder.keep()
+        hint = resume_hint(folder, store)
+        if isinstance(error, KeyboardInterrupt):
+            raise InterruptedByUserError(f"Interrupted; {hint}") from None
+        if isinstance(error, StbnError):
+            raise type(error)(f"{error} {hint}") from error
+        say(hint)
+        raise
+
+
+def _report(
+    request: Request, job: Job, summary: "DenoiseSummary", adaptation: "FinetuneResult | None"
+) -> None:
     for warning in summary.warnings:
         job.notes(warning)
     if warning := job.strong_noise():

@@ -80,6 +80,26 @@ DryRunOpt = Annotated[
     bool, option(INPUT_OUTPUT, "--dry-run", help="Check everything and print the plan; write nothing.")
 ]
 
+ResumeOpt = Annotated[
+    bool,
+    option(
+        INPUT_OUTPUT,
+        "--resume",
+        help="Go on where an interrupted run with the same options ended, if there was one.",
+    ),
+]
+RestartOpt = Annotated[
+    bool, option(INPUT_OUTPUT, "--restart", help="Drop what an interrupted run has kept, and begin again.")
+]
+KeepProgressOpt = Annotated[
+    bool,
+    option(
+        INPUT_OUTPUT,
+        "--keep-progress/--no-keep-progress",
+        help="Keep finished frames in a hidden folder beside OUT until it is done, for --resume.",
+    ),
+]
+
 SigmaOpt = Annotated[
     str,
     option(

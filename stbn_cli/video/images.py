@@ -186,10 +186,20 @@ def _image_to_rgb(image: np.ndarray) -> np.ndarray:
 class ImageWriter:
     """Write frames as images into a hidden folder, moved to its final place by `finish()`."""
 
+    color = ColorSpec("rgb", full_range=True)
+
     def __init__(
-        self, folder: Path, name: str, reader_metadata: VideoMetadata, names: tuple[str, ...] | None
+        self,
+        folder: Path,
+        name: str,
+        reader_metadata: VideoMetadata,
+        names: tuple[str, ...] | None,
+        hidden: Path | None = None,
     ) -> None:
-        """folder: the final place. name: a `%d` pattern with suffix, used where `names` has no entry."""
+        """folder: the final place. name: a `%d` pattern with suffix, used where `names` has no entry.
+
+        hidden: a folder in which the images lie until they are all there; None: one beside the final place.
+        """
         self.path = folder
         self._notes = Warnings()
         self._pattern = name
@@ -202,12 +212,14 @@ class ImageWriter:
             )
             depth = 8
         gray = reader_metadata.pixel_format.startswith("gray")
-        self._layout = PixelLayout("gray" if gray else "rgb", depth)
+        self.layout = PixelLayout("gray" if gray else "rgb", depth)
         self._written: list[str] = []
         self._finished = False
         # Beside the new folder, or inside one that exists: never across a file system border.
-        hidden = f".{folder.name}.{os.getpid()}.part"
-        self._partial = folder / hidden if folder.is_dir() else folder.parent / hidden
+        name = f".{folder.name}.{os.getpid()}.part"
+        beside = folder / name if folder.is_dir() else folder.parent / name
+        self._partial = beside if hidden is None else hidden / "images"
+        shutil.rmtree(self._partial, ignore_errors=True)  # of a run that was killed
         try:
             self._partial.mkdir(parents=True)
         except OSError as error:
@@ -231,9 +243,15 @@ class ImageWriter:
 
     def write(self, frame: Frame) -> None:
         """Encode and write one frame. Raises OutputError when the disk refuses it."""
-        index = len(self._written)
-        name = self._name(index)
-        planes = rgb_to_planes(frame.rgb, self._layout, _GRAY_MATRIX, True)
+        self.write_planes(self.to_planes(frame.rgb), frame)
+
+    def to_planes(self, rgb: np.ndarray) -> list[np.ndarray]:
+        """The code values that are written for a picture (H, W, 3), in planes of `layout`."""
+        return rgb_to_planes(rgb, self.layout, _GRAY_MATRIX, True)
+
+    def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
+        """Encode and write one frame from its code values; images have no times."""
+        name = self._name(len(self._written))
         image = planes[0] if len(planes) == 1 else cv2.merge([planes[1], planes[0], planes[2]])
         parameters = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if name.lower().endswith(JPEG_SUFFIXES) else []
         done, data = cv2.imencode(Path(name).suffix, image, parameters)

@@ -4,6 +4,7 @@ Only lossless rearrangements are left to FFmpeg's scaler (nv12 -> yuv420p, bgra 
 and chroma resampling are `color.py`'s, because the scaler guesses what PyAV does not pass to it.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -143,21 +144,40 @@ def frame_to_rgb(frame: av.VideoFrame, color: ColorSpec, depth: int | None = Non
 def rgb_to_frame(frame: Frame, pixel_format: str, color: ColorSpec) -> av.VideoFrame:
     """An RGB picture as a tagged PyAV frame of `pixel_format`, with its time."""
     layout = describe_format(pixel_format)
-    planar = planar_format(layout)
-    height, width = frame.rgb.shape[:2]
-    picture = av.VideoFrame(width, height, planar)
+    planes = rgb_to_planes(frame.rgb, layout, color.matrix, color.full_range)
+    return planes_to_frame(planes, frame, pixel_format, color)
+
+
+def planes_to_frame(
+    planes: Sequence[np.ndarray], timed: Frame, pixel_format: str, color: ColorSpec
+) -> av.VideoFrame:
+    """Code values, as `rgb_to_planes` gives them, as a tagged PyAV frame with the time of `timed`."""
+    layout = describe_format(pixel_format)
     # The picture is tagged before and after: the rearrangement must see equal range on both sides.
+    picture = join_planes(planes, layout)
     _tag(picture, color)
-    for index, plane in enumerate(rgb_to_planes(frame.rgb, layout, color.matrix, color.full_range)):
-        _plane_view(picture, index, layout)[...] = plane
-    if pixel_format.replace("yuvj", "yuv") != planar:
+    if pixel_format.replace("yuvj", "yuv") != planar_format(layout):
         picture = _rearrange(picture, pixel_format)
         _tag(picture, color)
-    picture.pts = frame.pts
-    picture.time_base = frame.time_base
-    if frame.duration and hasattr(picture, "duration"):
-        picture.duration = frame.duration
+    picture.pts = timed.pts
+    picture.time_base = timed.time_base
+    if timed.duration and hasattr(picture, "duration"):
+        picture.duration = timed.duration
     return picture
+
+
+def join_planes(planes: Sequence[np.ndarray], layout: PixelLayout) -> av.VideoFrame:
+    """Planes of `layout` as a planar picture without tags or time."""
+    height, width = planes[0].shape
+    picture = av.VideoFrame(width, height, planar_format(layout))
+    for index, plane in enumerate(planes):
+        _plane_view(picture, index, layout)[...] = plane
+    return picture
+
+
+def split_planes(picture: av.VideoFrame, layout: PixelLayout) -> list[np.ndarray]:
+    """The planes of a planar picture of `layout`, as copies."""
+    return [_plane_view(picture, index, layout).copy() for index in range(layout.planes)]
 
 
 def _tag(picture: av.VideoFrame, color: ColorSpec) -> None:

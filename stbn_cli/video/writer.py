@@ -15,8 +15,9 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from stbn_cli.errors import OptionError, OutputError
+from stbn_cli.video.color import PixelLayout, rgb_to_planes
 from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder, software_options
-from stbn_cli.video.frames import Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
+from stbn_cli.video.frames import ColorSpec, Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
 from stbn_cli.video.images import ImageWriter
 from stbn_cli.video.output import (
     OutputTarget,
@@ -25,7 +26,7 @@ from stbn_cli.video.output import (
     partial_path,
     resolve_output,
 )
-from stbn_cli.video.pixels import rgb_to_frame
+from stbn_cli.video.pixels import describe_format, planes_to_frame
 from stbn_cli.video.probe import error_reason
 from stbn_cli.video.streams import STATISTICS_TAGS, StreamCopier, packet_seconds
 from stbn_cli.video.verify import Expected, verify_video
@@ -43,20 +44,26 @@ FALLBACK_RATE = Fraction(25)
 
 
 def create_video(
-    path: str | Path, source_reader: FrameReader, options: EncodeOptions, *, overwrite: bool = False
+    path: str | Path,
+    source_reader: FrameReader,
+    options: EncodeOptions,
+    *,
+    overwrite: bool = False,
+    folder: Path | None = None,
 ) -> FrameWriter:
     """Prepare an output for the frames of `source_reader`, a context manager.
 
     The output's name decides: a video by its suffix; images for a folder (ends with /, exists as one, or has
     no suffix) or a pattern such as out/%05d.png. `write(frame)` in presentation order, then `finish()`
     verifies and puts the output in place; leaving the context without `finish()` removes what was written.
+    folder: where the output lies until then, on its file system; None: hidden files beside it.
 
     Raises OptionError for impossible options and OutputError when nothing can be written there.
     """
     check_output(source_reader.path, path, overwrite)
     target = resolve_output(path)
     if target.kind == "video":
-        return VideoWriter(target, source_reader, options)
+        return VideoWriter(target, source_reader, options, folder)
     names = source_reader.image_names
     if target.kind == "image":
         if source_reader.metadata.frame_count != 1:
@@ -67,13 +74,15 @@ def create_video(
     pattern = image_pattern(target, names)
     if target.pattern is not None and target.kind == "images":
         names = None
-    return ImageWriter(target.path, pattern, source_reader.metadata, names)
+    return ImageWriter(target.path, pattern, source_reader.metadata, names, folder)
 
 
 class VideoWriter:
     """A video file being written; see `create_video`."""
 
-    def __init__(self, target: OutputTarget, reader: FrameReader, options: EncodeOptions) -> None:
+    def __init__(
+        self, target: OutputTarget, reader: FrameReader, options: EncodeOptions, folder: Path | None = None
+    ) -> None:
         self.path = target.path
         self._muxer = target.muxer
         self._notes = Warnings()
@@ -85,7 +94,7 @@ class VideoWriter:
         self._muxed = 0
         self._copier: StreamCopier | None = None
         self._finished = False
-        self._partial = partial_path(self.path)
+        self._partial = partial_path(self.path) if folder is None else folder / self.path.name
         self._output: OutputContainer | None = None
         try:
             self._stream = self._open(reader)
@@ -110,15 +119,31 @@ class VideoWriter:
         if not self._finished:
             self._discard()
 
+    @property
+    def layout(self) -> PixelLayout:
+        """Of the planes that it writes."""
+        return describe_format(self._plan.pix_fmt)
+
+    @property
+    def color(self) -> ColorSpec:
+        """Of what it writes."""
+        return self._plan.color
+
     def write(self, frame: Frame) -> None:
         """Encode one frame. frame.rgb: (H, W, 3) float32 of the source's size; pts must increase.
 
         Raises OutputError when the encoder or the disk refuses it.
         """
-        if self._turns:
-            rgb = np.rot90(frame.rgb, self._turns)
-            frame = Frame(rgb, frame.pts, frame.time_base, frame.duration)
-        picture = rgb_to_frame(frame, self._plan.pix_fmt, self._plan.color)
+        self.write_planes(self.to_planes(frame.rgb), frame)
+
+    def to_planes(self, rgb: np.ndarray) -> list[np.ndarray]:
+        """The code values that are encoded for a picture (H, W, 3), in planes of `layout`."""
+        color = self._plan.color
+        return rgb_to_planes(np.rot90(rgb, self._turns), self.layout, color.matrix, color.full_range)
+
+    def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
+        """Encode one frame from its code values and the times of `frame`; raises OutputError as `write` does."""
+        picture = planes_to_frame(planes, frame, self._plan.pix_fmt, self._plan.color)
         self._times.append(frame.pts * frame.time_base)
         if frame.duration:
             self._durations[frame.pts] = frame.duration

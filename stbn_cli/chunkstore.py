@@ -1,0 +1,214 @@
+"""What an interrupted run leaves for the next one: finished frames as they will be encoded, and where it stood.
+
+Segments of frames (video/segments.py) and one file with the engine's state, which replaces the last one in one step
+after each chunk. Whatever the moment of a crash, the state and the segments before it are whole.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from stbn_cli.errors import OutputError
+from stbn_cli.inference.report import SceneReport
+from stbn_cli.inference.resume import ChunkSizes, StreamState
+from stbn_cli.video.color import PixelLayout
+from stbn_cli.video.frames import VideoMetadata
+from stbn_cli.video.segments import USUAL_RATIO, SegmentWriter, read_segment, sync
+
+STATE_FILE = "state.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunKey:
+    """What a run's frames depend on: all equal, and one run can go on where another ended."""
+
+    input: str
+    model: str
+    options: dict[str, Any]  # plain values
+    version: str
+
+    def difference(self, other: "RunKey") -> str | None:
+        """What differs, in words; None if nothing does."""
+        if self.version != other.version:
+            return f"by version {self.version} of stbn, and this is {other.version}"
+        if self.input != other.input:
+            return "from another input"
+        if self.model != other.model:
+            return "with another model"
+        names = [
+            name for name in self.options | other.options if self.options.get(name) != other.options.get(name)
+        ]
+        return f"with another value of {', '.join(names)}" if names else None
+
+
+class ChunkStore:
+    """The store of one run in the folder `folder`, which is its own.
+
+    `planes` are those of the writer: `layout` and `color` must be the first run's.
+    """
+
+    def __init__(self, folder: Path, key: RunKey) -> None:
+        self.folder, self.key = folder, key
+        self.state: StreamState | None = None
+        self._layout: PixelLayout | None = None
+        self._picture: dict[str, Any] = {}
+        self._segment: SegmentWriter | None = None
+
+    @property
+    def frames(self) -> int:
+        """Frames that are kept."""
+        return self.state.frames if self.state is not None else 0
+
+    @property
+    def bytes(self) -> int:
+        """Size on the disk."""
+        return sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
+
+    def load(self) -> None:
+        """Take up what an earlier run left; nothing if it left nothing.
+
+        Raises OutputError if that is damaged or another run's.
+        """
+        found = read_state(self.folder)
+        if found is None:
+            return
+        key, self._picture, state = found
+        if (difference := key.difference(self.key)) is not None:
+            raise OutputError(
+                f"The interrupted run, of which {state.frames} frames are kept in {self.folder}, was made "
+                f"{difference}. Repeat its options, or start again with --restart."
+            )
+        self.state = state
+
+    def begin(self, layout: PixelLayout, picture: dict[str, Any]) -> None:
+        """Say what will be kept: planes of `layout`; `picture` describes them and must be what it was.
+
+        Raises OutputError if it is not.
+        """
+        picture = json.loads(json.dumps({"layout": asdict(layout), **picture}))  # as it is read back
+        if self.state is not None and picture != self._picture:
+            raise OutputError(
+                f"The interrupted run wrote pictures of another format ({_words(self._picture, picture)}). Repeat its "
+                "encoding options, or start again with --restart."
+            )
+        self._layout, self._picture = layout, picture
+        for file in self.folder.glob("frames-*"):
+            # Begun after the last state that is there.
+            if file.suffix == ".part" or _first_frame(file) >= self.frames:
+                file.unlink()
+
+    def stored(self) -> Iterator[list[np.ndarray]]:
+        """The planes of the frames that are kept, in order. Raises OutputError if some are damaged or missing."""
+        assert self._layout is not None
+        count = 0
+        for file in sorted(self.folder.glob("frames-*"), key=_first_frame):
+            if _first_frame(file) >= self.frames:
+                break
+            if _first_frame(file) != count:
+                break
+            for planes in read_segment(file, self._layout):
+                count += 1
+                yield planes
+        if count != self.frames:
+            raise OutputError(
+                f"What was kept of the interrupted run is damaged: {count} of {self.frames} frames are there. Start "
+                "again with --restart."
+            )
+
+    def add(self, planes: list[np.ndarray]) -> None:
+        """Append a frame's planes, which count from the next `commit` on. Raises OutputError if the disk is full."""
+        assert self._layout is not None
+        if self._segment is None:
+            self._segment = SegmentWriter(self.folder / f"frames-{self.frames:08d}.mkv", self._layout)
+        self._segment.add(planes)
+
+    def commit(self, state: StreamState) -> None:
+        """Keep all that was added, and where the engine stands after it. Raises OutputError if the disk refuses it."""
+        if self._segment is not None:
+            self._segment.finish()
+            self._segment = None
+        content = {
+            "format": FORMAT,
+            "key": asdict(self.key),
+            "picture": self._picture,
+            "frames": state.frames,
+            "sizes": asdict(state.sizes),
+            "scenes": [asdict(scene) for scene in state.scenes],
+        }
+        tensors = {} if state.state is None else {"state": state.state.cpu().contiguous()}
+        partial = self.folder / f"{STATE_FILE}.part"
+        try:
+            save_file(tensors, partial, {"stbn": json.dumps(content)})
+            sync(partial)
+            os.replace(partial, self.folder / STATE_FILE)
+            sync(self.folder)
+        except (OSError, SafetensorError) as error:
+            raise OutputError(
+                f"The progress cannot be kept in {self.folder}: {error}. Free some space, or give --no-keep-progress."
+            ) from error
+        self.state = state
+
+    def close(self) -> None:
+        """Remove what was begun and not committed."""
+        if self._segment is not None:
+            self._segment.discard()
+            self._segment = None
+
+
+def read_state(folder: Path) -> tuple[RunKey, dict[str, Any], StreamState] | None:
+    """What the run that left `folder` was, what its pictures were, and where it stood; None if nothing was kept.
+
+    Raises OutputError if it is damaged.
+    """
+    path = folder / STATE_FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            content = json.loads((file.metadata() or {})["stbn"])
+            tensor = file.get_tensor("state") if "state" in file.keys() else None  # noqa: SIM118 (it is no mapping)
+        if content["format"] != FORMAT:
+            raise ValueError("another format")
+        scenes = tuple(SceneReport(**scene) for scene in content["scenes"])
+        state = StreamState(content["frames"], scenes, ChunkSizes(**content["sizes"]), tensor)
+        return RunKey(**content["key"]), content["picture"], state
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"What was kept of an interrupted run in {folder} cannot be read ({error}). Start again with --restart."
+        ) from error
+
+
+def estimated_bytes(metadata: VideoMetadata) -> int | None:
+    """About what a store takes at the end of a video, by what FFV1 usually saves; None if its length is not known."""
+    if metadata.frame_count is None:
+        return None
+    from stbn_cli.video.pixels import describe_format
+
+    layout = describe_format(metadata.pixel_format)
+    shapes = [layout.plane_shape(index, metadata.height, metadata.width) for index in range(layout.planes)]
+    values = sum(height * width for height, width in shapes)
+    return round(metadata.frame_count * values * np.dtype(layout.dtype).itemsize * USUAL_RATIO)
+
+
+def has_room(folder: Path, needed: int) -> bool:
+    """Whether a store of so many bytes, and an output beside it, leave the disk usable."""
+    return shutil.disk_usage(folder).free > 2 * needed
+
+
+def _first_frame(file: Path) -> int:
+    digits = file.name.removeprefix("frames-").split(".")[0]
+    return int(digits) if digits.isdigit() else -1
+
+
+def _words(first: dict[str, Any], second: dict[str, Any]) -> str:
+    names = [name for name in first | second if first.get(name) != second.get(name)]
+    return ", ".join(f"{name}: {first.get(name)}, now {second.get(name)}" for name in names)

@@ -1,0 +1,129 @@
+"""What `stbn denoise` keeps of a run beside its output, and how an interrupted one goes on."""
+
+import hashlib
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.filesize import decimal
+
+from stbn_cli import __version__
+from stbn_cli.cli.console import say
+from stbn_cli.errors import OutputError
+
+if TYPE_CHECKING:
+    from stbn_cli.api import LoadedDenoiser
+    from stbn_cli.chunkstore import ChunkStore
+    from stbn_cli.video.frames import FrameReader, VideoMetadata
+    from stbn_cli.video.workfolder import WorkFolder
+
+# Read of a video to know it again: its begin, middle and end.
+SAMPLE_BYTES = 1 << 20
+# From here on it is said how much the store will take.
+LARGE_BYTES = 100 << 20
+
+
+def take_over(folder: "WorkFolder", *, resume: bool, restart: bool) -> None:
+    """Clear what an earlier run left, unless there is something to go on with.
+
+    Raises OutputError if there is and the user has not said what to do with it.
+    """
+    from stbn_cli.chunkstore import STATE_FILE, read_state
+
+    if restart or not (folder.path / STATE_FILE).exists():
+        folder.clear()
+        return
+    if resume:
+        return
+    folder.keep()
+    found = read_state(folder.path)
+    frames = found[2].frames if found is not None else 0
+    raise OutputError(
+        f"An interrupted run has kept {frames} frames of {folder.output}. Go on with --resume, or start again with "
+        "--restart."
+    )
+
+
+def open_store(
+    folder: "WorkFolder", reader: "FrameReader", denoiser: "LoadedDenoiser", options: dict[str, Any]
+) -> "ChunkStore":
+    """The store for a run in `folder`, with what an interrupted one left.
+
+    options: plain values that decide on the result. Raises OutputError if the interrupted run was another one.
+    """
+    from stbn_cli.checkpoints.store import sha256_of
+    from stbn_cli.chunkstore import ChunkStore, RunKey
+
+    options = options | {
+        "flow": denoiser.flow_name,
+        "precision": str(denoiser.dtype),
+        "device": denoiser.device.type,
+    }
+    key = RunKey(_fingerprint(reader), sha256_of(denoiser.model_path), options, __version__)
+    store = ChunkStore(folder.path, key)
+    try:
+        store.load()
+    except OutputError:
+        folder.keep()  # it is somebody's work
+        raise
+    return store
+
+
+def room_for(folder: "WorkFolder", metadata: "VideoMetadata", notes: Any) -> bool:
+    """Whether the store fits beside the output; says what it will take if that is much, and why not."""
+    from stbn_cli.chunkstore import estimated_bytes, has_room
+
+    needed = estimated_bytes(metadata)
+    if needed is None:
+        return True
+    if not has_room(folder.path, needed):
+        notes(
+            f"Progress is not kept: it would take about {decimal(needed)} beside the output, and the disk has too "
+            "little room. An interrupted run starts again."
+        )
+        return False
+    if needed >= LARGE_BYTES:
+        say(
+            f"Progress is kept beside the output until it is done, about {decimal(needed)} at the end "
+            "(--no-keep-progress: not)."
+        )
+    return True
+
+
+def resume_hint(folder: "WorkFolder", store: "ChunkStore") -> str:
+    """What is kept, and the command that goes on."""
+    return (
+        f"{store.frames} frames are kept ({decimal(store.bytes)} in {folder.path}). Go on with: {_command()}"
+    )
+
+
+def _command() -> str:
+    """The command line of this process with --resume."""
+    words: Sequence[str] = [word for word in sys.argv[1:] if word not in ("--resume", "--restart")]
+    place = words.index("--") if "--" in words else len(words)
+    return shlex.join(["stbn", *words[:place], "--resume", *words[place:]])
+
+
+def _fingerprint(reader: "FrameReader") -> str:
+    """Knows an input again, whatever its name: sizes, and a digest of some of the content."""
+    digest = hashlib.sha256()
+    names = reader.image_names
+    if names is not None:
+        folder = reader.path if reader.path.is_dir() else reader.path.parent
+        for name in names:
+            digest.update(f"{name}\0{(folder / name).stat().st_size}\0".encode("utf-8", "surrogateescape"))
+        _sample(folder / names[0], digest)
+    else:
+        _sample(reader.path, digest)
+    return digest.hexdigest()
+
+
+def _sample(path: Path, digest: Any) -> None:
+    size = path.stat().st_size
+    digest.update(str(size).encode())
+    with path.open("rb") as file:
+        for place in (0, size // 2, max(0, size - SAMPLE_BYTES)):
+            file.seek(place)
+            digest.update(file.read(SAMPLE_BYTES))
