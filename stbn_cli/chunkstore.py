@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from stbn_cli.checkpoints.store import sha256_of
 from stbn_cli.errors import OutputError
 from stbn_cli.inference.report import SceneReport
 from stbn_cli.inference.resume import ChunkSizes, StreamState
@@ -61,6 +62,7 @@ class ChunkStore:
         self.state: StreamState | None = None
         self._layout: PixelLayout | None = None
         self._picture: dict[str, Any] = {}
+        self._digests: dict[str, str] = {}  # of the segments, by name
         self._segment: SegmentWriter | None = None
 
     @property
@@ -81,10 +83,11 @@ class ChunkStore:
         found = read_state(self.folder)
         if found is None:
             return
-        key, self._picture, state = found
+        key, state = found.key, found.state
+        self._picture, self._digests = found.picture, found.digests
         if (difference := key.difference(self.key)) is not None:
             raise OutputError(
-                f"The interrupted run, of which {state.frames} frames are kept in {self.folder}, was made "
+                f"The interrupted run, of which {state.frames} frame(s) are kept in {self.folder}, was made "
                 f"{difference}. Repeat its options, or start again with --restart."
             )
         self.state = state
@@ -102,18 +105,16 @@ class ChunkStore:
             )
         self._layout, self._picture = layout, picture
         for file in self.folder.glob("frames-*"):
-            # Begun after the last state that is there.
-            if file.suffix == ".part" or _first_frame(file) >= self.frames:
-                file.unlink()
+            if file.name not in self._digests:
+                file.unlink()  # begun after the last state that is there
 
     def stored(self) -> Iterator[list[np.ndarray]]:
         """The planes of the frames that are kept, in order. Raises OutputError if some are damaged or missing."""
         assert self._layout is not None
         count = 0
-        for file in sorted(self.folder.glob("frames-*"), key=_first_frame):
-            if _first_frame(file) >= self.frames:
-                break
-            if _first_frame(file) != count:
+        for name, digest in self._digests.items():
+            file = self.folder / name
+            if not file.exists() or sha256_of(file) != digest:
                 break
             for planes in read_segment(file, self._layout):
                 count += 1
@@ -128,18 +129,21 @@ class ChunkStore:
         """Append a frame's planes, which count from the next `commit` on. Raises OutputError if the disk is full."""
         assert self._layout is not None
         if self._segment is None:
-            self._segment = SegmentWriter(self.folder / f"frames-{self.frames:08d}.mkv", self._layout)
+            name = f"frames-{self.frames:08d}.mkv"
+            self._segment = SegmentWriter(self.folder / name, self._layout)
         self._segment.add(planes)
 
     def commit(self, state: StreamState) -> None:
         """Keep all that was added, and where the engine stands after it. Raises OutputError if the disk refuses it."""
         if self._segment is not None:
             self._segment.finish()
+            self._digests[self._segment.path.name] = sha256_of(self._segment.path)
             self._segment = None
         content = {
             "format": FORMAT,
             "key": asdict(self.key),
             "picture": self._picture,
+            "segments": self._digests,
             "frames": state.frames,
             "sizes": asdict(state.sizes),
             "scenes": [asdict(scene) for scene in state.scenes],
@@ -164,8 +168,18 @@ class ChunkStore:
             self._segment = None
 
 
-def read_state(folder: Path) -> tuple[RunKey, dict[str, Any], StreamState] | None:
-    """What the run that left `folder` was, what its pictures were, and where it stood; None if nothing was kept.
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a run left: what it was, what its pictures were, its segments' SHA-256 by name, and where it stood."""
+
+    key: RunKey
+    picture: dict[str, Any]
+    digests: dict[str, str]
+    state: StreamState
+
+
+def read_state(folder: Path) -> Kept | None:
+    """What the run left that used `folder`; None if it kept nothing.
 
     Raises OutputError if it is damaged.
     """
@@ -180,7 +194,7 @@ def read_state(folder: Path) -> tuple[RunKey, dict[str, Any], StreamState] | Non
             raise ValueError("another format")
         scenes = tuple(SceneReport(**scene) for scene in content["scenes"])
         state = StreamState(content["frames"], scenes, ChunkSizes(**content["sizes"]), tensor)
-        return RunKey(**content["key"]), content["picture"], state
+        return Kept(RunKey(**content["key"]), content["picture"], content["segments"], state)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise OutputError(
             f"What was kept of an interrupted run in {folder} cannot be read ({error}). Start again with --restart."
@@ -202,11 +216,6 @@ def estimated_bytes(metadata: VideoMetadata) -> int | None:
 def has_room(folder: Path, needed: int) -> bool:
     """Whether a store of so many bytes, and an output beside it, leave the disk usable."""
     return shutil.disk_usage(folder).free > 2 * needed
-
-
-def _first_frame(file: Path) -> int:
-    digits = file.name.removeprefix("frames-").split(".")[0]
-    return int(digits) if digits.isdigit() else -1
 
 
 def _words(first: dict[str, Any], second: dict[str, Any]) -> str:

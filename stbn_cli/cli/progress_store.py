@@ -39,9 +39,9 @@ def take_over(folder: "WorkFolder", *, resume: bool, restart: bool) -> None:
         return
     folder.keep()
     found = read_state(folder.path)
-    frames = found[2].frames if found is not None else 0
+    frames = found.state.frames if found is not None else 0
     raise OutputError(
-        f"An interrupted run has kept {frames} frames of {folder.output}. Go on with --resume, or start again with "
+        f"An interrupted run has kept {frames} frame(s) of {folder.output}. Go on with --resume, or start again with "
         "--restart."
     )
 
@@ -94,9 +94,7 @@ def room_for(folder: "WorkFolder", metadata: "VideoMetadata", notes: Any) -> boo
 
 def resume_hint(folder: "WorkFolder", store: "ChunkStore") -> str:
     """What is kept, and the command that goes on."""
-    return (
-        f"{store.frames} frames are kept ({decimal(store.bytes)} in {folder.path}). Go on with: {_command()}"
-    )
+    return f"{store.frames} frame(s) are kept ({decimal(store.bytes)} in {folder.path}). Go on with: {_command()}"
 
 
 def _command() -> str:

@@ -27,7 +27,7 @@ class SegmentWriter:
     """
 
     def __init__(self, path: Path, layout: PixelLayout) -> None:
-        self._path, self._layout = path, layout
+        self.path, self._layout = path, layout
         self._stored = _stored_layout(layout)
         self._partial = path.with_name(f"{path.name}.part")
         try:
@@ -59,10 +59,10 @@ class SegmentWriter:
         try:
             self._output.close()
             sync(self._partial)
-            os.replace(self._partial, self._path)
-            sync(self._path.parent)
+            os.replace(self._partial, self.path)
+            sync(self.path.parent)
         except (FFmpegError, OSError) as error:
-            raise _cannot_keep(self._path, error) from error
+            raise _cannot_keep(self.path, error) from error
 
     def discard(self) -> None:
         """Close and remove what was written."""
@@ -75,7 +75,7 @@ class SegmentWriter:
         try:
             self._output.mux(self._stream.encode(picture))
         except (FFmpegError, OSError) as error:
-            raise _cannot_keep(self._path, error) from error
+            raise _cannot_keep(self.path, error) from error
 
 
 def read_segment(path: Path, layout: PixelLayout) -> Iterator[list[np.ndarray]]:

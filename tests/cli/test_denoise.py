@@ -134,6 +134,7 @@ def test_ctrl_c_leaves_nothing_of_the_output(stbn, make_clip, tiny_model_path, m
 def test_sigint_to_the_process(make_clip, tiny_model_path) -> None:
     clip = make_clip(width=320, height=240, frames=60)
     arguments = ["denoise", str(clip), "-m", str(tiny_model_path), "--sigma", "20", "--chunk", "4"]
+    arguments += ["--no-keep-progress"]
     with subprocess.Popen(
         [sys.executable, "-m", "stbn_cli", *arguments], stderr=subprocess.PIPE, text=True
     ) as process:
