@@ -260,13 +260,13 @@ def test_ctrl_c_finishes_the_chunk_and_tells_how_to_go_on(
     assert content(long_clip.parent) == {"in.mkv", "out.mkv", "whole.mkv"}
 
 
-def kill_and_resume(clip: Path, model: Path, delay: float) -> Path:
-    """Kill -9 after `delay` seconds of work, then go on; the output."""
+def kill_and_resume(clip: Path, model: Path, begun: str, delay: float) -> Path:
+    """Kill -9 so many seconds after the file `begun` is in the work folder, then go on; the output."""
     output = clip.with_name("out.mkv")
     arguments = ("denoise", clip, "-o", output, "-m", model, *BASIC)
     with start(*arguments) as process:
         folder = output.with_name(".out.mkv.stbn")
-        while process.poll() is None and not folder.exists():
+        while process.poll() is None and not (folder / begun).exists():
             time.sleep(0.005)
         time.sleep(delay)
         process.kill()
@@ -285,8 +285,10 @@ def test_runs_killed_at_random_moments_go_on(long_clip: Path, tiny_model_path: P
     digest = hashlib.sha256(long_clip.read_bytes()).digest()
     expected = whole(stbn, long_clip, tiny_model_path)
     moments = random.Random(7)
-    for _ in range(runs):
-        output = kill_and_resume(long_clip, tiny_model_path, moments.uniform(0.0, 1.4))
+    for run in range(runs):
+        # Mostly in the midst of the work, at times before there is anything to go on with.
+        begun, most = (STATE_FILE, 0.7) if run % 4 else ("lock", 0.6)
+        output = kill_and_resume(long_clip, tiny_model_path, begun, moments.uniform(0.0, most))
         assert same_frames(output, expected)
         assert content(long_clip.parent) == {"in.mkv", "out.mkv", "whole.mkv"}
         output.unlink()
