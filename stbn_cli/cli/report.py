@@ -69,6 +69,7 @@ class Job:
             "strength": self.denoiser.options.strength,
             **self._engine(),
             "scenes": self.scenes(),
+            "repeated_frames": report.repeated_frames,
             "fp32_chunks": report.fp32_chunks,
             "replans": report.replans,
             "warnings": self.notes.messages,
@@ -108,7 +109,9 @@ class Job:
     def summary(self, summary: "DenoiseSummary") -> str:
         """What was done, in a line."""
         speed = f"{summary.frames} frames in {clock(summary.seconds)} ({summary.frames_per_second:.2f} fps)"
-        return f"{self.output}: {speed}, {self._noise()}, {self._how()}"
+        repeated = self.denoiser.report.repeated_frames
+        repeats = f", {repeated} of them repeat the one before" if repeated else ""
+        return f"{self.output}: {speed}{repeats}, {self._noise()}, {self._how()}"
 
     def _engine(self) -> dict[str, Any]:
         denoiser = self.denoiser
