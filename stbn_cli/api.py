@@ -129,6 +129,7 @@ def denoise_file(
     end: float | None = None,
     rate: Fraction | float | None = None,
     hardware: str | None = None,
+    max_pixels: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> DenoiseSummary:
     """Denoise a video file or an image sequence. `output` appears whole and verified, or not at all.
@@ -141,6 +142,7 @@ def denoise_file(
         start, end: half-open range in seconds from the beginning of the input.
         rate: frames per second of an image sequence; None: 25.
         hardware: "auto" or "cuda" decodes on the graphics card, or in software with a warning where it cannot.
+        max_pixels: of one picture; an input that states more is refused. None: 8192 x 8192.
         progress: called with the number of frames denoised so far.
 
     Raises:
@@ -148,11 +150,13 @@ def denoise_file(
     """
     # Here, so that arrays can be denoised and measured on machines without PyAV.
     from stbn_cli.video.encoders import EncodeOptions
+    from stbn_cli.video.limits import MAX_PIXELS
     from stbn_cli.video.reader import open_video
     from stbn_cli.video.writer import create_video
 
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
     with (
-        open_video(input, start=start, end=end, rate=rate, hardware=hardware) as reader,
+        open_video(input, start=start, end=end, rate=rate, hardware=hardware, max_pixels=limit) as reader,
         create_video(output, reader, encode or EncodeOptions(), overwrite=overwrite) as writer,
     ):
         return denoise_video(reader, denoiser, writer, progress=progress)

@@ -13,6 +13,7 @@ from stbn_cli.cli.exits import InterruptedByUserError
 from stbn_cli.cli.parsing import AUTO, default_output, engine_arguments, parse_time
 from stbn_cli.cli.progress import FinetuneDisplay, FrameProgress
 from stbn_cli.cli.report import Job, Notes, fields, plan_encoding
+from stbn_cli.video.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     from stbn_cli.finetuning.result import FinetuneResult
@@ -41,6 +42,7 @@ class Request:
     span: dict[str, Any]  # arguments of `open_video`: start and end in seconds, rate in frames per second
     engine: dict[str, Any]  # arguments of `load_denoiser`
     hardware: str | None  # that decodes
+    max_pixels: int  # of one picture
     coding: dict[str, Any]  # fields of `EncodeOptions`
     adapt_minutes: float | None  # of finetuning before; None: none
     verbosity: int
@@ -54,6 +56,7 @@ def denoise(
     start: opt.StartOpt = None,
     end: opt.EndOpt = None,
     fps: opt.FpsOpt = None,
+    max_pixels: opt.MaxPixelsOpt = MAX_PIXELS,
     dry_run: opt.DryRunOpt = False,
     sigma: opt.SigmaOpt = AUTO,
     strength: opt.StrengthOpt = 1.0,
@@ -103,7 +106,18 @@ def denoise(
     if adapt and adapt_minutes is None:
         adapt_minutes = ADAPT_MINUTES
     request = Request(
-        source, target, overwrite, dry_run, span, engine, hardware, coding, adapt_minutes, verbosity, json
+        source,
+        target,
+        overwrite,
+        dry_run,
+        span,
+        engine,
+        hardware,
+        max_pixels,
+        coding,
+        adapt_minutes,
+        verbosity,
+        json,
     )
     try:
         _run(request)
@@ -126,7 +140,8 @@ def _run(request: Request) -> None:
     from stbn_cli.video.writer import EncodeOptions, check_output
 
     encode = EncodeOptions(**request.coding)
-    with open_video(request.source, **request.span, hardware=request.hardware) as reader:
+    limits = {"hardware": request.hardware, "max_pixels": request.max_pixels}
+    with open_video(request.source, **request.span, **limits) as reader:
         check_output(request.source, request.output, request.overwrite)
         metadata, notes = reader.metadata, Notes()
         encoding = plan_encoding(metadata, request.output, encode, notes)
@@ -196,6 +211,7 @@ def _denoise(
             overwrite=request.overwrite,
             **request.span,
             hardware=request.hardware,
+            max_pixels=request.max_pixels,
             progress=progress,
         )
     for warning in summary.warnings:

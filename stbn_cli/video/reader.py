@@ -20,8 +20,17 @@ from stbn_cli.errors import InputError, OptionError
 from stbn_cli.video.frames import Frame, FrameReader, StreamSource, VideoMetadata, Warnings
 from stbn_cli.video.hardware import DEVICE, HARDWARE, HardwareError, check_layout, open_on_device
 from stbn_cli.video.images import ImageReader, exact_seconds, is_image_source
+from stbn_cli.video.limits import MAX_PIXELS
 from stbn_cli.video.pixels import describe_format, frame_to_rgb, to_fraction
-from stbn_cli.video.probe import describe, error_reason, find_video_stream, open_container, origin, stated_end
+from stbn_cli.video.probe import (
+    codec_options,
+    describe,
+    error_reason,
+    find_video_stream,
+    open_container,
+    origin,
+    stated_end,
+)
 
 # Used only where neither the stream nor its frames have a rate.
 FALLBACK_RATE = Fraction(25)
@@ -44,6 +53,7 @@ def open_video(
     end: float | None = None,
     rate: Fraction | float | None = None,
     hardware: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> FrameReader:
     """Open a video file, a folder of images, or a pattern such as `frame_%04d.png` or `*.png`.
 
@@ -51,21 +61,26 @@ def open_video(
     times shifted so that the first one kept is at 0. rate: frames per second of an image sequence (25 unless
     given; a video file keeps its own times). hardware: "cuda" decodes a video on an NVIDIA card, "auto" on
     whatever is there (cuda is all that is known yet), with software and a sentence in `.warnings` where that
-    fails; the frames are the same. The result is a context manager; iterating yields `Frame`s in
+    fails; the frames are the same. max_pixels: of one picture; headers that state more are refused before memory
+    is taken. The result is a context manager; iterating yields `Frame`s in
     presentation order; `.metadata` and `.warnings` (sentences, growing while reading) describe it.
 
     Raises InputError for what is missing, empty, without video or without a decodable frame, and OptionError
-    for an impossible range or hardware of another name.
+    for an impossible range or limit, or hardware of another name.
     """
     if hardware not in (None, *HARDWARE):
         raise OptionError(f"Unknown hardware {hardware!r}. Choose one of {', '.join(HARDWARE)}.")
+    if max_pixels < 1:
+        raise OptionError(
+            f"A limit of {max_pixels} pixels leaves no picture. Give a number such as {MAX_PIXELS}."
+        )
     if start is not None and start < 0:
         raise OptionError(f"The start {start:g} s is negative. Give a time of 0 s or later.")
     if end is not None and end <= (start or 0):
         raise OptionError(f"The end {end:g} s is not after the start {start or 0:g} s. Give a later end.")
     if is_image_source(path):
-        return ImageReader(path, start=start, end=end, rate=rate)
-    return VideoReader(Path(path), start=start, end=end, hardware=hardware)
+        return ImageReader(path, start=start, end=end, rate=rate, max_pixels=max_pixels)
+    return VideoReader(Path(path), start=start, end=end, hardware=hardware, max_pixels=max_pixels)
 
 
 class VideoReader:
@@ -80,15 +95,17 @@ class VideoReader:
         start: float | None = None,
         end: float | None = None,
         hardware: str | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.path = path
+        self._max_pixels = max_pixels
         self._on_device = hardware is not None
         self._notes = Warnings()
         self._start: Fraction | None = None
         self._end: Fraction | None = None
         self._shift = 0  # ticks
-        with open_container(path) as container:
-            stream = find_video_stream(container, path, self._notes)
+        with open_container(path, max_pixels) as container:
+            stream = find_video_stream(container, path, self._notes, max_pixels)
             self._index = stream.index
             self._origin = origin(container, stream)
             if start is not None or end is not None:
@@ -96,7 +113,7 @@ class VideoReader:
                 self._end = None if end is None else self._origin + exact_seconds(end)
             first = next(self._decode(container, stream), None)
             if first is None:
-                raise _no_frames(path, start, end)
+                raise _no_frames(path, start, end, max_pixels)
             self.metadata = describe(container, stream, first, self._start, self._end)
         if self._start is not None:
             self._shift = _Clock(self.metadata, self._notes).tick(first)
@@ -141,7 +158,7 @@ class VideoReader:
                     f"{self.path.name} is decoded in software{since}: {DEVICE} cannot do it ({failure}). Check that "
                     "nvidia-smi shows a card with free memory, or decode in software on purpose."
                 )
-        with open_container(self.path) as container:
+        with open_container(self.path, self._max_pixels) as container:
             yield from self._frames(container, clock, skip=done)
 
     def _frames(
@@ -207,6 +224,9 @@ class VideoReader:
         self, container: InputContainer, stream: VideoStream, base: Fraction
     ) -> Iterator[av.VideoFrame | None]:
         """Every picture from the start of the range or a little before; None for a packet that fails."""
+        stream.codec_context.options = codec_options(
+            self._max_pixels
+        )  # also for a picture that becomes larger
         stream.thread_type = "AUTO"  # type: ignore[assignment]  # frame threads where the codec has no slices
         pictures = _pictures(container, stream, self.path, self._notes)
         if self._start is None or self._start <= self._origin:
@@ -301,10 +321,11 @@ def _decode_packet(stream: VideoStream, packet: av.Packet | None) -> Sequence[av
         return (None,)
 
 
-def _no_frames(path: Path, start: float | None, end: float | None) -> InputError:
+def _no_frames(path: Path, start: float | None, end: float | None, max_pixels: int) -> InputError:
     if start is None and end is None:
         return InputError(
-            f"No frame of {path} can be decoded: it is empty or damaged. Check that a player shows it."
+            f"No frame of {path} can be decoded: it is empty or damaged, or its pictures have more than {max_pixels} "
+            "pixels (--max-pixels). Check that a player shows it."
         )
     until = "its end" if end is None else f"{end:g} s"
     return InputError(f"{path} has no frame between {start or 0:g} s and {until}. Choose another range.")
