@@ -1,12 +1,13 @@
 """Damaged inputs by the thousand: what the command makes of files that no program wrote.
 
-    python benchmarks/fuzz.py [--cases 2000] [--seed 0] [--first 0] [--kinds mp4 mkv y4m safetensors png]
+    python benchmarks/fuzz.py [--cases 2000] [--seed 0] [--first 0] [--kinds mp4 mkv ts y4m png safetensors]
 
-Small whole files (H.264 in MP4, FFV1 with sound and subtitles in Matroska, Y4M, a model, a PNG) are made on the fly and
-damaged: bits flipped, blocks overwritten, cut off, doubled, length fields set to extremes. Every case is a number: the
-same (seed, number) damages in the same way. Each is given to the command's entry in a long-lived child process with
-limits on time and memory. Findings, one a line: a crash (signal), a hang, an error that is none of the documented ones,
-an exit code that does not fit, files left over, a changed source. Last line: one JSON document.
+Small whole files (H.264 in MP4 and MPEG-TS, FFV1 with subtitles in Matroska, Y4M, a PNG, a model) are made on the fly
+and damaged: bits flipped, blocks overwritten, cut off, doubled, length fields set to extremes. Every case is a number:
+the same (seed, number) damages in the same way. Each is given to the command's entry in a long-lived child process with
+limits on time and memory; what it writes goes to containers in turn. Findings, one a line: a crash (signal), a hang, an
+error that is none of the documented ones, an exit code that does not fit, files left over, a changed source. Last line:
+one JSON document.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 import traceback
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,43 +44,48 @@ WIDTH, HEIGHT, FRAMES = 32, 24, 6
 EXPECTED_CODES = {
     "mp4": (0, 3, 5),
     "mkv": (0, 3, 5),
+    "ts": (0, 3, 5),
     "y4m": (0, 3, 5),
     "png": (0, 3, 5),
     "safetensors": (0, 4, 5),
 }
 KINDS = tuple(EXPECTED_CODES)
+CONTAINERS = (".mkv", ".mp4", ".mkv", ".mov", ".ts")
+ABSURD = (0, -1, 10**6, 2**70, 1e308, "", "x", [], {}, None, True, [[]] * 9, {"a": {}}, [5, -5], ["a", "b"])
 EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
 
 
-def make_video(path: Path, *, encoder: str, pixel_format: str, extras: bool) -> None:
-    """A clip of noise; `extras`: with sound and a subtitle."""
+def make_video(path: Path, *, encoder: str, sound_encoder: str, subtitles: bool) -> None:
+    """A clip of noise with silence beside it, and a subtitle."""
     import av
     from av.packet import Packet
 
     with av.open(str(path), "w") as output:
         options = (
-            {"preset": "ultrafast", "g": "3", "threads": "1"} if encoder == "libx264" else {"threads": "1"}
+            {"preset": "ultrafast", "g": "3", "bf": "1", "threads": "1"}
+            if encoder == "libx264"
+            else {"threads": "1"}
         )
         stream: Any = output.add_stream(encoder, rate=25, options=options)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixel_format
-        sound: Any = output.add_stream("pcm_s16le", rate=8000) if extras else None
-        text = output.add_mux_stream("subrip") if extras and hasattr(output, "add_mux_stream") else None
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        sound: Any = output.add_stream(sound_encoder, rate=32000)
+        text = output.add_mux_stream("subrip") if subtitles and hasattr(output, "add_mux_stream") else None
         if text is not None:
             packet = Packet(b"words")
             packet.stream, packet.time_base = text, Fraction(1, 1000)
             packet.pts = packet.dts = 40
             packet.duration = 80
             output.mux(packet)
-        if sound is not None:
+        for block in range(6):
             frame = av.AudioFrame.from_ndarray(
-                np.zeros((1, 1920 * 2), np.int16), format="s16", layout="stereo"
+                np.zeros((2, 1536), np.float32), format="fltp", layout="stereo"
             )
-            frame.rate, frame.pts = 8000, 0
+            frame.rate, frame.pts = 32000, 1536 * block
             output.mux(sound.encode(frame))
-            output.mux(sound.encode(None))
+        output.mux(sound.encode(None))
         for index in range(FRAMES):
             rgb = np.random.default_rng(index).integers(90, 160, (HEIGHT, WIDTH, 3), np.uint8)
-            picture = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format=pixel_format)
+            picture = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p")
             picture.pts, picture.time_base = index, Fraction(1, 25)
             output.mux(stream.encode(picture))
         output.mux(stream.encode(None))
@@ -113,13 +120,46 @@ def make_seeds(folder: Path) -> dict[str, bytes]:
     """The whole files by kind; `folder` holds them afterwards too, as whole.KIND."""
     import cv2
 
-    make_video(folder / "whole.mp4", encoder="libx264", pixel_format="yuv420p", extras=False)
-    make_video(folder / "whole.mkv", encoder="ffv1", pixel_format="yuv420p", extras=True)
+    make_video(folder / "whole.mp4", encoder="libx264", sound_encoder="aac", subtitles=False)
+    make_video(folder / "whole.mkv", encoder="ffv1", sound_encoder="pcm_s16le", subtitles=True)
+    make_video(folder / "whole.ts", encoder="libx264", sound_encoder="ac3", subtitles=False)
     (folder / "whole.y4m").write_bytes(make_y4m())
     make_model(folder / "whole.safetensors")
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     (folder / "whole.png").write_bytes(cv2.imencode(".png", noise)[1].tobytes())
     return {kind: (folder / f"whole.{kind}").read_bytes() for kind in KINDS}
+
+
+def damage_model(whole: bytes, generator: np.random.Generator) -> bytes:
+    """A model whose header is still JSON: one value or name of it is replaced by something absurd."""
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    part = ("config", "info", None)[int(generator.integers(0, 3))]
+    table = json.loads(header["__metadata__"][part]) if part else header
+    name = sorted(table)[int(generator.integers(len(table)))]
+    if not part and isinstance(table[name], dict) and generator.random() < 0.8:
+        inner = sorted(table[name])[int(generator.integers(len(table[name])))]
+        table[name][inner] = ABSURD[int(generator.integers(len(ABSURD)))]
+    elif generator.random() < 0.2:
+        table[f"{name}."] = table.pop(name)
+    else:
+        table[name] = ABSURD[int(generator.integers(len(ABSURD)))]
+    if part:
+        header["__metadata__"][part] = json.dumps(table)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + whole[8 + length :]
+
+
+def mend_png(data: bytes) -> bytes:
+    """The same PNG with the checksums of its chunks set right, so that damage reaches what is behind them."""
+    mended, at = bytearray(data), 8
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if end + 4 > len(data):
+            break
+        mended[end : end + 4] = zlib.crc32(data[at + 4 : end]).to_bytes(4, "big")
+        at = end + 4
+    return bytes(mended)
 
 
 def damage(whole: bytes, generator: np.random.Generator) -> bytes:
@@ -165,19 +205,26 @@ class Case:
 def make_case(seeds: dict[str, bytes], seed: int, number: int, kinds: tuple[str, ...] = KINDS) -> Case:
     """Case `number` of `seed`; the kinds take turns."""
     kind = kinds[number % len(kinds)]
-    return Case(number, kind, damage(seeds[kind], np.random.default_rng((seed, number))))
+    generator = np.random.default_rng((seed, number))
+    if kind == "safetensors" and generator.random() < 0.5:
+        return Case(number, kind, damage_model(seeds[kind], generator))
+    data = damage(seeds[kind], generator)
+    return Case(number, kind, mend_png(data) if kind == "png" and generator.random() < 0.5 else data)
 
 
 def lay_out(case: Case, seeds: dict[str, bytes], folder: Path) -> tuple[list[str], set[str], set[str]]:
     """Write the case into the empty `folder`: arguments of the command, names there are, names success adds."""
     model = folder.parent / "whole.safetensors"
-    source, output = folder / f"case.{case.kind}", folder / "out.mkv"
+    turn = case.number // len(KINDS)
+    # Whether other containers hold a file's streams is no matter of damage.
+    containers = (".mkv",) if case.kind == "mkv" else CONTAINERS
+    source, output = folder / f"case.{case.kind}", folder / f"out{containers[turn % len(containers)]}"
     if case.kind == "png":
         # The first or a later image is damaged.
         source, output = folder / "frames", folder / "out"
         source.mkdir()
         for index in range(2):
-            data = case.data if index == case.number // len(KINDS) % 2 else seeds["png"]
+            data = case.data if index == turn % 2 else seeds["png"]
             (source / f"{index}.png").write_bytes(data)
     elif case.kind == "safetensors":
         model = folder / "case.safetensors"
@@ -199,6 +246,8 @@ def lay_out(case: Case, seeds: dict[str, bytes], folder: Path) -> tuple[list[str
         "--max-pixels",
         str(MAX_PIXELS),
     ]
+    if turn % 5 == 4:
+        options += ["--start", "0.05"]
     command = ["denoise", str(source), "-o", str(output), "-m", str(model), *options]
     return command, present, {output.name}
 
@@ -289,10 +338,12 @@ def serve(answers: IO[bytes]) -> None:
     answers.flush()
     for line in sys.stdin.buffer:
         surprises.clear()
-        heard = io.StringIO()
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(heard):
+        heard, told = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(told), contextlib.redirect_stderr(heard):
             code = app.main(json.loads(line))
-        answer = {"code": code, "said": heard.getvalue()[-400:], "surprise": surprises[-1:]}
+        if code == 0:
+            json.loads(told.getvalue())
+        answer = {"code": code, "said": heard.getvalue()[-4000:], "surprise": surprises[-1:]}
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
 
@@ -351,7 +402,7 @@ def main() -> None:
             os.dup2(2, 1)  # nothing else may write between the answers
             serve(answers)
         return
-    begin, codes, findings, slowest = time.perf_counter(), Counter(), [], 0.0
+    begin, codes, findings, slowest = time.perf_counter(), Counter(), [], (0.0, 0)
     with tempfile.TemporaryDirectory(prefix="stbn-fuzz-") as name:
         seeds, child, used = make_seeds(Path(name)), None, 0
         for number in range(arguments.first, arguments.first + arguments.cases):
@@ -364,7 +415,7 @@ def main() -> None:
             case = make_case(seeds, arguments.seed, number, tuple(arguments.kinds))
             since = time.perf_counter()
             found, code = try_case(child, case, seeds, Path(name, "case"))
-            slowest, used = max(slowest, time.perf_counter() - since), used + 1
+            slowest, used = max(slowest, (time.perf_counter() - since, number)), used + 1
             codes[f"{case.kind} {code}"] += 1
             if code is None:
                 child.close()
@@ -383,7 +434,8 @@ def main() -> None:
     }
     numbers = {
         "seconds": round(seconds, 1),
-        "slowest_seconds": round(slowest, 2),
+        "slowest_seconds": round(slowest[0], 2),
+        "slowest_case": slowest[1],
         "codes": dict(sorted(codes.items())),
     }
     print(json.dumps({**summary, **numbers, "findings": findings}))

@@ -5,6 +5,7 @@ RGB.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -151,7 +152,7 @@ def denoise_file(
     # Here, so that arrays can be denoised and measured on machines without PyAV.
     from stbn_cli.video.encoders import EncodeOptions
     from stbn_cli.video.limits import MAX_PIXELS
-    from stbn_cli.video.reader import open_video
+    from stbn_cli.video.reader import VideoReader, open_video
     from stbn_cli.video.writer import create_video
 
     limit = MAX_PIXELS if max_pixels is None else max_pixels
@@ -159,7 +160,9 @@ def denoise_file(
         open_video(input, start=start, end=end, rate=rate, hardware=hardware, max_pixels=limit) as reader,
         create_video(output, reader, encode or EncodeOptions(), overwrite=overwrite) as writer,
     ):
-        return denoise_video(reader, denoiser, writer, progress=progress)
+        summary = denoise_video(reader, denoiser, writer, progress=progress)
+        # A damaged image ends the run; only video files have damage to live with.
+        return replace(summary, damage=reader.damage) if isinstance(reader, VideoReader) else summary
 
 
 def finetune(

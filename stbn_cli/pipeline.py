@@ -9,12 +9,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
-from stbn_cli.video.frames import Frame, FrameReader, FrameWriter
+from stbn_cli.video.frames import Damage, Frame, FrameReader, FrameWriter
 
 # What may wait between two stages: the denoiser takes and gives whole chunks at a time, and while it computes one, the
 # next should be decoded and the last be encoded. So many frames in any case; more, up to the longest chunk, while they
@@ -45,6 +45,7 @@ class DenoiseSummary:
     frames: int
     seconds: float  # wall clock, decoding to verified output
     warnings: tuple[str, ...] = ()
+    damage: Damage = field(default_factory=Damage)  # of the source
 
     @property
     def frames_per_second(self) -> float:

@@ -69,6 +69,10 @@ class Job:
             "strength": self.denoiser.options.strength,
             **self._engine(),
             "scenes": self.scenes(),
+            "damage": {
+                "missing_frames": summary.damage.missing,
+                "concealed_frames": summary.damage.concealed,
+            },
             "fp32_chunks": report.fp32_chunks,
             "replans": report.replans,
             "warnings": self.notes.messages,
@@ -107,7 +111,9 @@ class Job:
 
     def summary(self, summary: "DenoiseSummary") -> str:
         """What was done, in a line."""
-        speed = f"{summary.frames} frames in {clock(summary.seconds)} ({summary.frames_per_second:.2f} fps)"
+        missing, concealed = summary.damage.missing, summary.damage.concealed
+        damage = f" ({missing} missing and {concealed} concealed by damage)" if missing or concealed else ""
+        speed = f"{summary.frames} frames{damage} in {clock(summary.seconds)} ({summary.frames_per_second:.2f} fps)"
         return f"{self.output}: {speed}, {self._noise()}, {self._how()}"
 
     def _engine(self) -> dict[str, Any]:

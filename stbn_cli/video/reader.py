@@ -3,7 +3,8 @@
 Every iteration opens the file anew: a reader can be read twice, and its frames in another thread.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from stbn_cli.errors import InputError, OptionError
-from stbn_cli.video.frames import Frame, FrameReader, StreamSource, VideoMetadata, Warnings
+from stbn_cli.video.frames import Damage, Frame, FrameReader, StreamSource, VideoMetadata, Warnings
 from stbn_cli.video.hardware import DEVICE, HARDWARE, HardwareError, check_layout, open_on_device
 from stbn_cli.video.images import ImageReader, exact_seconds, is_image_source
 from stbn_cli.video.limits import MAX_PIXELS
@@ -104,6 +105,7 @@ class VideoReader:
         self._start: Fraction | None = None
         self._end: Fraction | None = None
         self._shift = 0  # ticks
+        self.damage = Damage()  # of the last iteration that came to its end
         with open_container(path, max_pixels) as container:
             stream = find_video_stream(container, path, self._notes, max_pixels)
             self._index = stream.index
@@ -169,10 +171,10 @@ class VideoReader:
         assert isinstance(stream, VideoStream)
         layout = describe_format(self.metadata.pixel_format)
         finish = None
-        for picture in islice(self._decode(container, stream, on_device), skip, None):
+        for picture, time in clock.stamp(islice(self._decode(container, stream, on_device), skip, None)):
             if on_device:
                 check_layout(picture, layout)
-            pts = clock.tick(picture) - self._shift
+            pts = time - self._shift
             duration = getattr(picture, "duration", 0) or None
             finish = (pts + (duration or clock.step)) * self.metadata.time_base
             yield Frame(self._rgb(picture, layout.depth), pts, self.metadata.time_base, duration)
@@ -197,14 +199,12 @@ class VideoReader:
         On a device, damage raises HardwareError: software may know more of it.
         """
         base = to_fraction(stream.time_base) or Fraction(1, 1000)
-        failures = damaged = 0
-        for picture in self._from_start(container, stream, base):
+        tally = _Tally()
+        for picture in self._from_start(container, stream, base, tally):
             if picture is None:
                 if on_device:
                     raise HardwareError("it refuses the stream")
-                failures += 1
                 continue
-            damaged += picture.is_corrupt
             time = None if picture.pts is None else picture.pts * base
             if time is not None and self._start is not None and time < self._start:
                 continue
@@ -213,33 +213,37 @@ class VideoReader:
             if on_device and picture.is_corrupt:
                 raise HardwareError("the stream is damaged")
             yield picture
-        if failures:
+        self.damage = tally.damage()
+        if missing := self.damage.missing:
             self._notes.add(
-                f"{failures} damaged packet(s) of {self.path.name} could not be decoded; skipped."
+                f"{missing} frame(s) of {self.path.name} are damaged, could not be decoded and are missing; the others "
+                "keep their times."
             )
-        if damaged:
-            self._notes.add(f"{damaged} frame(s) of {self.path.name} are damaged in part (concealed).")
+        if concealed := self.damage.concealed:
+            self._notes.add(f"{concealed} frame(s) of {self.path.name} are damaged in part (concealed).")
 
     def _from_start(
-        self, container: InputContainer, stream: VideoStream, base: Fraction
+        self, container: InputContainer, stream: VideoStream, base: Fraction, tally: "_Tally"
     ) -> Iterator[av.VideoFrame | None]:
         """Every picture from the start of the range or a little before; None for a packet that fails."""
-        stream.codec_context.options = codec_options(
-            self._max_pixels
-        )  # also for a picture that becomes larger
+        # Also for a picture that becomes larger.
+        stream.codec_context.options |= codec_options(self._max_pixels)
         stream.thread_type = "AUTO"  # type: ignore[assignment]  # frame threads where the codec has no slices
-        pictures = _pictures(container, stream, self.path, self._notes)
+        pictures = _pictures(container, stream, self.path, self._notes, tally)
         if self._start is None or self._start <= self._origin:
             yield from pictures
             return
         # Backwards to a key frame; the caller drops what comes before the start.
-        container.seek(int(self._start / base), stream=stream)
+        if not _seek(container, stream, int(self._start / base)):
+            yield from pictures
+            return
         first = next((picture for picture in pictures if picture is not None), None)
         if first is None or first.pts is None or first.pts * base > self._start:
             # A missing or wrong index landed behind the start: read from the beginning instead.
             pictures.close()
-            container.seek(int(self._origin / base), stream=stream)
-            first, pictures = None, _pictures(container, stream, self.path, self._notes)
+            _seek(container, stream, int(self._origin / base))
+            tally.restart()
+            first, pictures = None, _pictures(container, stream, self.path, self._notes, tally)
         if first is not None:
             yield first
         yield from pictures
@@ -281,12 +285,26 @@ class _Clock:
         self._last: int | None = None
         self._notes = notes
 
-    def tick(self, picture: av.VideoFrame) -> int:
-        """The pts of the next picture, in stream ticks."""
+    def stamp(self, pictures: Iterable[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, int]]:
+        """Pictures with their pts. A time later than the next picture's is damaged and replaced: one wrong time must
+        not move all that follow."""
+        held: av.VideoFrame | None = None
+        for picture in pictures:
+            if held is not None:
+                yield held, self.tick(held, picture.pts)
+            held = picture
+        if held is not None:
+            yield held, self.tick(held)
+
+    def tick(self, picture: av.VideoFrame, following: int | None = None) -> int:
+        """The pts of the next picture, in stream ticks; `following`: that of the one after it, where known."""
         pts = picture.pts if picture.pts is not None else picture.dts
         if pts is None:
             self._notes.add("Some frames have no time stamp; theirs follow from the average frame rate.")
             pts = 0 if self._last is None else self._last + self.step
+        if self._last is not None and following is not None and self._last + 1 < following <= pts:
+            self._notes.add("Some time stamps lie behind the next frame's; they were moved before it.")
+            pts = min(self._last + self.step, following - 1)
         if self._last is not None and pts <= self._last:
             self._notes.add("Some time stamps do not increase; they were moved just behind the frame before.")
             pts = self._last + 1
@@ -294,8 +312,31 @@ class _Clock:
         return pts
 
 
+@dataclass(slots=True)
+class _Tally:
+    """Counts what a decoder is given and gives."""
+
+    packets: int = 0  # that hold something
+    pictures: int = 0
+    failures: int = 0
+    corrupt: int = 0  # pictures
+    drained: bool = False  # the decoder has given all it had
+
+    def restart(self) -> None:
+        """Count anew."""
+        self.packets = self.pictures = self.failures = self.corrupt = 0
+
+    def damage(self) -> Damage:
+        """A decoder can drop more than the packets it refuses: what refers to them. But where nothing failed, packets
+        without a picture are no loss (VP8 and fields have them)."""
+        lost = self.failures
+        if lost and self.drained:
+            lost = max(lost, self.packets - self.pictures)
+        return Damage(lost, self.corrupt)
+
+
 def _pictures(
-    container: InputContainer, stream: VideoStream, path: Path, notes: Warnings
+    container: InputContainer, stream: VideoStream, path: Path, notes: Warnings, tally: _Tally
 ) -> Generator[av.VideoFrame | None, None, None]:
     """Pictures in presentation order, and None for each packet that does not decode."""
     packets = container.demux(stream)
@@ -306,19 +347,37 @@ def _pictures(
             notes.add(f"Reading {path.name} stopped early ({error_reason(error)}): it is probably truncated.")
             # What the decoder still holds is good.
             packet = None
-            yield from _decode_packet(stream, None)
+            yield from _decode_packet(stream, None, tally)
         if packet is None:
+            tally.drained = True
             return
-        yield from _decode_packet(stream, packet)
+        yield from _decode_packet(stream, packet, tally)
 
 
-def _decode_packet(stream: VideoStream, packet: av.Packet | None) -> Sequence[av.VideoFrame | None]:
+def _decode_packet(
+    stream: VideoStream, packet: av.Packet | None, tally: _Tally
+) -> Sequence[av.VideoFrame | None]:
+    holds = packet is not None and packet.size > 0
+    tally.packets += holds
     try:
-        return stream.decode(packet)
+        pictures = stream.decode(packet)
     except EOFError:
         return ()
     except FFmpegError:
+        tally.failures += holds
         return (None,)
+    tally.pictures += len(pictures)
+    tally.corrupt += sum(picture.is_corrupt for picture in pictures)
+    return pictures
+
+
+def _seek(container: InputContainer, stream: VideoStream, ticks: int) -> bool:
+    """Go to the last key frame that is not after `ticks`; False where a damaged index forbids it."""
+    try:
+        container.seek(ticks, stream=stream)
+    except (FFmpegError, OSError, OverflowError):
+        return False
+    return True
 
 
 def _no_frames(path: Path, start: float | None, end: float | None, max_pixels: int) -> InputError:

@@ -56,8 +56,8 @@ def play_card(monkeypatch) -> Callable[[Callable], list[str]]:
             container.streams[index].codec_context.options = {"card": "1"}
             return container
 
-        def fake_pictures(container, stream, path, notes):
-            pictures = decoding(container, stream, path, notes)
+        def fake_pictures(container, stream, path, notes, tally):
+            pictures = decoding(container, stream, path, notes, tally)
             if "card" not in stream.codec_context.options:
                 yield from pictures
                 return
