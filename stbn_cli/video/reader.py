@@ -172,8 +172,6 @@ class VideoReader:
         layout = describe_format(self.metadata.pixel_format)
         finish = None
         for picture, time in clock.stamp(islice(self._decode(container, stream, on_device), skip, None)):
-            if on_device:
-                check_layout(picture, layout)
             pts = time - self._shift
             duration = getattr(picture, "duration", 0) or None
             finish = (pts + (duration or clock.step)) * self.metadata.time_base
@@ -212,6 +210,8 @@ class VideoReader:
                 break
             if on_device and picture.is_corrupt:
                 raise HardwareError("the stream is damaged")
+            if on_device:
+                check_layout(picture, describe_format(self.metadata.pixel_format))
             yield picture
         self.damage = tally.damage()
         if missing := self.damage.missing:
