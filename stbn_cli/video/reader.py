@@ -320,6 +320,7 @@ class _Tally:
     pictures: int = 0
     failures: int = 0
     corrupt: int = 0  # pictures
+    last: int | None = None  # time of the last picture, in ticks
     drained: bool = False  # the decoder has given all it had
 
     def restart(self) -> None:
@@ -351,7 +352,34 @@ def _pictures(
         if packet is None:
             tally.drained = True
             return
+        failures = tally.failures
         yield from _decode_packet(stream, packet, tally)
+        if not packet.size and tally.failures > failures:
+            # The decoder's threads held more pictures than the one that failed, and PyAV dropped them with it.
+            yield from _last_pictures(stream, path, tally)
+
+
+def _last_pictures(stream: VideoStream, path: Path, tally: _Tally) -> Iterator[av.VideoFrame]:
+    """What comes after the last picture given, decoded without threads so that a failure costs one picture."""
+    base, last = to_fraction(stream.time_base), tally.last
+    if last is None or base is None:
+        return
+    with open_container(path) as container:
+        again = container.streams[stream.index]
+        assert isinstance(again, VideoStream)
+        again.codec_context.thread_count = 1
+        again.codec_context.options |= stream.codec_context.options
+        _seek(container, again, last)
+        for packet in container.demux(again):
+            try:
+                pictures = again.decode(packet)
+            except (FFmpegError, OSError):
+                continue
+            for picture in pictures:
+                if picture.pts is not None and picture.pts > last:
+                    tally.pictures += 1
+                    tally.corrupt += picture.is_corrupt
+                    yield picture
 
 
 def _decode_packet(
@@ -364,9 +392,10 @@ def _decode_packet(
     except EOFError:
         return ()
     except FFmpegError:
-        tally.failures += holds
+        tally.failures += 1
         return (None,)
     tally.pictures += len(pictures)
+    tally.last = pictures[-1].pts if pictures else tally.last
     tally.corrupt += sum(picture.is_corrupt for picture in pictures)
     return pictures
 

@@ -175,6 +175,17 @@ def test_a_corrupt_ffv1_packet_costs_its_frame_alone(make_clip, tmp_path) -> Non
             assert all(np.array_equal(a, b) for a, b in zip(planes, wanted.planes[number], strict=True))
 
 
+def test_damage_near_the_end_costs_no_frame_behind_it(make_clip, tmp_path) -> None:
+    """Decoders with threads hold the last pictures when the file ends: those behind the damaged one are not lost."""
+    options = {"qp": "0", "preset": "ultrafast", "g": "1"}
+    whole = make_clip(frames=12, options=options)
+    for number in (8, 9, 10):
+        with open_video(corrupt(whole, number)) as reader:
+            times = [frame.pts for frame in reader]
+        assert set(range(0, 480, 40)) - set(times) <= {40 * number}
+        assert reader.damage.missing == 12 - len(times)
+
+
 def test_a_corrupt_cell_of_a_transport_stream(make_clip, denoise) -> None:
     options = {"qp": "0", "preset": "ultrafast", "g": "1"}
     whole = make_clip(name="whole.ts", frames=10, options=options)
