@@ -37,6 +37,8 @@ from stbn_cli.video.probe import (
 FALLBACK_RATE = Fraction(25)
 # A file that ends this many frames before its stated end is reported as truncated.
 TRUNCATION_FRAMES = 3
+# Codecs whose every packet is a picture to be shown, fields excepted.
+ONE_PICTURE_A_PACKET = ("h264", "hevc", "ffv1", "prores")
 # What PyAV cannot hand to an encoder (FFmpeg's frame side data names).
 UNCARRIED_SIDE_DATA = {
     "MASTERING_DISPLAY_METADATA": "HDR mastering data",
@@ -197,7 +199,9 @@ class VideoReader:
         On a device, damage raises HardwareError: software may know more of it.
         """
         base = to_fraction(stream.time_base) or Fraction(1, 1000)
-        tally = _Tally()
+        known = getattr(self, "metadata", None)  # not yet while the first picture is looked at
+        strict = known is not None and not known.interlaced and known.codec in ONE_PICTURE_A_PACKET
+        tally = _Tally(strict=strict and self._start is None)
         for picture in self._from_start(container, stream, base, tally):
             if picture is None:
                 if on_device:
@@ -320,6 +324,7 @@ class _Tally:
     pictures: int = 0
     failures: int = 0
     corrupt: int = 0  # pictures
+    strict: bool = False  # every packet must give a picture
     last: int | None = None  # time of the last picture, in ticks
     drained: bool = False  # the decoder has given all it had
 
@@ -328,10 +333,11 @@ class _Tally:
         self.packets = self.pictures = self.failures = self.corrupt = 0
 
     def damage(self) -> Damage:
-        """A decoder can drop more than the packets it refuses: what refers to them. But where nothing failed, packets
-        without a picture are no loss (VP8 and fields have them)."""
+        """A decoder can drop more than the packets it refuses: what refers to them, or, with threads, the last one
+        without a word. But where nothing failed, packets without a picture need not be a loss (VP8 and fields have
+        them)."""
         lost = self.failures
-        if lost and self.drained:
+        if (lost or self.strict) and self.drained:
             lost = max(lost, self.packets - self.pictures)
         return Damage(lost, self.corrupt)
 
