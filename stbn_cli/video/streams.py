@@ -1,6 +1,7 @@
 """Copy everything but the denoised video: audio, subtitles, data, attachments, chapters, metadata."""
 
 import contextlib
+import errno
 import io
 import math
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import av
 import av.stream
 from av.container import InputContainer, OutputContainer
-from av.error import ArgumentError, FFmpegError, InvalidDataError
+from av.error import FFmpegError, InvalidDataError
 from av.packet import Packet
 from av.stream import Stream
 
@@ -145,7 +146,9 @@ class StreamCopier:
         target = packet.stream
         try:
             output.mux(packet)
-        except (ArgumentError, InvalidDataError):
+        except FFmpegError as error:
+            if error.errno != errno.EINVAL and not isinstance(error, InvalidDataError):
+                raise
             index = next(index for index, copy in self._targets.items() if copy is target)
             self._refused[index] += 1
         else:
