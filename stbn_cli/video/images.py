@@ -16,7 +16,7 @@ import numpy as np
 from stbn_cli.errors import InputError, OptionError, OutputError
 from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes
 from stbn_cli.video.frames import ColorSpec, Frame, StreamSource, VideoMetadata, Warnings
-from stbn_cli.video.limits import MAX_PIXELS, check_pixels, image_size
+from stbn_cli.video.limits import MAX_PIXELS, check_pixels, image_size, is_cut_png
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 JPEG_SUFFIXES = (".jpg", ".jpeg")
@@ -177,7 +177,7 @@ def _read_image(file: Path, max_pixels: int) -> np.ndarray:
     if file.suffix.lower() in JPEG_SUFFIXES:
         flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # UNCHANGED would ignore the EXIF orientation
     try:
-        image = cv2.imdecode(data, flags) if data.size else None
+        image = cv2.imdecode(data, flags) if data.size and not is_cut_png(data.data) else None
     except cv2.error:  # among others, OpenCV's own limits
         image = None
     if image is None:

@@ -40,6 +40,19 @@ def image_size(data: memoryview) -> tuple[int, int] | None:
     return None
 
 
+def is_cut_png(data: memoryview) -> bool:
+    """Whether a chunk of a PNG file claims more bytes than the file has: OpenCV would make room for them first."""
+    if bytes(data[:8]) != _PNG:
+        return False
+    at = 8
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        at += 12 + length
+        if kind == b"IEND":
+            break
+    return at > len(data)
+
+
 def _jpeg_size(data: memoryview) -> tuple[int, int] | None:
     at = 2
     while data[at] == 0xFF:

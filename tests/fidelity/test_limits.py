@@ -99,6 +99,19 @@ def test_sizes_are_read_from_headers(suffix, shape) -> None:
         assert image_size(data[:length].data) in ((shape[1], shape[0]), None)
 
 
+@needs_proc
+@pytest.mark.parametrize("chunk", [b"IHDR", b"IDAT"])
+def test_a_chunk_that_claims_more_than_the_file_takes_no_memory(tmp_path, little_memory, chunk) -> None:
+    whole = cv2.imencode(".png", np.zeros((24, 32, 3), np.uint8))[1].tobytes()
+    at = whole.index(chunk) - 4
+    for length in (2**31 - 1, 2**32 - 1, len(whole)):
+        (tmp_path / "0.png").write_bytes(whole[:at] + length.to_bytes(4, "big") + whole[at + 4 :])
+        with pytest.raises(InputError, match="empty or damaged"):
+            open_video(tmp_path)
+    (tmp_path / "0.png").write_bytes(whole)
+    assert len(list(open_video(tmp_path))) == 1
+
+
 def test_sizes_of_big_endian_and_large_tiff() -> None:
     entry = struct.pack(">HHIHH", 256, 3, 1, 700, 0) + struct.pack(">HHII", 257, 4, 1, 80_000)
     assert image_size(memoryview(b"MM\0*" + struct.pack(">IH", 8, 2) + entry)) == (700, 80_000)
