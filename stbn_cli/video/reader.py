@@ -81,7 +81,11 @@ def open_video(
         raise OptionError(f"The start {start:g} s is negative. Give a time of 0 s or later.")
     if end is not None and end <= (start or 0):
         raise OptionError(f"The end {end:g} s is not after the start {start or 0:g} s. Give a later end.")
-    if is_image_source(path):
+    try:
+        images = is_image_source(path)
+    except OSError as error:  # among others, a name that is too long for the file system
+        raise InputError(f"{path} cannot be opened: {error.strerror}. Check the name.") from error
+    if images:
         return ImageReader(path, start=start, end=end, rate=rate, max_pixels=max_pixels)
     return VideoReader(Path(path), start=start, end=end, hardware=hardware, max_pixels=max_pixels)
 

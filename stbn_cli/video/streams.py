@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import av
 import av.stream
 from av.container import InputContainer, OutputContainer
-from av.error import FFmpegError, InvalidDataError
+from av.error import FFmpegError, InvalidDataError, PatchWelcomeError
 from av.packet import Packet
 from av.stream import Stream
 
@@ -147,7 +147,7 @@ class StreamCopier:
         try:
             output.mux(packet)
         except FFmpegError as error:
-            if error.errno != errno.EINVAL and not isinstance(error, InvalidDataError):
+            if error.errno != errno.EINVAL and not isinstance(error, InvalidDataError | PatchWelcomeError):
                 raise
             index = next(index for index, copy in self._targets.items() if copy is target)
             self._refused[index] += 1

@@ -323,6 +323,10 @@ def test_what_may_not_be_read_is_refused(make_clip, tmp_path, denoise) -> None:
     folder.chmod(0o700)
 
 
+def test_a_name_that_is_too_long_is_refused(tmp_path, denoise) -> None:
+    denoise(tmp_path / f"{'a' * 300}.mkv").refused(3, "too long")
+
+
 def test_a_damaged_image_in_a_folder_is_named(tmp_path, denoise) -> None:
     folder = tmp_path / "frames"
     folder.mkdir()

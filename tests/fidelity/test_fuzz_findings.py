@@ -18,7 +18,7 @@ FUZZ = Path(__file__).resolve().parents[2] / "benchmarks" / "fuzz.py"
 needs_fuzzer = pytest.mark.skipif(not FUZZ.exists(), reason="an installed source package has no benchmarks")
 # (seed, case) of what once failed: seeks that a damaged index forbids, sound whose packets the muxer refuses, streams
 # that are announced but empty.
-FOUND = [(1, 296), (1, 554), (1, 684), (1, 49)]
+FOUND = [(1, 296), (1, 554), (1, 684), (1, 49), (2, 1726)]
 
 
 class Identity:
