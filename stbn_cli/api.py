@@ -6,7 +6,7 @@ RGB.
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -133,6 +133,7 @@ def denoise_file(
     end: float | None = None,
     rate: Fraction | float | None = None,
     hardware: str | None = None,
+    max_pixels: int | None = None,
     progress: Callable[[int], None] | None = None,
     folder: "WorkFolder | None" = None,
     store: "ChunkStore | None" = None,
@@ -148,6 +149,7 @@ def denoise_file(
         start, end: half-open range in seconds from the beginning of the input.
         rate: frames per second of an image sequence; None: 25.
         hardware: "auto" or "cuda" decodes on the graphics card, or in software with a warning where it cannot.
+        max_pixels: of one picture; an input that states more is refused. None: 8192 x 8192.
         progress: called with the number of frames denoised so far.
         folder: the locked place of what is not finished; None: one is made beside the output for this call.
         store: where finished chunks are kept, and taken from; None: an interrupted run starts again.
@@ -158,14 +160,18 @@ def denoise_file(
     """
     # Here, so that arrays can be denoised and measured on machines without PyAV.
     from stbn_cli.video.encoders import EncodeOptions
+    from stbn_cli.video.limits import MAX_PIXELS
     from stbn_cli.video.output import check_output
-    from stbn_cli.video.reader import open_video
+    from stbn_cli.video.reader import VideoReader, open_video
     from stbn_cli.video.workfolder import WorkFolder
     from stbn_cli.video.writer import create_video
 
     encode = encode or EncodeOptions()
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
     with ExitStack() as stack:
-        reader = stack.enter_context(open_video(input, start=start, end=end, rate=rate, hardware=hardware))
+        reader = stack.enter_context(
+            open_video(input, start=start, end=end, rate=rate, hardware=hardware, max_pixels=limit)
+        )
         if folder is None:
             check_output(input, output, overwrite)
             folder = stack.enter_context(WorkFolder(output))
@@ -173,9 +179,12 @@ def denoise_file(
             create_video(output, reader, encode, overwrite=overwrite, folder=folder.path)
         )
         if store is None:
-            return denoise_video(reader, denoiser, writer, progress=progress)
-        store.begin(writer.layout, asdict(writer.color))
-        return denoise_video_resumably(reader, denoiser, writer, store, progress=progress, stop=stop)
+            summary = denoise_video(reader, denoiser, writer, progress=progress)
+        else:
+            store.begin(writer.layout, asdict(writer.color))
+            summary = denoise_video_resumably(reader, denoiser, writer, store, progress=progress, stop=stop)
+        # A damaged image ends the run; only video files have damage to live with.
+        return replace(summary, damage=reader.damage) if isinstance(reader, VideoReader) else summary
 
 
 def finetune(

@@ -9,12 +9,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from stbn_cli.video.frames import Frame, FrameReader, FrameWriter
+from stbn_cli.video.frames import Damage, Frame, FrameReader, FrameWriter
 
 if TYPE_CHECKING:
     from stbn_cli.chunkstore import ChunkStore
@@ -65,6 +65,7 @@ class DenoiseSummary:
     frames: int
     seconds: float  # wall clock, decoding to verified output
     warnings: tuple[str, ...] = ()
+    damage: Damage = field(default_factory=Damage)  # of the source
 
     @property
     def frames_per_second(self) -> float:

@@ -6,7 +6,7 @@ the noise range and how it was made. Nothing in the file is executed on loading.
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,11 @@ from stbn_cli.models.stbn import STBN, STBNConfig
 
 FORMAT = "stbn-1"
 FLOW_PREFIX = "flow."  # tensors of a flow network that travels with the model
+# No model of ours comes near these; a file that claims more is refused before it is given memory.
+MAX_TENSOR_BYTES = 2 << 30
+MAX_TENSORS = 20_000
+MAX_HEADER_CHARACTERS = 4 << 20
+MAX_CONFIG_NUMBER = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +97,41 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def parse_header(path: Path, header: dict[str, str]) -> tuple[STBNConfig | None, ModelInfo]:
     """The network's configuration, if there is one, and the description. Raises `CheckpointError` if unreadable."""
     try:
-        config = STBNConfig(**json.loads(header["config"])) if "config" in header else None
-        fields = json.loads(header["info"])
-        return config, ModelInfo(**{**fields, "sigma_range": tuple(fields["sigma_range"])})
-    except (KeyError, TypeError, ValueError) as error:
+        if sum(map(len, header.values())) > MAX_HEADER_CHARACTERS:
+            raise ValueError(f"it has more than {MAX_HEADER_CHARACTERS} characters")
+        config = _parse_config(json.loads(header["config"])) if "config" in header else None
+        return config, _parse_info(json.loads(header["info"]))
+    except (KeyError, TypeError, ValueError, RecursionError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"The header of {str(path)!r} cannot be understood ({error}). "
             "The file is damaged or was made by a newer version of stbn: update stbn."
         ) from error
+
+
+def _parse_config(stated: dict[str, Any]) -> STBNConfig:
+    """Raises TypeError or ValueError for fields that no network has."""
+    if not isinstance(stated, dict):
+        raise TypeError("the configuration is no table")
+    kinds = {item.name: type(item.default) for item in fields(STBNConfig)}
+    for name, value in stated.items():
+        if name in kinds and type(value) is not kinds[name]:
+            raise TypeError(f"{name} is {value!r:.40}")
+        if isinstance(value, int) and not 0 <= value <= MAX_CONFIG_NUMBER:
+            raise ValueError(f"{name} is {value!r:.40}")
+    return STBNConfig(**stated)
+
+
+def _parse_info(stated: dict[str, Any]) -> ModelInfo:
+    """Raises KeyError, TypeError or ValueError for what describes no model."""
+    low, high = (float(level) for level in stated["sigma_range"])
+    info = ModelInfo(**{**stated, "sigma_range": (low, high)})
+    if not all(isinstance(text, str) for text in (info.name, info.flow, info.licence)):
+        raise TypeError("name, flow or licence is no text")
+    if not isinstance(info.training, dict) or not isinstance(info.noise, dict | None):
+        raise TypeError("training or noise is no table")
+    if not 0 <= low <= high < float("inf"):
+        raise ValueError(f"sigma_range is {low:g} to {high:g}")
+    return info
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
@@ -124,11 +156,24 @@ def _with_sorted_header(file: bytes) -> bytes:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Header and tensors of a safetensors file. Raises `CheckpointError` if it cannot be read."""
+    """Header and tensors of a safetensors file.
+
+    Sizes are checked before any tensor is given memory; that they agree with the file's is checked by safetensors.
+    Raises `CheckpointError` if it cannot be read, claims too much, or holds values that are no numbers.
+    """
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"The model file {str(path)!r} is no ordinary file. Name a .safetensors file.")
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            names = list(file.keys())
+            size = path.stat().st_size
+            if len(names) > MAX_TENSORS or size > MAX_TENSOR_BYTES:
+                raise CheckpointError(
+                    f"The model file {str(path)!r} holds {len(names)} tensors in {size} bytes, more than any model of "
+                    f"stbn ({MAX_TENSORS} and {MAX_TENSOR_BYTES}). Give another --model."
+                )
+            tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise CheckpointError(f"The model file {str(path)!r} does not exist. Check the path.") from None
     except (SafetensorError, OSError) as error:
@@ -136,6 +181,13 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             f"The model file {str(path)!r} cannot be read ({error}). It is damaged or no safetensors file; "
             "an official .pth model has to be converted first: stbn weights import MODEL.pth -o MODEL.safetensors."
         ) from error
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.float().isfinite().all():
+            raise CheckpointError(
+                f"The model file {str(path)!r} is damaged: tensor {name!r:.100} holds values that are no finite "
+                "numbers. Get the file again."
+            )
+    return header, tensors
 
 
 def _check_fit(path: Path, config: STBNConfig, weights: dict[str, Tensor]) -> None:

@@ -15,6 +15,7 @@ from stbn_cli.cli.progress import FinetuneDisplay, FrameProgress
 from stbn_cli.cli.progress_store import open_store, resume_hint, room_for, take_over
 from stbn_cli.cli.report import Job, Notes, fields, plan_encoding
 from stbn_cli.errors import OptionError, StbnError
+from stbn_cli.video.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     from stbn_cli.chunkstore import ChunkStore
@@ -50,6 +51,7 @@ class Request:
     span: dict[str, Any]  # arguments of `open_video`: start and end in seconds, rate in frames per second
     engine: dict[str, Any]  # arguments of `load_denoiser`
     hardware: str | None  # that decodes
+    max_pixels: int  # of one picture
     coding: dict[str, Any]  # fields of `EncodeOptions`
     adapt_minutes: float | None  # of finetuning before; None: none
     verbosity: int
@@ -66,6 +68,7 @@ def denoise(
     start: opt.StartOpt = None,
     end: opt.EndOpt = None,
     fps: opt.FpsOpt = None,
+    max_pixels: opt.MaxPixelsOpt = MAX_PIXELS,
     dry_run: opt.DryRunOpt = False,
     sigma: opt.SigmaOpt = AUTO,
     strength: opt.StrengthOpt = 1.0,
@@ -128,6 +131,7 @@ def denoise(
         span=span,
         engine=engine,
         hardware=hardware,
+        max_pixels=max_pixels,
         coding=coding,
         adapt_minutes=adapt_minutes,
         verbosity=verbosity,
@@ -155,7 +159,8 @@ def _run(request: Request) -> None:
     from stbn_cli.video.writer import EncodeOptions, check_output
 
     encode = EncodeOptions(**request.coding)
-    with open_video(request.source, **request.span, hardware=request.hardware) as reader:
+    limits = {"hardware": request.hardware, "max_pixels": request.max_pixels}
+    with open_video(request.source, **request.span, **limits) as reader:
         check_output(request.source, request.output, request.overwrite)
         metadata, notes = reader.metadata, Notes()
         encoding = plan_encoding(metadata, request.output, encode, notes)
@@ -270,6 +275,7 @@ def _denoise(
                 overwrite=request.overwrite,
                 **request.span,
                 hardware=request.hardware,
+                max_pixels=request.max_pixels,
                 progress=progress,
                 folder=folder,
                 store=store,

@@ -76,6 +76,16 @@ FpsOpt = Annotated[
         default="25",
     ),
 ]
+MaxPixelsOpt = Annotated[
+    int,
+    option(
+        INPUT_OUTPUT,
+        "--max-pixels",
+        metavar="N",
+        help="Refuse pictures of more pixels, before they take memory.",
+        min=1,
+    ),
+]
 DryRunOpt = Annotated[
     bool, option(INPUT_OUTPUT, "--dry-run", help="Check everything and print the plan; write nothing.")
 ]

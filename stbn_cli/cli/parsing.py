@@ -1,5 +1,6 @@
 """What the user types, understood: pure functions that raise `OptionError` with a sentence."""
 
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -85,9 +86,10 @@ def engine_arguments(
 def default_output(source: str, writable_suffixes: Collection[str]) -> str:
     """`<stem>.denoised.<suffix>` beside the input; a folder (ends with /) for images."""
     path = Path(source)
-    if path.is_dir() or any(mark in path.name for mark in "%*?["):
+    is_folder = os.path.isdir(path)  # unlike Path's, false for a name that is too long
+    if is_folder or any(mark in path.name for mark in "%*?["):
         # Resolved, so that "." and ".." have a name.
-        folder = (path if path.is_dir() else path.parent).resolve()
+        folder = (path if is_folder else path.parent).resolve()
         return f"{folder}.{DENOISED}/"
     suffix = path.suffix if path.suffix.lower() in writable_suffixes else FALLBACK_SUFFIX
     return str(path.with_name(f"{path.stem}.{DENOISED}{suffix}"))

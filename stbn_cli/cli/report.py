@@ -70,6 +70,10 @@ class Job:
             **self._engine(),
             "scenes": self.scenes(),
             "repeated_frames": report.repeated_frames,
+            "damage": {
+                "missing_frames": summary.damage.missing,
+                "concealed_frames": summary.damage.concealed,
+            },
             "fp32_chunks": report.fp32_chunks,
             "replans": report.replans,
             "warnings": self.notes.messages,
@@ -108,9 +112,11 @@ class Job:
 
     def summary(self, summary: "DenoiseSummary") -> str:
         """What was done, in a line."""
-        speed = f"{summary.frames} frames in {clock(summary.seconds)} ({summary.frames_per_second:.2f} fps)"
+        missing, concealed = summary.damage.missing, summary.damage.concealed
         repeated = self.denoiser.report.repeated_frames
+        damage = f" ({missing} missing and {concealed} concealed by damage)" if missing or concealed else ""
         repeats = f", {repeated} of them repeat the one before" if repeated else ""
+        speed = f"{summary.frames} frames{damage} in {clock(summary.seconds)} ({summary.frames_per_second:.2f} fps)"
         return f"{self.output}: {speed}{repeats}, {self._noise()}, {self._how()}"
 
     def _engine(self) -> dict[str, Any]:

@@ -61,6 +61,14 @@ class VideoMetadata:
     container: str | None = None  # FFmpeg's demuxer name
 
 
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What a file's damage cost, in frames."""
+
+    missing: int = 0  # not decodable: the output lacks them, and the others keep their times
+    concealed: int = 0  # decoded in part; the decoder made up the rest
+
+
 @dataclass(slots=True)
 class Frame:
     """One picture with its time.

@@ -16,6 +16,7 @@ import numpy as np
 from stbn_cli.errors import InputError, OptionError, OutputError
 from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes
 from stbn_cli.video.frames import ColorSpec, Frame, StreamSource, VideoMetadata, Warnings
+from stbn_cli.video.limits import MAX_PIXELS, check_pixels, image_size, is_cut_png
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 JPEG_SUFFIXES = (".jpg", ".jpeg")
@@ -32,6 +33,8 @@ def is_image_source(path: str | Path) -> bool:
     """Whether `path` names images: an image file, a folder of them, or a pattern (`%04d`, `*`, `?`)."""
     path = Path(path)
     if path.is_dir():
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise InputError(f"The folder {path} cannot be read: permission denied. Change its permissions.")
         return any(child.suffix.lower() in IMAGE_SUFFIXES for child in path.iterdir())
     if path.exists():
         return path.suffix.lower() in IMAGE_SUFFIXES
@@ -87,8 +90,10 @@ class ImageReader:
         start: float | None = None,
         end: float | None = None,
         rate: Fraction | float | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.path = Path(path)
+        self._max_pixels = max_pixels
         self._notes = Warnings()
         if rate is not None and rate <= 0:
             raise OptionError(f"The frame rate {rate} is not positive. Give frames per second, such as 25.")
@@ -100,7 +105,7 @@ class ImageReader:
             raise InputError(
                 f"{path} has no image between {start or 0:g} s and {end} s. Choose another range."
             )
-        image = _read_image(self._files[0])
+        image = _read_image(self._files[0], max_pixels)
         depth, gray = image.dtype.itemsize * 8, image.ndim == 2
         if image.ndim == 3 and image.shape[2] == 4:
             self._notes.add(
@@ -145,7 +150,7 @@ class ImageReader:
 
     def __iter__(self) -> Iterator[Frame]:
         for index, file in enumerate(self._files):
-            image = _read_image(file)
+            image = _read_image(file, self._max_pixels)
             if image.shape[:2] != (self.metadata.height, self.metadata.width):
                 raise InputError(
                     f"{file} is {image.shape[1]}x{image.shape[0]} but the first image is "
@@ -154,18 +159,27 @@ class ImageReader:
             yield Frame(_image_to_rgb(image), index, self.metadata.time_base, 1)
 
 
-def _read_image(file: Path) -> np.ndarray:
+def _read_image(file: Path, max_pixels: int) -> np.ndarray:
     """(H, W), (H, W, 3) or (H, W, 4) BGR(A), uint8 or uint16; a JPEG's EXIF orientation is applied."""
+    if file.exists() and not file.is_file():
+        raise InputError(
+            f"The image {file} is no ordinary file. Remove it from the folder."
+        )  # a FIFO would wait
     try:
         data = np.fromfile(file, np.uint8)  # not cv2.imread: that cannot open every name on every system
     except OSError as error:
         raise InputError(
             f"The image {file} cannot be read: {error.strerror}. Check its permissions."
         ) from error
+    if size := image_size(data.data):
+        check_pixels(file, *size, max_pixels)
     flags = cv2.IMREAD_UNCHANGED
     if file.suffix.lower() in JPEG_SUFFIXES:
         flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # UNCHANGED would ignore the EXIF orientation
-    image = cv2.imdecode(data, flags) if data.size else None
+    try:
+        image = cv2.imdecode(data, flags) if data.size and not is_cut_png(data.data) else None
+    except cv2.error:  # among others, OpenCV's own limits
+        image = None
     if image is None:
         raise InputError(f"The image {file} is empty or damaged. Copy it again or remove it from the folder.")
     if image.dtype not in (np.uint8, np.uint16) or (image.ndim == 3 and image.shape[2] not in (3, 4)):

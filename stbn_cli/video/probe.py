@@ -14,6 +14,7 @@ from av.video.stream import VideoStream
 
 from stbn_cli.errors import InputError
 from stbn_cli.video.frames import UNSPECIFIED, VideoMetadata, Warnings
+from stbn_cli.video.limits import MAX_PIXELS, check_pixels
 from stbn_cli.video.pixels import describe_format, has_alpha, resolve_color, to_fraction
 
 # Demuxers that turn any text file into "video" (ANSI art); a text file must be refused instead.
@@ -30,17 +31,36 @@ def open_options() -> dict[str, Any]:
     return {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
-def open_container(path: Path) -> InputContainer:
+def codec_options(max_pixels: int) -> dict[str, str]:
+    """Options of a decoder, and of opening a file, with which no larger picture is ever given memory."""
+    return {"max_pixels": str(min(max_pixels, 2**31 - 1))}
+
+
+def open_container(path: Path, max_pixels: int = MAX_PIXELS) -> InputContainer:
+    """Open a file for reading; pictures of more than `max_pixels` are not decoded to learn about it.
+
+    Raises InputError for what is missing, empty, no regular file, not readable or no video.
+    """
+    if path.is_symlink() and not path.exists():
+        raise InputError(
+            f"{path} is a link to {path.readlink()}, which does not exist. Name the file itself."
+        )
     if not path.exists():
         raise InputError(f"There is no file {path}. Check the name and the folder.")
     if path.is_dir():
         raise InputError(
             f"The folder {path} holds no PNG, JPEG or TIFF images. Name a video file or another folder."
         )
+    if not path.is_file():
+        # Opening a FIFO would wait for a writer, and a device has no end.
+        raise InputError(
+            f"{path} is a pipe or a device, not a file, and a video is read more than once. Give - to read what is "
+            "piped into stbn, or save it to a file first."
+        )
     if path.stat().st_size == 0:
         raise InputError(f"The file {path} is empty. Copy or download it again.")
     try:
-        container = av.open(str(path), **open_options())
+        container = av.open(str(path), options=codec_options(max_pixels), **open_options())
     except PermissionError as error:
         raise InputError(
             f"The file {path} cannot be read: permission denied. Change its permissions."
@@ -56,7 +76,10 @@ def open_container(path: Path) -> InputContainer:
     return container
 
 
-def find_video_stream(container: InputContainer, path: Path, notes: Warnings) -> VideoStream:
+def find_video_stream(
+    container: InputContainer, path: Path, notes: Warnings, max_pixels: int = MAX_PIXELS
+) -> VideoStream:
+    """The stream to denoise. Raises InputError if there is none, or its header states more than `max_pixels`."""
     streams = [s for s in container.streams.video if not is_cover(s)]
     if not streams:
         what = "only sound" if container.streams.audio else "no video"
@@ -66,6 +89,7 @@ def find_video_stream(container: InputContainer, path: Path, notes: Warnings) ->
     stream = streams[0]
     if stream.codec_context is None:
         raise InputError(f"{path} uses a video codec that this FFmpeg build cannot decode. Convert it first.")
+    check_pixels(path, stream.codec_context.width, stream.codec_context.height, max_pixels)
     if len(streams) > 1:
         notes.add(
             f"{path.name} holds {len(streams)} video streams; the first is denoised, the others are copied."

@@ -3,7 +3,8 @@
 Every iteration opens the file anew: a reader can be read twice, and its frames in another thread.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -17,16 +18,27 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from stbn_cli.errors import InputError, OptionError
-from stbn_cli.video.frames import Frame, FrameReader, StreamSource, VideoMetadata, Warnings
+from stbn_cli.video.frames import Damage, Frame, FrameReader, StreamSource, VideoMetadata, Warnings
 from stbn_cli.video.hardware import DEVICE, HARDWARE, HardwareError, check_layout, open_on_device
 from stbn_cli.video.images import ImageReader, exact_seconds, is_image_source
+from stbn_cli.video.limits import MAX_PIXELS
 from stbn_cli.video.pixels import describe_format, frame_to_rgb, to_fraction
-from stbn_cli.video.probe import describe, error_reason, find_video_stream, open_container, origin, stated_end
+from stbn_cli.video.probe import (
+    codec_options,
+    describe,
+    error_reason,
+    find_video_stream,
+    open_container,
+    origin,
+    stated_end,
+)
 
 # Used only where neither the stream nor its frames have a rate.
 FALLBACK_RATE = Fraction(25)
 # A file that ends this many frames before its stated end is reported as truncated.
 TRUNCATION_FRAMES = 3
+# Codecs whose every packet is a picture to be shown, fields excepted.
+ONE_PICTURE_A_PACKET = ("h264", "hevc", "ffv1", "prores")
 # What PyAV cannot hand to an encoder (FFmpeg's frame side data names).
 UNCARRIED_SIDE_DATA = {
     "MASTERING_DISPLAY_METADATA": "HDR mastering data",
@@ -44,6 +56,7 @@ def open_video(
     end: float | None = None,
     rate: Fraction | float | None = None,
     hardware: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> FrameReader:
     """Open a video file, a folder of images, or a pattern such as `frame_%04d.png` or `*.png`.
 
@@ -51,21 +64,30 @@ def open_video(
     times shifted so that the first one kept is at 0. rate: frames per second of an image sequence (25 unless
     given; a video file keeps its own times). hardware: "cuda" decodes a video on an NVIDIA card, "auto" on
     whatever is there (cuda is all that is known yet), with software and a sentence in `.warnings` where that
-    fails; the frames are the same. The result is a context manager; iterating yields `Frame`s in
+    fails; the frames are the same. max_pixels: of one picture; headers that state more are refused before memory
+    is taken. The result is a context manager; iterating yields `Frame`s in
     presentation order; `.metadata` and `.warnings` (sentences, growing while reading) describe it.
 
     Raises InputError for what is missing, empty, without video or without a decodable frame, and OptionError
-    for an impossible range or hardware of another name.
+    for an impossible range or limit, or hardware of another name.
     """
     if hardware not in (None, *HARDWARE):
         raise OptionError(f"Unknown hardware {hardware!r}. Choose one of {', '.join(HARDWARE)}.")
+    if max_pixels < 1:
+        raise OptionError(
+            f"A limit of {max_pixels} pixels leaves no picture. Give a number such as {MAX_PIXELS}."
+        )
     if start is not None and start < 0:
         raise OptionError(f"The start {start:g} s is negative. Give a time of 0 s or later.")
     if end is not None and end <= (start or 0):
         raise OptionError(f"The end {end:g} s is not after the start {start or 0:g} s. Give a later end.")
-    if is_image_source(path):
-        return ImageReader(path, start=start, end=end, rate=rate)
-    return VideoReader(Path(path), start=start, end=end, hardware=hardware)
+    try:
+        images = is_image_source(path)
+    except OSError as error:  # among others, a name that is too long for the file system
+        raise InputError(f"{path} cannot be opened: {error.strerror}. Check the name.") from error
+    if images:
+        return ImageReader(path, start=start, end=end, rate=rate, max_pixels=max_pixels)
+    return VideoReader(Path(path), start=start, end=end, hardware=hardware, max_pixels=max_pixels)
 
 
 class VideoReader:
@@ -80,15 +102,18 @@ class VideoReader:
         start: float | None = None,
         end: float | None = None,
         hardware: str | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.path = path
+        self._max_pixels = max_pixels
         self._on_device = hardware is not None
         self._notes = Warnings()
         self._start: Fraction | None = None
         self._end: Fraction | None = None
         self._shift = 0  # ticks
-        with open_container(path) as container:
-            stream = find_video_stream(container, path, self._notes)
+        self.damage = Damage()  # of the last iteration that came to its end
+        with open_container(path, max_pixels) as container:
+            stream = find_video_stream(container, path, self._notes, max_pixels)
             self._index = stream.index
             self._origin = origin(container, stream)
             if start is not None or end is not None:
@@ -96,7 +121,7 @@ class VideoReader:
                 self._end = None if end is None else self._origin + exact_seconds(end)
             first = next(self._decode(container, stream), None)
             if first is None:
-                raise _no_frames(path, start, end)
+                raise _no_frames(path, start, end, max_pixels)
             self.metadata = describe(container, stream, first, self._start, self._end)
         if self._start is not None:
             self._shift = _Clock(self.metadata, self._notes).tick(first)
@@ -141,7 +166,7 @@ class VideoReader:
                     f"{self.path.name} is decoded in software{since}: {DEVICE} cannot do it ({failure}). Check that "
                     "nvidia-smi shows a card with free memory, or decode in software on purpose."
                 )
-        with open_container(self.path) as container:
+        with open_container(self.path, self._max_pixels) as container:
             yield from self._frames(container, clock, skip=done)
 
     def _frames(
@@ -152,10 +177,8 @@ class VideoReader:
         assert isinstance(stream, VideoStream)
         layout = describe_format(self.metadata.pixel_format)
         finish = None
-        for picture in islice(self._decode(container, stream, on_device), skip, None):
-            if on_device:
-                check_layout(picture, layout)
-            pts = clock.tick(picture) - self._shift
+        for picture, time in clock.stamp(islice(self._decode(container, stream, on_device), skip, None)):
+            pts = time - self._shift
             duration = getattr(picture, "duration", 0) or None
             finish = (pts + (duration or clock.step)) * self.metadata.time_base
             yield Frame(self._rgb(picture, layout.depth), pts, self.metadata.time_base, duration)
@@ -180,14 +203,14 @@ class VideoReader:
         On a device, damage raises HardwareError: software may know more of it.
         """
         base = to_fraction(stream.time_base) or Fraction(1, 1000)
-        failures = damaged = 0
-        for picture in self._from_start(container, stream, base):
+        known = getattr(self, "metadata", None)  # not yet while the first picture is looked at
+        strict = known is not None and not known.interlaced and known.codec in ONE_PICTURE_A_PACKET
+        tally = _Tally(strict=strict and self._start is None)
+        for picture in self._from_start(container, stream, base, tally):
             if picture is None:
                 if on_device:
                     raise HardwareError("it refuses the stream")
-                failures += 1
                 continue
-            damaged += picture.is_corrupt
             time = None if picture.pts is None else picture.pts * base
             if time is not None and self._start is not None and time < self._start:
                 continue
@@ -195,31 +218,40 @@ class VideoReader:
                 break
             if on_device and picture.is_corrupt:
                 raise HardwareError("the stream is damaged")
+            if on_device:
+                check_layout(picture, describe_format(self.metadata.pixel_format))
             yield picture
-        if failures:
+        self.damage = tally.damage()
+        if missing := self.damage.missing:
             self._notes.add(
-                f"{failures} damaged packet(s) of {self.path.name} could not be decoded; skipped."
+                f"{missing} frame(s) of {self.path.name} are damaged, could not be decoded and are missing; the others "
+                "keep their times."
             )
-        if damaged:
-            self._notes.add(f"{damaged} frame(s) of {self.path.name} are damaged in part (concealed).")
+        if concealed := self.damage.concealed:
+            self._notes.add(f"{concealed} frame(s) of {self.path.name} are damaged in part (concealed).")
 
     def _from_start(
-        self, container: InputContainer, stream: VideoStream, base: Fraction
+        self, container: InputContainer, stream: VideoStream, base: Fraction, tally: "_Tally"
     ) -> Iterator[av.VideoFrame | None]:
         """Every picture from the start of the range or a little before; None for a packet that fails."""
+        # Also for a picture that becomes larger.
+        stream.codec_context.options |= codec_options(self._max_pixels)
         stream.thread_type = "AUTO"  # type: ignore[assignment]  # frame threads where the codec has no slices
-        pictures = _pictures(container, stream, self.path, self._notes)
+        pictures = _pictures(container, stream, self.path, self._notes, tally)
         if self._start is None or self._start <= self._origin:
             yield from pictures
             return
         # Backwards to a key frame; the caller drops what comes before the start.
-        container.seek(int(self._start / base), stream=stream)
+        if not _seek(container, stream, int(self._start / base)):
+            yield from pictures
+            return
         first = next((picture for picture in pictures if picture is not None), None)
         if first is None or first.pts is None or first.pts * base > self._start:
             # A missing or wrong index landed behind the start: read from the beginning instead.
             pictures.close()
-            container.seek(int(self._origin / base), stream=stream)
-            first, pictures = None, _pictures(container, stream, self.path, self._notes)
+            _seek(container, stream, int(self._origin / base))
+            tally.restart()
+            first, pictures = None, _pictures(container, stream, self.path, self._notes, tally)
         if first is not None:
             yield first
         yield from pictures
@@ -261,12 +293,26 @@ class _Clock:
         self._last: int | None = None
         self._notes = notes
 
-    def tick(self, picture: av.VideoFrame) -> int:
-        """The pts of the next picture, in stream ticks."""
+    def stamp(self, pictures: Iterable[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, int]]:
+        """Pictures with their pts. A time later than the next picture's is damaged and replaced: one wrong time must
+        not move all that follow."""
+        held: av.VideoFrame | None = None
+        for picture in pictures:
+            if held is not None:
+                yield held, self.tick(held, picture.pts)
+            held = picture
+        if held is not None:
+            yield held, self.tick(held)
+
+    def tick(self, picture: av.VideoFrame, following: int | None = None) -> int:
+        """The pts of the next picture, in stream ticks; `following`: that of the one after it, where known."""
         pts = picture.pts if picture.pts is not None else picture.dts
         if pts is None:
             self._notes.add("Some frames have no time stamp; theirs follow from the average frame rate.")
             pts = 0 if self._last is None else self._last + self.step
+        if self._last is not None and following is not None and self._last + 1 < following <= pts:
+            self._notes.add("Some time stamps lie behind the next frame's; they were moved before it.")
+            pts = min(self._last + self.step, following - 1)
         if self._last is not None and pts <= self._last:
             self._notes.add("Some time stamps do not increase; they were moved just behind the frame before.")
             pts = self._last + 1
@@ -274,8 +320,34 @@ class _Clock:
         return pts
 
 
+@dataclass(slots=True)
+class _Tally:
+    """Counts what a decoder is given and gives."""
+
+    packets: int = 0  # that hold something
+    pictures: int = 0
+    failures: int = 0
+    corrupt: int = 0  # pictures
+    strict: bool = False  # every packet must give a picture
+    last: int | None = None  # time of the last picture, in ticks
+    drained: bool = False  # the decoder has given all it had
+
+    def restart(self) -> None:
+        """Count anew."""
+        self.packets = self.pictures = self.failures = self.corrupt = 0
+
+    def damage(self) -> Damage:
+        """A decoder can drop more than the packets it refuses: what refers to them, or, with threads, the last one
+        without a word. But where nothing failed, packets without a picture need not be a loss (VP8 and fields have
+        them)."""
+        lost = self.failures
+        if (lost or self.strict) and self.drained:
+            lost = max(lost, self.packets - self.pictures)
+        return Damage(lost, self.corrupt)
+
+
 def _pictures(
-    container: InputContainer, stream: VideoStream, path: Path, notes: Warnings
+    container: InputContainer, stream: VideoStream, path: Path, notes: Warnings, tally: _Tally
 ) -> Generator[av.VideoFrame | None, None, None]:
     """Pictures in presentation order, and None for each packet that does not decode."""
     packets = container.demux(stream)
@@ -286,25 +358,72 @@ def _pictures(
             notes.add(f"Reading {path.name} stopped early ({error_reason(error)}): it is probably truncated.")
             # What the decoder still holds is good.
             packet = None
-            yield from _decode_packet(stream, None)
+            yield from _decode_packet(stream, None, tally)
         if packet is None:
+            tally.drained = True
             return
-        yield from _decode_packet(stream, packet)
+        failures = tally.failures
+        yield from _decode_packet(stream, packet, tally)
+        if not packet.size and tally.failures > failures:
+            # The decoder's threads held more pictures than the one that failed, and PyAV dropped them with it.
+            yield from _last_pictures(stream, path, tally)
 
 
-def _decode_packet(stream: VideoStream, packet: av.Packet | None) -> Sequence[av.VideoFrame | None]:
+def _last_pictures(stream: VideoStream, path: Path, tally: _Tally) -> Iterator[av.VideoFrame]:
+    """What comes after the last picture given, decoded without threads so that a failure costs one picture."""
+    base, last = to_fraction(stream.time_base), tally.last
+    if last is None or base is None:
+        return
+    with open_container(path) as container:
+        again = container.streams[stream.index]
+        assert isinstance(again, VideoStream)
+        again.codec_context.thread_count = 1
+        again.codec_context.options |= stream.codec_context.options
+        _seek(container, again, last)
+        for packet in container.demux(again):
+            try:
+                pictures = again.decode(packet)
+            except (FFmpegError, OSError):
+                continue
+            for picture in pictures:
+                if picture.pts is not None and picture.pts > last:
+                    tally.pictures += 1
+                    tally.corrupt += picture.is_corrupt
+                    yield picture
+
+
+def _decode_packet(
+    stream: VideoStream, packet: av.Packet | None, tally: _Tally
+) -> Sequence[av.VideoFrame | None]:
+    holds = packet is not None and packet.size > 0
+    tally.packets += holds
     try:
-        return stream.decode(packet)
+        pictures = stream.decode(packet)
     except EOFError:
         return ()
     except FFmpegError:
+        tally.failures += 1
         return (None,)
+    tally.pictures += len(pictures)
+    tally.last = pictures[-1].pts if pictures else tally.last
+    tally.corrupt += sum(picture.is_corrupt for picture in pictures)
+    return pictures
 
 
-def _no_frames(path: Path, start: float | None, end: float | None) -> InputError:
+def _seek(container: InputContainer, stream: VideoStream, ticks: int) -> bool:
+    """Go to the last key frame that is not after `ticks`; False where a damaged index forbids it."""
+    try:
+        container.seek(ticks, stream=stream)
+    except (FFmpegError, OSError, OverflowError):
+        return False
+    return True
+
+
+def _no_frames(path: Path, start: float | None, end: float | None, max_pixels: int) -> InputError:
     if start is None and end is None:
         return InputError(
-            f"No frame of {path} can be decoded: it is empty or damaged. Check that a player shows it."
+            f"No frame of {path} can be decoded: it is empty or damaged, or its pictures have more than {max_pixels} "
+            "pixels (--max-pixels). Check that a player shows it."
         )
     until = "its end" if end is None else f"{end:g} s"
     return InputError(f"{path} has no frame between {start or 0:g} s and {until}. Choose another range.")

@@ -1,7 +1,10 @@
 """Copy everything but the denoised video: audio, subtitles, data, attachments, chapters, metadata."""
 
+import contextlib
+import errno
 import io
 import math
+from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING
 import av
 import av.stream
 from av.container import InputContainer, OutputContainer
-from av.error import FFmpegError
+from av.error import FFmpegError, InvalidDataError, PatchWelcomeError
 from av.packet import Packet
 from av.stream import Stream
 
@@ -61,6 +64,8 @@ class StreamCopier:
         self._targets: dict[int, Stream] = {}
         self._packets: Iterator[Packet] = iter(())
         self._waiting: Packet | None = None
+        self._refused: Counter[int] = Counter()  # packets by index in the source
+        self._filled: set[int] = set()  # indices in the output
 
     def close(self) -> None:
         """Close the source."""
@@ -110,7 +115,9 @@ class StreamCopier:
             if stream.index not in self._targets and _DISCARD is not None:
                 stream.discard = _DISCARD.all  # spares reading the video's packets
         if self._source.start is not None and streams:
-            self._input.seek(math.floor(self._source.start * CONTAINER_TICKS))
+            # Where a damaged index forbids it, all is read and what lies before the range is left out.
+            with contextlib.suppress(FFmpegError, OSError):
+                self._input.seek(math.floor(self._source.start * CONTAINER_TICKS))
         self._packets = self._wanted(self._input.demux(streams)) if streams else iter(())
         self._waiting = next(self._packets, None)
 
@@ -120,8 +127,32 @@ class StreamCopier:
             time = packet_seconds(self._waiting)
             if seconds is not None and time is not None and time > seconds:
                 return
-            output.mux(self._waiting)
+            self._mux(self._waiting, output)
             self._waiting = next(self._packets, None)
+
+    def count_refused(self) -> None:
+        """Put into the warnings how many packets no container would take."""
+        for index, count in sorted(self._refused.items()):
+            self._notes.add(
+                f"{count} packet(s) of stream {index} ({self._targets[index].type}) are damaged and left out."
+            )
+
+    def is_empty(self, target: Stream) -> bool:
+        """Whether `target`, a stream of the output, is a copy to which nothing was written."""
+        return any(copy is target for copy in self._targets.values()) and target.index not in self._filled
+
+    def _mux(self, packet: Packet, output: OutputContainer) -> None:
+        """Write a packet; one that the muxer refuses for what it holds (time, size, data) is left out and counted."""
+        target = packet.stream
+        try:
+            output.mux(packet)
+        except FFmpegError as error:
+            if error.errno != errno.EINVAL and not isinstance(error, InvalidDataError | PatchWelcomeError):
+                raise
+            index = next(index for index, copy in self._targets.items() if copy is target)
+            self._refused[index] += 1
+        else:
+            self._filled.add(target.index)
 
     def _wanted(self, packets: Iterator[Packet]) -> Iterator[Packet]:
         """Packets of the range, on the output's clock and bound to the output's streams."""

@@ -160,7 +160,13 @@ class VideoWriter:
         try:
             if self._copier is not None:
                 self._copier.mux_until(None, self._output)
-            kinds = [stream.type for stream in self._output.streams]
+                self._copier.count_refused()
+            # Some containers announce a stream with its first packet only.
+            kinds = [
+                stream.type
+                for stream in self._output.streams
+                if self._copier is None or not self._copier.is_empty(stream)
+            ]
             self._output.close()
         except (FFmpegError, OSError) as error:
             raise _cannot_write(self.path, error) from error

@@ -56,8 +56,8 @@ def play_card(monkeypatch) -> Callable[[Callable], list[str]]:
             container.streams[index].codec_context.options = {"card": "1"}
             return container
 
-        def fake_pictures(container, stream, path, notes):
-            pictures = decoding(container, stream, path, notes)
+        def fake_pictures(container, stream, path, notes, tally):
+            pictures = decoding(container, stream, path, notes, tally)
             if "card" not in stream.codec_context.options:
                 yield from pictures
                 return
@@ -166,7 +166,8 @@ def test_damage_is_left_to_software(make_clip, play_card):
 
 def test_the_warning_says_since_when(make_clip, play_card):
     play_card(lambda index, picture: picture if index < 3 else None)
-    assert "from frame 3 on" in frames_of(make_clip(), hardware="cuda")[1][0]
+    # The third picture was waiting for the time of the fourth.
+    assert "from frame 2 on" in frames_of(make_clip(), hardware="cuda")[1][0]
 
 
 def test_a_card_that_gives_other_planes_is_not_used(make_clip, play_card):
