@@ -10,7 +10,7 @@ from stbn_cli.cli import options as opt
 from stbn_cli.cli.adaptation import describe, explanation, gained
 from stbn_cli.cli.console import say, show_json, show_table
 from stbn_cli.cli.exits import InterruptedByUserError
-from stbn_cli.cli.parsing import AUTO, default_output, engine_arguments, parse_time
+from stbn_cli.cli.parsing import AUTO, check_pipes, default_output, engine_arguments, parse_time
 from stbn_cli.cli.progress import FinetuneDisplay, FrameProgress
 from stbn_cli.cli.report import Job, Notes, fields, plan_encoding
 
@@ -27,6 +27,7 @@ EXAMPLES = opt.epilog(
     "stbn denoise clip.mp4 --adapt --adapt-minutes 5",
     "stbn denoise clip.mp4 --start 1:30 --end 1:40 --dry-run",
     "stbn denoise 'frames/%05d.png' -o clean/",
+    "ffmpeg -i in.mp4 -f yuv4mpegpipe -strict -1 - | stbn denoise - | ffmpeg -i - out.mp4",
 )
 
 
@@ -100,6 +101,7 @@ def denoise(
     coding = {"codec": codec, "crf": crf, "preset": preset, "pix_fmt": pix_fmt, "lossless": lossless}
     verbosity = QUIET if quiet else VERBOSE if verbose else NORMAL
     target = _output_name(source, output)
+    check_pipes(source, target, adapt=adapt or adapt_minutes is not None, json=json)
     if adapt and adapt_minutes is None:
         adapt_minutes = ADAPT_MINUTES
     request = Request(

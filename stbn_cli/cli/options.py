@@ -35,7 +35,7 @@ InputArg = Annotated[
     str,
     typer.Argument(
         metavar="INPUT",
-        help="A video, a folder of images, or a pattern such as 'frame_%04d.png'.",
+        help="A video, a folder of images, a pattern such as 'frame_%04d.png', or - for y4m from standard input.",
         show_default=False,
     ),
 ]
@@ -46,7 +46,8 @@ OutputOpt = Annotated[
         "--output",
         "-o",
         metavar="OUT",
-        help="A video by its suffix (.mkv .mp4 .m4v .mov .webm .ts), or a folder/ or pattern of images.",
+        help="A video by its suffix (.mkv .mp4 .m4v .mov .webm .ts .y4m), a folder/ or pattern of images, or - "
+        "for y4m to standard output.",
         default="<stem>.denoised.<suffix>",
     ),
 ]

@@ -2,11 +2,12 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal
 
 from stbn_cli.errors import OptionError, OutputError
 from stbn_cli.video.images import DEFAULT_NAME, IMAGE_SUFFIXES, is_pattern
@@ -19,31 +20,37 @@ MUXERS = {
     ".mov": "mov",
     ".webm": "webm",
     ".ts": "mpegts",
+    ".y4m": "yuv4mpegpipe",
 }
+Y4M = MUXERS[".y4m"]
+# The name of standard input and output. A file called so is ./- to us.
+STANDARD_STREAM = "-"
 
 
 @dataclass(frozen=True, slots=True)
 class OutputTarget:
     """An output as understood from its name.
 
-    kind "video": `path` is the file. kind "images": `path` is the folder and `pattern` the name of each image
-    with a `%d` field (None = named after the input's images, or frame_000001 on). kind "image": `path` is the
-    folder and `pattern` the one file's name.
+    kind "video": `path` is the file. kind "pipe": y4m to standard output. kind "images": `path` is the folder and
+    `pattern` the name of each image with a `%d` field (None = named after the input's images, or frame_000001 on).
+    kind "image": `path` is the folder and `pattern` the one file's name.
     """
 
-    kind: Literal["video", "images", "image"]
+    kind: Literal["video", "images", "image", "pipe"]
     path: Path
     pattern: str | None = None
 
     @property
     def muxer(self) -> str:
         """FFmpeg's muxer name of a video."""
-        return MUXERS[self.path.suffix.lower()]
+        return Y4M if self.kind == "pipe" else MUXERS[self.path.suffix.lower()]
 
 
 def resolve_output(output: str | Path) -> OutputTarget:
     """Understand an output name. Raises OptionError for a suffix or pattern that cannot be written."""
     path = Path(output)
+    if output == STANDARD_STREAM:
+        return OutputTarget("pipe", path)
     if str(output).endswith(("/", os.sep)) or path.is_dir() or not path.suffix:
         return OutputTarget("images", path)
     suffix = path.suffix.lower()
@@ -66,6 +73,11 @@ def resolve_output(output: str | Path) -> OutputTarget:
     return OutputTarget("video", path)
 
 
+def is_terminal(stream: IO[Any] | None) -> bool:
+    """Whether a person would see what is written to a stream, or have to type what is read from it."""
+    return stream is not None and stream.isatty()
+
+
 def check_output(source: str | Path, output: str | Path, overwrite: bool) -> None:
     """Refuse an impossible output before any work is done.
 
@@ -73,8 +85,13 @@ def check_output(source: str | Path, output: str | Path, overwrite: bool) -> Non
     (unless `overwrite`), or its folder is missing or not writable.
     """
     target = resolve_output(output)
-    source = Path(source)
-    if _same(source, target):
+    if target.kind == "pipe":
+        if is_terminal(sys.stdout):
+            raise OptionError(
+                "Standard output is a terminal. Pipe it on: stbn denoise in.mp4 -o - | ffmpeg -i - out.mp4"
+            )
+        return
+    if source != STANDARD_STREAM and _same(Path(source), target):
         raise OutputError(
             f"The output {output} is the input itself. Name another file; the input is never replaced."
         )

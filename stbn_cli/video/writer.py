@@ -19,12 +19,15 @@ from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder, so
 from stbn_cli.video.frames import Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
 from stbn_cli.video.images import ImageWriter
 from stbn_cli.video.output import (
+    STANDARD_STREAM,
+    Y4M,
     OutputTarget,
     check_output,
     image_pattern,
     partial_path,
     resolve_output,
 )
+from stbn_cli.video.pipe import PipeReader, Y4mWriter
 from stbn_cli.video.pixels import rgb_to_frame
 from stbn_cli.video.probe import error_reason
 from stbn_cli.video.streams import STATISTICS_TAGS, StreamCopier, packet_seconds
@@ -48,13 +51,18 @@ def create_video(
     """Prepare an output for the frames of `source_reader`, a context manager.
 
     The output's name decides: a video by its suffix; images for a folder (ends with /, exists as one, or has
-    no suffix) or a pattern such as out/%05d.png. `write(frame)` in presentation order, then `finish()`
+    no suffix) or a pattern such as out/%05d.png; - is y4m to standard
+    output, as the frames come. `write(frame)` in presentation order, then `finish()`
     verifies and puts the output in place; leaving the context without `finish()` removes what was written.
 
     Raises OptionError for impossible options and OutputError when nothing can be written there.
     """
-    check_output(source_reader.path, path, overwrite)
+    source = STANDARD_STREAM if isinstance(source_reader, PipeReader) else source_reader.path
+    check_output(source, path, overwrite)
     target = resolve_output(path)
+    if target.kind == "pipe" or (target.kind == "video" and target.muxer == Y4M):
+        turns = _baked_turns(source_reader.metadata, Y4M)
+        return Y4mWriter(None if target.kind == "pipe" else target.path, source_reader, options, turns)
     if target.kind == "video":
         return VideoWriter(target, source_reader, options)
     names = source_reader.image_names
