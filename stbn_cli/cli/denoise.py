@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.adaptation import describe, explanation, gained
+from stbn_cli.cli.batch import Item, Naming, output_folder, plan_batch, run_batch
 from stbn_cli.cli.console import say, show_json, show_table
 from stbn_cli.cli.exits import InterruptedByUserError
-from stbn_cli.cli.parsing import AUTO, check_pipes, default_output, engine_arguments, parse_time
+from stbn_cli.cli.parsing import AUTO, check_pipes, engine_arguments, parse_time
 from stbn_cli.cli.progress import FinetuneDisplay, FrameProgress
 from stbn_cli.cli.report import Job, Notes, fields, plan_encoding
+from stbn_cli.errors import OptionError
 
 if TYPE_CHECKING:
     from stbn_cli.finetuning.result import FinetuneResult
@@ -27,6 +29,7 @@ EXAMPLES = opt.epilog(
     "stbn denoise clip.mp4 --adapt --adapt-minutes 5",
     "stbn denoise clip.mp4 --start 1:30 --end 1:40 --dry-run",
     "stbn denoise 'frames/%05d.png' -o clean/",
+    "stbn denoise a.mp4 clips/ 'raw/*.mkv' --output-dir clean/ --skip-existing",
     "ffmpeg -i in.mp4 -f yuv4mpegpipe -strict -1 - | stbn denoise - | ffmpeg -i - out.mp4",
 )
 
@@ -49,8 +52,12 @@ class Request:
 
 
 def denoise(
-    source: opt.InputArg,
+    sources: opt.InputsArg,
     output: opt.OutputOpt = None,
+    output_dir: opt.OutputDirOpt = None,
+    template: opt.TemplateOpt = None,
+    skip_existing: opt.SkipExistingOpt = False,
+    fail_fast: opt.FailFastOpt = False,
     overwrite: opt.OverwriteOpt = False,
     start: opt.StartOpt = None,
     end: opt.EndOpt = None,
@@ -100,26 +107,57 @@ def denoise(
     span = {"start": parse_time(start, "--start"), "end": parse_time(end, "--end"), "rate": fps}
     coding = {"codec": codec, "crf": crf, "preset": preset, "pix_fmt": pix_fmt, "lossless": lossless}
     verbosity = QUIET if quiet else VERBOSE if verbose else NORMAL
-    target = _output_name(source, output)
-    check_pipes(source, target, adapt=adapt or adapt_minutes is not None, json=json)
+    if skip_existing and overwrite:
+        raise OptionError("--skip-existing and --overwrite contradict each other. Give one of them.")
     if adapt and adapt_minutes is None:
         adapt_minutes = ADAPT_MINUTES
-    request = Request(
-        source, target, overwrite, dry_run, span, engine, hardware, coding, adapt_minutes, verbosity, json
-    )
+    batch = plan_batch(sources, Naming(output, output_dir, template), _writable_suffixes())
+
+    def run(item: Item) -> None:
+        _run_one(
+            Request(
+                item.source,
+                item.output,
+                overwrite,
+                dry_run,
+                span,
+                engine,
+                hardware,
+                coding,
+                adapt_minutes,
+                verbosity,
+                json,
+            )
+        )
+
+    for item in batch.items:
+        check_pipes(item.source, item.output, adapt=adapt_minutes is not None, json=json)
+    with output_folder(batch.folder):
+        if batch.many or skip_existing:
+            run_batch(
+                batch.items,
+                run,
+                skip_existing=skip_existing,
+                fail_fast=fail_fast,
+                quiet=quiet,
+                json=json,
+            )
+        else:
+            run(batch.items[0])
+
+
+def _run_one(request: Request) -> None:
     try:
         _run(request)
     except KeyboardInterrupt:
         raise InterruptedByUserError(f"Interrupted; nothing was written to {request.output}.") from None
 
 
-def _output_name(source: str, output: str | None) -> str:
-    if output is not None:
-        return output
+def _writable_suffixes() -> tuple[str, ...]:
     from stbn_cli.video.images import IMAGE_SUFFIXES
     from stbn_cli.video.output import MUXERS
 
-    return default_output(source, (*MUXERS, *IMAGE_SUFFIXES))
+    return (*MUXERS, *IMAGE_SUFFIXES)
 
 
 def _run(request: Request) -> None:

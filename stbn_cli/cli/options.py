@@ -35,9 +35,44 @@ InputArg = Annotated[
     str,
     typer.Argument(
         metavar="INPUT",
-        help="A video, a folder of images, a pattern such as 'frame_%04d.png', or - for y4m from standard input.",
+        help="A video, a folder of images, or a pattern such as 'frame_%04d.png'.",
         show_default=False,
     ),
+]
+InputsArg = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT",
+        help="Videos, folders of images or of videos, patterns such as 'frame_%04d.png' or 'raw/*.mkv', or - for y4m "
+        "from standard input.",
+        show_default=False,
+    ),
+]
+OutputDirOpt = Annotated[
+    str | None,
+    option(
+        INPUT_OUTPUT,
+        "--output-dir",
+        metavar="FOLDER",
+        help="Write there; it is made if missing.",
+        default="beside the input",
+    ),
+]
+TemplateOpt = Annotated[
+    str | None,
+    option(
+        INPUT_OUTPUT,
+        "--template",
+        metavar="NAME",
+        help="Names of outputs, of {stem} and {suffix}.",
+        default="{stem}.denoised{suffix}",
+    ),
+]
+SkipExistingOpt = Annotated[
+    bool, option(INPUT_OUTPUT, "--skip-existing", help="Leave out inputs whose output is there already.")
+]
+FailFastOpt = Annotated[
+    bool, option(INPUT_OUTPUT, "--fail-fast", help="Of several inputs, stop at the first that fails.")
 ]
 OutputOpt = Annotated[
     str | None,

@@ -100,7 +100,7 @@ def default_output(source: str, writable_suffixes: Collection[str]) -> str:
     if source == PIPE:
         return PIPE
     path = Path(source)
-    if path.is_dir() or any(mark in path.name for mark in "%*?["):
+    if path.is_dir() or (not path.exists() and any(mark in path.name for mark in "%*?[")):
         # Resolved, so that "." and ".." have a name.
         folder = (path if path.is_dir() else path.parent).resolve()
         return f"{folder}.{DENOISED}/"

@@ -125,15 +125,21 @@ def _is_same_file(first: Path, second: Path) -> bool:
         return first.absolute() == second.absolute()
 
 
+def find_existing(output: str | Path) -> Path | None:
+    """Something that a run for `output` would replace or mix with, if there is. Raises OptionError."""
+    target = resolve_output(output)
+    return None if target.kind == "pipe" else _existing(target)
+
+
 def _existing(target: OutputTarget) -> Path | None:
     """Something that the output would replace or mix with."""
     if target.kind == "video":
-        return target.path if target.path.exists() else None
+        return target.path if os.path.lexists(target.path) else None  # a link to nowhere is there, too
     if not target.path.is_dir():
         return None
     if target.kind == "image":
         file = target.path / str(target.pattern)
-        return file if file.exists() else None
+        return file if os.path.lexists(file) else None
     if target.pattern is None:
         return target.path if any(not child.name.startswith(".") for child in target.path.iterdir()) else None
     wanted = re.compile(re.sub(r"%0?\d*d", r"\\d+", re.escape(target.pattern).replace(r"\%", "%")))
