@@ -11,6 +11,7 @@ from typing import IO, Any, Literal
 
 from stbn_cli.errors import OptionError, OutputError
 from stbn_cli.video.images import DEFAULT_NAME, IMAGE_SUFFIXES, is_pattern
+from stbn_cli.video.names import current_umask
 
 # Suffix -> FFmpeg's muxer. Containers that cannot hold exact times (AVI) are left out on purpose.
 MUXERS = {
@@ -23,6 +24,8 @@ MUXERS = {
     ".y4m": "yuv4mpegpipe",
 }
 Y4M = MUXERS[".y4m"]
+# Bytes of a file's name, on every file system in common use.
+LONGEST_NAME = 255
 # The name of standard input and output. A file called so is ./- to us.
 STANDARD_STREAM = "-"
 
@@ -51,6 +54,10 @@ def resolve_output(output: str | Path) -> OutputTarget:
     path = Path(output)
     if output == STANDARD_STREAM:
         return OutputTarget("pipe", path)
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise OptionError(
+            f"The name {path.name[:40]}... of the output is too long. Give a shorter one with -o."
+        )
     if str(output).endswith(("/", os.sep)) or path.is_dir() or not path.suffix:
         return OutputTarget("images", path)
     suffix = path.suffix.lower()
@@ -148,7 +155,28 @@ def _existing(target: OutputTarget) -> Path | None:
 
 def partial_path(path: Path) -> Path:
     """The hidden file beside `path` that is written until it is verified; same suffix, same file system."""
-    return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    stem, end = path.stem, f".{os.getpid()}.part{path.suffix}"
+    while stem and len(os.fsencode(f".{stem}{end}")) > LONGEST_NAME:
+        stem = stem[:-1]
+    return path.with_name(f".{stem}{end}")
+
+
+def create_private(path: Path) -> None:
+    """Make an empty file that its owner alone can read, never through a link that somebody left there.
+
+    Raises OSError.
+    """
+    path.unlink(missing_ok=True)  # of a process that had our number and was killed
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Give a finished file its name and the permissions of any new file.
+
+    What has the name is replaced; of a link that is the link, never the file it points to. Raises OSError.
+    """
+    partial.chmod(0o666 & ~current_umask())
+    os.replace(partial, path)
 
 
 def check_file(path: Path, overwrite: bool) -> None:
@@ -171,8 +199,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     partial = partial_path(path)
     try:
+        create_private(partial)
         yield partial
-        os.replace(partial, path)
+        put_in_place(partial, path)
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written ({error.strerror or error}). Choose a folder that can be written to, or free "

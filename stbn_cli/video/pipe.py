@@ -7,7 +7,6 @@ lies; it knows no colour matrix, so `pixels.resolve_color`'s rule for untagged v
 """
 
 import contextlib
-import os
 import re
 import sys
 from collections.abc import Generator, Iterator
@@ -33,7 +32,14 @@ from stbn_cli.video.frames import (
     VideoMetadata,
     Warnings,
 )
-from stbn_cli.video.output import STANDARD_STREAM, Y4M, is_terminal, partial_path
+from stbn_cli.video.output import (
+    STANDARD_STREAM,
+    Y4M,
+    create_private,
+    is_terminal,
+    partial_path,
+    put_in_place,
+)
 from stbn_cli.video.pixels import (
     MATRIX_NUMBERS,
     describe_format,
@@ -319,7 +325,9 @@ class Y4mWriter:
         self._tell_losses(reader)
         self._file: BinaryIO | None = None
         try:
-            self._file = standard_output() if self._partial is None else self._partial.open("xb")
+            if self._partial is not None:
+                create_private(self._partial)
+            self._file = standard_output() if self._partial is None else self._partial.open("wb")
             self._output, self._stream = self._open(self._plan)
         except BrokenPipeError:
             raise
@@ -371,7 +379,7 @@ class Y4mWriter:
                 assert self._file is not None
                 self._file.close()
                 verify_video(self._partial, self._expected())
-                os.replace(self._partial, self._path)
+                put_in_place(self._partial, self._path)
         except BrokenPipeError:
             raise
         except (FFmpegError, OSError) as error:

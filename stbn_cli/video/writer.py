@@ -18,13 +18,16 @@ from stbn_cli.errors import OptionError, OutputError
 from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder, software_options
 from stbn_cli.video.frames import Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
 from stbn_cli.video.images import ImageWriter
+from stbn_cli.video.names import media_name
 from stbn_cli.video.output import (
     STANDARD_STREAM,
     Y4M,
     OutputTarget,
     check_output,
+    create_private,
     image_pattern,
     partial_path,
+    put_in_place,
     resolve_output,
 )
 from stbn_cli.video.pipe import PipeReader, Y4mWriter
@@ -96,6 +99,7 @@ class VideoWriter:
         self._partial = partial_path(self.path)
         self._output: OutputContainer | None = None
         try:
+            create_private(self._partial)
             self._stream = self._open(reader)
         except (FFmpegError, OSError, ValueError) as error:
             self._discard()
@@ -150,7 +154,7 @@ class VideoWriter:
         for sentence in verify_video(self._partial, self._expected(kinds)):
             self._notes.add(sentence)
         try:
-            os.replace(self._partial, self.path)
+            put_in_place(self._partial, self.path)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
         self._finished = True
@@ -235,7 +239,7 @@ class VideoWriter:
         if source is not None:
             self._copier = StreamCopier(source, self._notes)
             muxer_options |= self._copier.muxer_options(self._muxer)
-        output = av.open(str(self._partial), "w", format=self._muxer, container_options=muxer_options)
+        output = av.open(media_name(self._partial), "w", format=self._muxer, container_options=muxer_options)
         self._output = output
         if self._copier is None or source is None:
             self._stream_index = 0
