@@ -11,7 +11,7 @@ from stbn_cli.cli.adaptation import describe, explanation, gained
 from stbn_cli.cli.batch import Item, Naming, output_folder, plan_batch, run_batch
 from stbn_cli.cli.console import say, show_json, show_table
 from stbn_cli.cli.exits import InterruptedByUserError
-from stbn_cli.cli.parsing import AUTO, check_pipes, engine_arguments, parse_time
+from stbn_cli.cli.parsing import AUTO, PIPE, check_pipes, engine_arguments, parse_time
 from stbn_cli.cli.progress import FinetuneDisplay, FrameProgress
 from stbn_cli.cli.report import Job, Notes, fields, plan_encoding
 from stbn_cli.errors import OptionError
@@ -150,7 +150,8 @@ def _run_one(request: Request) -> None:
     try:
         _run(request)
     except KeyboardInterrupt:
-        raise InterruptedByUserError(f"Interrupted; nothing was written to {request.output}.") from None
+        left = "" if request.output == PIPE else f"; nothing was written to {request.output}"
+        raise InterruptedByUserError(f"Interrupted{left}.") from None
 
 
 def _writable_suffixes() -> tuple[str, ...]:

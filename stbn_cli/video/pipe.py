@@ -7,7 +7,9 @@ lies; it knows no colour matrix, so `pixels.resolve_color`'s rule for untagged v
 """
 
 import contextlib
+import os
 import re
+import select
 import sys
 from collections.abc import Generator, Iterator
 from dataclasses import replace
@@ -53,6 +55,8 @@ from stbn_cli.video.verify import Expected, verify_video
 
 INPUT_NAME = "standard input"
 OUTPUT_NAME = "standard output"
+# How long a wait for data goes on before it looks whether it is still wanted.
+WAIT_SECONDS = 0.5
 # A y4m header is one line; FFmpeg gives up on longer ones much earlier.
 LONGEST_HEADER = 4096
 FRAME_MARK = b"FRAME\n"
@@ -75,15 +79,34 @@ class _Tap:
         self._stream = stream
         self._start = b""
         self.count = 0
+        self.interrupted = False  # by Ctrl-C
+        self.stopped = False  # set by another thread: the data ends here
 
     def read(self, size: int) -> bytes:
         """What is there, at most `size` bytes; empty at the end."""
-        # A buffered pipe's read() would wait until all of `size` has come.
-        data = getattr(self._stream, "read1", self._stream.read)(size)
+        try:
+            # Not a buffered pipe's read(), which would wait until all of `size` has come.
+            data = getattr(self._stream, "raw", self._stream).read(size) if self._wait() else None
+        except KeyboardInterrupt:
+            self.interrupted = True  # PyAV would print it and go on
+            return b""
+        if not data:
+            return b""
         self.count += len(data)
         if len(self._start) < LONGEST_HEADER and b"\n" not in self._start:
             self._start += data[:LONGEST_HEADER]
         return data
+
+    def _wait(self) -> bool:
+        """Wait for data or the end; False if `stopped` comes before. Where files cannot be waited for, do not."""
+        try:
+            number = self._stream.fileno() if os.name == "posix" else None
+        except (OSError, AttributeError):
+            number = None
+        while number is not None and not self.stopped:
+            if select.select([number], [], [], WAIT_SECONDS)[0]:
+                return True
+        return not self.stopped
 
     @property
     def header(self) -> bytes:
@@ -146,10 +169,18 @@ class PipeReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the pipe once frames were read; before that, whoever opens it next gets this reader."""
-        if self._used:
+        """Let go of the pipe once frames were read; before that, whoever opens it next gets this reader.
+
+        A thread that waits for the next frame is told that there is none, and can be joined then.
+        """
+        if not self._used:
+            return
+        self._tap.stopped = True
+        try:
             self._pictures.close()
-            self._container.close()
+        except ValueError:  # it runs in that thread, which still uses the container
+            return
+        self._container.close()
 
     def __iter__(self) -> Iterator[Frame]:
         if self._used:
@@ -169,6 +200,8 @@ class PipeReader:
         try:
             return av.open(self._tap, "r", format=Y4M)
         except (FFmpegError, OSError) as error:
+            if self._tap.interrupted:
+                raise KeyboardInterrupt from None
             if not self._tap.count:
                 raise InputError(
                     "Nothing came from standard input. Check that the command before the pipe works, or name a file."
@@ -200,6 +233,8 @@ class PipeReader:
                 "there. The frames before were used."
             )
             return
+        if self._tap.interrupted:
+            raise KeyboardInterrupt
         if is_torn(self._tap.count - len(self._tap.header), count, size):
             self._notes.add(torn_note(INPUT_NAME.capitalize()))
 

@@ -1,8 +1,13 @@
 """y4m through pipes and files: every value, the header, and pipes that end too early. No network but in two tests."""
 
+import array
 import io
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -304,3 +309,45 @@ def test_an_empty_pipe_has_its_own_code(quick) -> None:
     done = subprocess.run([*COMMAND, "-", *quick], stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
     assert done.returncode == 3 and done.stdout == b""
     assert len(done.stderr.splitlines()) == 1 and b"Nothing came" in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX systems")
+def test_a_pipe_that_stands_still_can_be_left() -> None:
+    spec = ClipSpec(frames=2)
+    source, sink = os.pipe()
+    os.write(sink, y4m(spec))  # and never an end
+    with open(source, "rb") as stream, open(sink, "wb"):
+        reader = pipe.PipeReader(stream)
+        frames = iter(reader)
+        found = [next(frames), next(frames)]
+        waiting = threading.Thread(target=lambda: found.extend(frames))
+        waiting.start()
+        reader.close()
+        waiting.join(30)
+        assert not waiting.is_alive() and len(found) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
+def test_ctrl_c_ends_the_wait_for_a_pipe(quick) -> None:
+    process = subprocess.Popen([*COMMAND, "-", "-o", "-", *quick], stdin=-1, stdout=-1, stderr=-1)
+    assert process.stdin and process.stdout and process.stderr
+    # Wait until it has begun to wait: the time of its start tells nothing of that.
+    process.stdin.write(b"YUV4MPEG2 W32 ")
+    process.stdin.flush()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and unread(process.stdin):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, messages = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == b"", messages
+    assert b"Traceback" not in messages
+
+
+def unread(stream) -> int:
+    """Bytes in a pipe that its other end has not taken yet."""
+    import fcntl
+    import termios
+
+    size = array.array("i", [0])
+    fcntl.ioctl(stream, termios.FIONREAD, size)
+    return size[0]
