@@ -134,8 +134,8 @@ def denoise_file(
     """Denoise a video file or an image sequence. `output` appears whole and verified, or not at all.
 
     Args:
-        input: a video, a folder of images, or a pattern such as frame_%04d.png.
-        output: a video by its suffix, or a folder or pattern of images.
+        input: a video, a folder of images, a pattern such as frame_%04d.png, or "-": y4m from standard input.
+        output: a video by its suffix, a folder or pattern of images, or "-": y4m to standard output.
         encode: how to encode; None: like the input.
         overwrite: replace `output` if it is there.
         start, end: half-open range in seconds from the beginning of the input.

@@ -145,6 +145,11 @@ class PipeReader:
             self._first: av.VideoFrame | None = first
             if self.metadata.has_alpha:
                 self._notes.add(f"The alpha channel of {INPUT_NAME} is dropped: only colour is denoised.")
+            if self.metadata.interlaced:
+                self._notes.add(
+                    f"{INPUT_NAME.capitalize()} is interlaced; its fields are denoised as one picture. Deinterlace it "
+                    "first for best results."
+                )
             frame_to_rgb(first, self.metadata.color)  # an unsupported format fails here, before any work
         except BaseException:
             self._container.close()
@@ -352,7 +357,7 @@ class Y4mWriter:
         self._metadata, self._turns = reader.metadata, turns
         self._plan = plan_encoder(reader.metadata, Y4M, options, self._notes)
         self._rate = reader.metadata.average_rate or FALLBACK_RATE
-        self._source = reader.path.name
+        self._source = INPUT_NAME if isinstance(reader, PipeReader) else reader.path.name
         self._begin: Fraction | None = None
         self._count = 0
         self._finished = False
@@ -483,6 +488,10 @@ class Y4mWriter:
         ]
         if untold:
             self._notes.add(f"y4m does not keep the source's {', '.join(untold)}. An .mkv output does.")
+        if metadata.interlaced:
+            self._notes.add(
+                f"{self._source} is interlaced, and the y4m says progressive: which field comes first is not kept."
+            )
         source = reader.stream_source
         if source is not None:
             with open_container(source.path) as container:

@@ -177,6 +177,12 @@ def test_a_pipe_into_a_file_and_a_file_into_a_pipe(make_clip, tmp_path, feed, dr
         assert all(np.array_equal(*pair) for pair in zip(found, expected, strict=True))
 
 
+def test_interlacing_is_told(feed, drain) -> None:
+    feed(y4m(ClipSpec(frames=2)).replace(b" Ip ", b" It ", 1))
+    told = " ".join(run("-", "-").warnings)
+    assert "denoised as one picture" in told and "progressive" in told
+
+
 def test_uneven_times_are_told(make_clip, drain) -> None:
     even = make_clip(name="even.mkv", frames=4)
     uneven = make_clip(name="uneven.mkv", ticks=(0, 40, 200, 240), frames=4, time_base=Fraction(1, 1000))
