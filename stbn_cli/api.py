@@ -142,8 +142,8 @@ def denoise_file(
     """Denoise a video file or an image sequence. `output` appears whole and verified, or not at all.
 
     Args:
-        input: a video, a folder of images, or a pattern such as frame_%04d.png.
-        output: a video by its suffix, or a folder or pattern of images.
+        input: a video, a folder of images, a pattern such as frame_%04d.png, or "-": y4m from standard input.
+        output: a video by its suffix, a folder or pattern of images, or "-": y4m to standard output.
         encode: how to encode; None: like the input.
         overwrite: replace `output` if it is there.
         start, end: half-open range in seconds from the beginning of the input.
@@ -161,7 +161,7 @@ def denoise_file(
     # Here, so that arrays can be denoised and measured on machines without PyAV.
     from stbn_cli.video.encoders import EncodeOptions
     from stbn_cli.video.limits import MAX_PIXELS
-    from stbn_cli.video.output import check_output
+    from stbn_cli.video.output import STANDARD_STREAM, check_output
     from stbn_cli.video.reader import VideoReader, open_video
     from stbn_cli.video.workfolder import WorkFolder
     from stbn_cli.video.writer import create_video
@@ -172,12 +172,11 @@ def denoise_file(
         reader = stack.enter_context(
             open_video(input, start=start, end=end, rate=rate, hardware=hardware, max_pixels=limit)
         )
-        if folder is None:
+        if folder is None and str(output) != STANDARD_STREAM:
             check_output(input, output, overwrite)
             folder = stack.enter_context(WorkFolder(output))
-        writer = stack.enter_context(
-            create_video(output, reader, encode, overwrite=overwrite, folder=folder.path)
-        )
+        hidden = None if folder is None else folder.path
+        writer = stack.enter_context(create_video(output, reader, encode, overwrite=overwrite, folder=hidden))
         if store is None:
             summary = denoise_video(reader, denoiser, writer, progress=progress)
         else:

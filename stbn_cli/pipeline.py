@@ -144,6 +144,7 @@ def _run(
     except BaseException as error:
         decoded.stop(error)
         encoded.stop(error)
+        reader.close()  # a pipe that stands still
         _join_all(threads)
         raise
     encoded.raise_error()

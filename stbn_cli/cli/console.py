@@ -3,7 +3,8 @@
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -26,12 +27,29 @@ def warn(message: str) -> None:
 
 def show(text: str) -> None:
     """Data, for people or programs."""
-    typer.echo(text)
+    # A file name that is not UTF-8 holds surrogates, which become the escapes that JSON has for them.
+    typer.echo(text.encode("utf-8", "backslashreplace").decode("utf-8"))
     sys.stdout.flush()  # a closed pipe must be noticed here, not when the interpreter ends
+
+
+_collectors: list[list[Any]] = []
+
+
+@contextmanager
+def collected_json() -> Iterator[list[Any]]:
+    """Documents of `show_json` come into the list instead of being shown: parts of a larger one."""
+    _collectors.append([])
+    try:
+        yield _collectors[-1]
+    finally:
+        _collectors.pop()
 
 
 def show_json(document: Any, *, one_line: bool = False) -> None:
     """One JSON document; infinities and NaN, which JSON does not have, are null."""
+    if _collectors and not one_line:
+        _collectors[-1].append(document)
+        return
     show(json.dumps(_plain(document), indent=None if one_line else 2, ensure_ascii=False, allow_nan=False))
 
 

@@ -3,14 +3,16 @@
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.adaptation import describe, explanation, gained
+from stbn_cli.cli.batch import Item, Naming, output_folder, plan_batch, run_batch
 from stbn_cli.cli.console import say, show_json, show_table
 from stbn_cli.cli.exits import InterruptedByUserError
 from stbn_cli.cli.interruption import StopRequest
-from stbn_cli.cli.parsing import AUTO, default_output, engine_arguments, parse_time
+from stbn_cli.cli.parsing import AUTO, PIPE, check_pipes, engine_arguments, parse_time
 from stbn_cli.cli.progress import FinetuneDisplay, FrameProgress
 from stbn_cli.cli.progress_store import open_store, resume_hint, room_for, take_over
 from stbn_cli.cli.report import Job, Notes, fields, plan_encoding
@@ -34,6 +36,8 @@ EXAMPLES = opt.epilog(
     "stbn denoise clip.mp4 --adapt --adapt-minutes 5",
     "stbn denoise clip.mp4 --start 1:30 --end 1:40 --dry-run",
     "stbn denoise 'frames/%05d.png' -o clean/",
+    "stbn denoise a.mp4 clips/ 'raw/*.mkv' --output-dir clean/ --skip-existing",
+    "ffmpeg -i in.mp4 -f yuv4mpegpipe -strict -1 - | stbn denoise - | ffmpeg -i - out.mp4",
 )
 
 
@@ -59,8 +63,12 @@ class Request:
 
 
 def denoise(
-    source: opt.InputArg,
+    sources: opt.InputsArg,
     output: opt.OutputOpt = None,
+    output_dir: opt.OutputDirOpt = None,
+    template: opt.TemplateOpt = None,
+    skip_existing: opt.SkipExistingOpt = False,
+    fail_fast: opt.FailFastOpt = False,
     overwrite: opt.OverwriteOpt = False,
     resume: opt.ResumeOpt = False,
     restart: opt.RestartOpt = False,
@@ -117,39 +125,62 @@ def denoise(
     span = {"start": parse_time(start, "--start"), "end": parse_time(end, "--end"), "rate": fps}
     coding = {"codec": codec, "crf": crf, "preset": preset, "pix_fmt": pix_fmt, "lossless": lossless}
     verbosity = QUIET if quiet else VERBOSE if verbose else NORMAL
-    target = _output_name(source, output)
+    if skip_existing and overwrite:
+        raise OptionError("--skip-existing and --overwrite contradict each other. Give one of them.")
     if adapt and adapt_minutes is None:
         adapt_minutes = ADAPT_MINUTES
-    request = Request(
-        source=source,
-        output=target,
-        overwrite=overwrite,
-        resume=resume,
-        restart=restart,
-        keep_progress=keep_progress,
-        dry_run=dry_run,
-        span=span,
-        engine=engine,
-        hardware=hardware,
-        max_pixels=max_pixels,
-        coding=coding,
-        adapt_minutes=adapt_minutes,
-        verbosity=verbosity,
-        json=json,
-    )
+    batch = plan_batch(sources, Naming(output, output_dir, template), _writable_suffixes())
+
+    def run(item: Item) -> None:
+        _run_one(
+            Request(
+                source=item.source,
+                output=item.output,
+                overwrite=overwrite,
+                resume=resume,
+                restart=restart,
+                keep_progress=keep_progress,
+                dry_run=dry_run,
+                span=span,
+                engine=engine,
+                hardware=hardware,
+                max_pixels=max_pixels,
+                coding=coding,
+                adapt_minutes=adapt_minutes,
+                verbosity=verbosity,
+                json=json,
+            )
+        )
+
+    for item in batch.items:
+        check_pipes(item.source, item.output, adapt=adapt_minutes is not None, json=json)
+    with output_folder(batch.folder):
+        if batch.many or skip_existing:
+            run_batch(
+                batch.items,
+                run,
+                skip_existing=skip_existing,
+                fail_fast=fail_fast,
+                quiet=quiet,
+                json=json,
+            )
+        else:
+            run(batch.items[0])
+
+
+def _run_one(request: Request) -> None:
     try:
         _run(request)
     except KeyboardInterrupt:
-        raise InterruptedByUserError(f"Interrupted; nothing was written to {request.output}.") from None
+        left = "" if request.output == PIPE else f"; nothing was written to {request.output}"
+        raise InterruptedByUserError(f"Interrupted{left}.") from None
 
 
-def _output_name(source: str, output: str | None) -> str:
-    if output is not None:
-        return output
+def _writable_suffixes() -> tuple[str, ...]:
     from stbn_cli.video.images import IMAGE_SUFFIXES
     from stbn_cli.video.output import MUXERS
 
-    return default_output(source, (*MUXERS, *IMAGE_SUFFIXES))
+    return (*MUXERS, *IMAGE_SUFFIXES)
 
 
 def _run(request: Request) -> None:
@@ -168,20 +199,23 @@ def _run(request: Request) -> None:
 
     with ExitStack() as stack:
         engine, adaptation, folder = request.engine, None, None
-        if not request.dry_run:
+        if not request.dry_run and request.output != PIPE:
             folder = stack.enter_context(WorkFolder(request.output))
             take_over(folder, resume=request.resume, restart=request.restart)
-            if request.adapt_minutes is not None:
-                engine, adaptation = _adapt(request, folder.path / ADAPTED_FILE, notes)
+        if request.adapt_minutes is not None and not request.dry_run:
+            place = Path(stack.enter_context(TemporaryDirectory())) if folder is None else folder.path
+            engine, adaptation = _adapt(request, place / ADAPTED_FILE, notes)
         denoiser = load_denoiser(**engine, on_message=notes)
         job = Job(
             request.source, request.output, metadata, encoding, request.engine["sigma"], denoiser, notes
         )
-        if folder is None:
+        if request.dry_run:
             _show_plan(request, job)
             return
         store = None
-        if request.keep_progress and room_for(folder, metadata, notes):
+        # A pipe cannot be read again.
+        wanted = request.keep_progress and request.source != PIPE
+        if folder is not None and wanted and room_for(folder, metadata, notes):
             store = open_store(folder, reader, denoiser, _deciding(request))
         if request.verbosity >= VERBOSE:
             for name, value in fields(job.plan()):
@@ -254,7 +288,7 @@ def _denoise(
     request: Request,
     encode: "EncodeOptions",
     job: Job,
-    folder: "WorkFolder",
+    folder: "WorkFolder | None",
     store: "ChunkStore | None",
 ) -> "DenoiseSummary":
     from stbn_cli.api import denoise_file
@@ -282,7 +316,7 @@ def _denoise(
                 stop=stop or bool,
             )
     except BaseException as error:
-        if store is None or not store.frames:
+        if folder is None or store is None or not store.frames:
             raise
         folder.keep()
         hint = resume_hint(folder, store)

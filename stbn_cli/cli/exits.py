@@ -25,19 +25,24 @@ def report_error(error: BaseException) -> int:
     if isinstance(error, InterruptedByUserError):
         say(str(error))
         return error.exit_code
-    if isinstance(error, StbnError):
-        say(f"Error: {error}")
-        return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         say("Interrupted.")
         return INTERRUPTED
+    say(f"Error: {sentence(error)}")
+    if isinstance(error, StbnError):
+        return error.exit_code
+    return MemoryExhaustedError.exit_code if isinstance(error, MemoryError) else FAILED
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, for people."""
+    if isinstance(error, StbnError):
+        return str(error)
     if isinstance(error, MemoryError):
-        say("Error: Memory ran out. Give smaller --tile and --chunk values, or close other programs.")
-        return MemoryExhaustedError.exit_code
+        return "Memory ran out. Give smaller --tile and --chunk values, or close other programs."
     reason = (str(error).strip().splitlines() or [""])[0]
     hint = "" if debugging() else " Set STBN_DEBUG=1 to see where."
-    say(f"Error: Something unexpected failed ({type(error).__name__}: {reason}); please report it.{hint}")
-    return FAILED
+    return f"Something unexpected failed ({type(error).__name__}: {reason}); please report it.{hint}"
 
 
 def debugging() -> bool:

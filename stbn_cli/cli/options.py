@@ -39,6 +39,41 @@ InputArg = Annotated[
         show_default=False,
     ),
 ]
+InputsArg = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT",
+        help="Videos, folders of images or of videos, patterns such as 'frame_%04d.png' or 'raw/*.mkv', or - for y4m "
+        "from standard input.",
+        show_default=False,
+    ),
+]
+OutputDirOpt = Annotated[
+    str | None,
+    option(
+        INPUT_OUTPUT,
+        "--output-dir",
+        metavar="FOLDER",
+        help="Write there; it is made if missing.",
+        default="beside the input",
+    ),
+]
+TemplateOpt = Annotated[
+    str | None,
+    option(
+        INPUT_OUTPUT,
+        "--template",
+        metavar="NAME",
+        help="Names of outputs, of {stem} and {suffix}.",
+        default="{stem}.denoised{suffix}",
+    ),
+]
+SkipExistingOpt = Annotated[
+    bool, option(INPUT_OUTPUT, "--skip-existing", help="Leave out inputs whose output is there already.")
+]
+FailFastOpt = Annotated[
+    bool, option(INPUT_OUTPUT, "--fail-fast", help="Of several inputs, stop at the first that fails.")
+]
 OutputOpt = Annotated[
     str | None,
     option(
@@ -46,7 +81,8 @@ OutputOpt = Annotated[
         "--output",
         "-o",
         metavar="OUT",
-        help="A video by its suffix (.mkv .mp4 .m4v .mov .webm .ts), or a folder/ or pattern of images.",
+        help="A video by its suffix (.mkv .mp4 .m4v .mov .webm .ts .y4m), a folder/ or pattern of images, or - "
+        "for y4m to standard output.",
         default="<stem>.denoised.<suffix>",
     ),
 ]

@@ -12,6 +12,7 @@ AUTO = "auto"
 MAXIMUM_SIGMA = 255.0
 DENOISED = "denoised"
 FALLBACK_SUFFIX = ".mkv"  # where the input's own container cannot be written
+PIPE = "-"  # as input: y4m from standard input; as output: to standard output
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
 
 
@@ -83,11 +84,25 @@ def engine_arguments(
     }
 
 
+def check_pipes(source: str, output: str, *, adapt: bool, json: bool) -> None:
+    """Refuse what a pipe, which passes once and carries nothing but pictures, cannot do. Raises OptionError."""
+    if source == PIPE and adapt:
+        raise OptionError(
+            "--adapt reads the clip more than once, which standard input cannot be. Save it to a file first."
+        )
+    if output == PIPE and json:
+        raise OptionError(
+            "--json and -o - both want standard output. Leave out --json, or name an output file."
+        )
+
+
 def default_output(source: str, writable_suffixes: Collection[str]) -> str:
-    """`<stem>.denoised.<suffix>` beside the input; a folder (ends with /) for images."""
+    """`<stem>.denoised.<suffix>` beside the input; a folder (ends with /) for images; a pipe for a pipe."""
+    if source == PIPE:
+        return PIPE
     path = Path(source)
     is_folder = os.path.isdir(path)  # unlike Path's, false for a name that is too long
-    if is_folder or any(mark in path.name for mark in "%*?["):
+    if is_folder or (not os.path.exists(path) and any(mark in path.name for mark in "%*?[")):
         # Resolved, so that "." and ".." have a name.
         folder = (path if is_folder else path.parent).resolve()
         return f"{folder}.{DENOISED}/"

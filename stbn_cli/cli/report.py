@@ -159,7 +159,7 @@ def plan_encoding(
     from stbn_cli.video.output import resolve_output
 
     target = resolve_output(output)
-    if target.kind != "video":
+    if target.kind not in ("video", "pipe"):
         return {"images": target.pattern or "named as the input's"}
     found = Warnings()
     plan = plan_encoder(metadata, target.muxer, options, found)

@@ -17,6 +17,7 @@ from stbn_cli.preview.moment import Efforts, Shot
 from stbn_cli.preview.survey import Survey
 from stbn_cli.video.encoders import EncodeOptions
 from stbn_cli.video.frames import Frame, Warnings
+from stbn_cli.video.names import media_name
 from stbn_cli.video.output import resolve_output
 from stbn_cli.video.probe import find_video_stream
 from stbn_cli.video.streams import is_attached
@@ -105,7 +106,7 @@ class Trial:
             size = sum(file.stat().st_size for file in self._path.iterdir())
             return TrialResult(frames, frames, size, 0, 0, 0, None, self._effort, warnings)
         key_frames = key_bytes = other_bytes = copied_bytes = 0
-        with av.open(str(self._path)) as container:
+        with av.open(media_name(self._path)) as container:
             stream = find_video_stream(container, self._path, Warnings())
             codec = stream.codec_context.codec.canonical_name
             for packet in container.demux():

@@ -7,7 +7,14 @@ from av.codec.codec import UnknownCodecError
 
 from stbn_cli.errors import InputError, OptionError
 from stbn_cli.video.color import PixelLayout
-from stbn_cli.video.frames import RANGE_FULL, RANGE_LIMITED, ColorSpec, VideoMetadata, Warnings
+from stbn_cli.video.frames import (
+    RANGE_FULL,
+    RANGE_LIMITED,
+    UNSPECIFIED,
+    ColorSpec,
+    VideoMetadata,
+    Warnings,
+)
 from stbn_cli.video.pixels import (
     MATRIX_NUMBERS,
     MATRIX_RGB,
@@ -15,6 +22,7 @@ from stbn_cli.video.pixels import (
     has_alpha,
     planar_format,
     require_format,
+    untagged_matrix,
 )
 
 
@@ -47,6 +55,7 @@ FAMILIES = {
     "vp9": CodecFamily(("libvpx-vp9",), 24, 63, None),
     "ffv1": CodecFamily(("ffv1",), None, 0, None),
     "prores": CodecFamily(("prores_ks",), None, 0, None, can_be_lossless=False),
+    "y4m": CodecFamily(("wrapped_avframe",), None, 0, None),  # uncompressed, and only in its own container
 }
 # Encoders of a graphics card, which write only where they are named, and their codecs.
 HARDWARE_ENCODERS = {"h264_nvenc": "h264", "hevc_nvenc": "hevc", "av1_nvenc": "av1"}
@@ -65,7 +74,17 @@ CONTAINER_CODECS = {
     "mov": ("h264", "hevc", "prores"),
     "webm": ("vp9", "av1"),
     "mpegts": ("h264", "hevc"),
+    "yuv4mpegpipe": ("y4m",),
 }
+# The layouts that a y4m header can name; its encoder takes anything and says nothing.
+Y4M_FORMATS = (
+    *("gray", "gray9le", "gray10le", "gray12le", "gray16le", "yuv411p"),
+    *(
+        f"yuv{name}p{depth}"
+        for name in (420, 422, 444)
+        for depth in ("", "9le", "10le", "12le", "14le", "16le")
+    ),
+)
 X26X_PRESETS = (
     "ultrafast",
     "superfast",
@@ -240,6 +259,8 @@ def _encoder_options(
     elif family == "vp9":
         quality |= {"deadline": "good", "cpu-used": "2", "row-mt": "1"}
         quality |= {"lossless": "1"} if options.lossless else {"crf": crf, "b": "0"}
+    elif family == "y4m":
+        return {}
     elif family == "ffv1":
         quality |= {"level": "3", "slicecrc": "1"}  # version 3: checksums and colour tags in every slice
     else:
@@ -259,6 +280,8 @@ def _nvenc_options(preset: str, crf: str, lossless: bool) -> dict[str, str]:
 
 def encoder_layouts(encoder: str) -> dict[str, PixelLayout]:
     """Pixel formats the encoder takes that we can write (no alpha, no hardware, no floating point)."""
+    if encoder in FAMILIES["y4m"].encoders:
+        return {name: describe_format(name) for name in Y4M_FORMATS}
     layouts = {}
     for video_format in Codec(encoder, "w").video_formats or []:
         name = video_format.name
@@ -332,6 +355,11 @@ def _output_color(source: VideoMetadata, layout: PixelLayout, family: str) -> Co
             return color
         return replace(color, matrix="rgb", full_range=True, matrix_tag=MATRIX_RGB, range_tag=RANGE_FULL)
     if color.matrix == "rgb":
+        if family == "y4m":  # which has no tag: as its reader will take it
+            name = untagged_matrix(source.width, source.height)
+            return replace(
+                color, matrix=name, matrix_tag=UNSPECIFIED, full_range=False, range_tag=RANGE_LIMITED
+            )
         # The choice is ours here, so it is tagged: BT.709, limited, what players assume least wrongly.
         color = replace(color, matrix="bt709", matrix_tag=MATRIX_NUMBERS["bt709"], full_range=False)
         return replace(color, range_tag=RANGE_LIMITED)

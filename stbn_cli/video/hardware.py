@@ -14,6 +14,7 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from stbn_cli.video.color import PixelLayout
+from stbn_cli.video.names import media_name
 from stbn_cli.video.pixels import describe_format
 from stbn_cli.video.probe import error_reason, open_options
 
@@ -40,7 +41,7 @@ def open_on_device(path: Path, index: int) -> InputContainer:
     # Without PyAV's own fallback, which would not tell that it happened.
     device = HWAccel(DEVICE, allow_software_fallback=False)
     try:
-        container = av.open(str(path), hwaccel=device, **open_options())
+        container = av.open(media_name(path), hwaccel=device, **open_options())
     except (FFmpegError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
         raise HardwareError(error_reason(error)) from error
     stream = container.streams[index]

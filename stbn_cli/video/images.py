@@ -17,6 +17,7 @@ from stbn_cli.errors import InputError, OptionError, OutputError
 from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes
 from stbn_cli.video.frames import ColorSpec, Frame, StreamSource, VideoMetadata, Warnings
 from stbn_cli.video.limits import MAX_PIXELS, check_pixels, image_size, is_cut_png
+from stbn_cli.video.names import current_umask
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 JPEG_SUFFIXES = (".jpg", ".jpeg")
@@ -235,7 +236,7 @@ class ImageWriter:
         self._partial = beside if hidden is None else hidden / "images"
         shutil.rmtree(self._partial, ignore_errors=True)  # of a run that was killed
         try:
-            self._partial.mkdir(parents=True)
+            self._partial.mkdir(mode=0o700, parents=True)  # unfinished work is nobody else's
         except OSError as error:
             raise OutputError(
                 f"The folder {folder} cannot be made: {error.strerror}. Choose another place."
@@ -304,6 +305,7 @@ class ImageWriter:
                     os.replace(file, self.path / file.name)
                 self._partial.rmdir()
             else:
+                self._partial.chmod(0o777 & ~current_umask())
                 os.replace(self._partial, self.path)
         except OSError as error:
             raise OutputError(f"The images cannot be moved to {self.path}: {error.strerror}.") from error

@@ -2,14 +2,16 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal
 
 from stbn_cli.errors import OptionError, OutputError
 from stbn_cli.video.images import DEFAULT_NAME, IMAGE_SUFFIXES, is_pattern
+from stbn_cli.video.names import current_umask
 
 # Suffix -> FFmpeg's muxer. Containers that cannot hold exact times (AVI) are left out on purpose.
 MUXERS = {
@@ -19,31 +21,43 @@ MUXERS = {
     ".mov": "mov",
     ".webm": "webm",
     ".ts": "mpegts",
+    ".y4m": "yuv4mpegpipe",
 }
+Y4M = MUXERS[".y4m"]
+# Bytes of a file's name, on every file system in common use.
+LONGEST_NAME = 255
+# The name of standard input and output. A file called so is ./- to us.
+STANDARD_STREAM = "-"
 
 
 @dataclass(frozen=True, slots=True)
 class OutputTarget:
     """An output as understood from its name.
 
-    kind "video": `path` is the file. kind "images": `path` is the folder and `pattern` the name of each image
-    with a `%d` field (None = named after the input's images, or frame_000001 on). kind "image": `path` is the
-    folder and `pattern` the one file's name.
+    kind "video": `path` is the file. kind "pipe": y4m to standard output. kind "images": `path` is the folder and
+    `pattern` the name of each image with a `%d` field (None = named after the input's images, or frame_000001 on).
+    kind "image": `path` is the folder and `pattern` the one file's name.
     """
 
-    kind: Literal["video", "images", "image"]
+    kind: Literal["video", "images", "image", "pipe"]
     path: Path
     pattern: str | None = None
 
     @property
     def muxer(self) -> str:
         """FFmpeg's muxer name of a video."""
-        return MUXERS[self.path.suffix.lower()]
+        return Y4M if self.kind == "pipe" else MUXERS[self.path.suffix.lower()]
 
 
 def resolve_output(output: str | Path) -> OutputTarget:
     """Understand an output name. Raises OptionError for a suffix or pattern that cannot be written."""
     path = Path(output)
+    if output == STANDARD_STREAM:
+        return OutputTarget("pipe", path)
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise OptionError(
+            f"The name {path.name[:40]}... of the output is too long. Give a shorter one with -o."
+        )
     if str(output).endswith(("/", os.sep)) or path.is_dir() or not path.suffix:
         return OutputTarget("images", path)
     suffix = path.suffix.lower()
@@ -66,6 +80,11 @@ def resolve_output(output: str | Path) -> OutputTarget:
     return OutputTarget("video", path)
 
 
+def is_terminal(stream: IO[Any] | None) -> bool:
+    """Whether a person would see what is written to a stream, or have to type what is read from it."""
+    return stream is not None and stream.isatty()
+
+
 def check_output(source: str | Path, output: str | Path, overwrite: bool) -> None:
     """Refuse an impossible output before any work is done.
 
@@ -73,8 +92,13 @@ def check_output(source: str | Path, output: str | Path, overwrite: bool) -> Non
     (unless `overwrite`), or its folder is missing or not writable.
     """
     target = resolve_output(output)
-    source = Path(source)
-    if _same(source, target):
+    if target.kind == "pipe":
+        if is_terminal(sys.stdout):
+            raise OptionError(
+                "Standard output is a terminal. Pipe it on: stbn denoise in.mp4 -o - | ffmpeg -i - out.mp4"
+            )
+        return
+    if source != STANDARD_STREAM and _same(Path(source), target):
         raise OutputError(
             f"The output {output} is the input itself. Name another file; the input is never replaced."
         )
@@ -108,15 +132,21 @@ def _is_same_file(first: Path, second: Path) -> bool:
         return first.absolute() == second.absolute()
 
 
+def find_existing(output: str | Path) -> Path | None:
+    """Something that a run for `output` would replace or mix with, if there is. Raises OptionError."""
+    target = resolve_output(output)
+    return None if target.kind == "pipe" else _existing(target)
+
+
 def _existing(target: OutputTarget) -> Path | None:
     """Something that the output would replace or mix with."""
     if target.kind == "video":
-        return target.path if target.path.exists() else None
+        return target.path if os.path.lexists(target.path) else None  # a link to nowhere is there, too
     if not target.path.is_dir():
         return None
     if target.kind == "image":
         file = target.path / str(target.pattern)
-        return file if file.exists() else None
+        return file if os.path.lexists(file) else None
     if target.pattern is None:
         return target.path if any(not child.name.startswith(".") for child in target.path.iterdir()) else None
     wanted = re.compile(re.sub(r"%0?\d*d", r"\\d+", re.escape(target.pattern).replace(r"\%", "%")))
@@ -125,7 +155,28 @@ def _existing(target: OutputTarget) -> Path | None:
 
 def partial_path(path: Path) -> Path:
     """The hidden file beside `path` that is written until it is verified; same suffix, same file system."""
-    return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    stem, end = path.stem, f".{os.getpid()}.part{path.suffix}"
+    while stem and len(os.fsencode(f".{stem}{end}")) > LONGEST_NAME:
+        stem = stem[:-1]
+    return path.with_name(f".{stem}{end}")
+
+
+def create_private(path: Path) -> None:
+    """Make an empty file that its owner alone can read, never through a link that somebody left there.
+
+    Raises OSError.
+    """
+    path.unlink(missing_ok=True)  # of a process that had our number and was killed
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Give a finished file its name and the permissions of any new file.
+
+    What has the name is replaced; of a link that is the link, never the file it points to. Raises OSError.
+    """
+    partial.chmod(0o666 & ~current_umask())
+    os.replace(partial, path)
 
 
 def check_file(path: Path, overwrite: bool) -> None:
@@ -148,8 +199,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     partial = partial_path(path)
     try:
+        create_private(partial)
         yield partial
-        os.replace(partial, path)
+        put_in_place(partial, path)
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written ({error.strerror or error}). Choose a folder that can be written to, or free "

@@ -84,6 +84,11 @@ def has_alpha(pixel_format: str) -> bool:
     return any(part.is_alpha for part in VideoFormat(pixel_format, 64, 64).components)
 
 
+def untagged_matrix(width: int, height: int) -> str:
+    """The matrix that an untagged YUV picture of this size is taken to have."""
+    return "bt709" if height >= HD_HEIGHT or width >= HD_WIDTH else "bt601"
+
+
 def resolve_color(
     pixel_format: str,
     width: int,
@@ -112,7 +117,7 @@ def resolve_color(
     elif matrix in MATRIX_NAMES:
         name = MATRIX_NAMES[matrix]
     else:
-        name = "bt709" if height >= HD_HEIGHT or width >= HD_WIDTH else "bt601"
+        name = untagged_matrix(width, height)
         assumed.append("matrix")
     full = color_range == RANGE_FULL or pixel_format.startswith("yuvj")
     if color_range not in (RANGE_LIMITED, RANGE_FULL) and not full:

@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 from stbn_cli.errors import InputError
 from stbn_cli.video.frames import UNSPECIFIED, VideoMetadata, Warnings
 from stbn_cli.video.limits import MAX_PIXELS, check_pixels
+from stbn_cli.video.names import media_name
 from stbn_cli.video.pixels import describe_format, has_alpha, resolve_color, to_fraction
 
 # Demuxers that turn any text file into "video" (ANSI art); a text file must be refused instead.
@@ -60,7 +61,7 @@ def open_container(path: Path, max_pixels: int = MAX_PIXELS) -> InputContainer:
     if path.stat().st_size == 0:
         raise InputError(f"The file {path} is empty. Copy or download it again.")
     try:
-        container = av.open(str(path), options=codec_options(max_pixels), **open_options())
+        container = av.open(media_name(path), options=codec_options(max_pixels), **open_options())
     except PermissionError as error:
         raise InputError(
             f"The file {path} cannot be read: permission denied. Change its permissions."

@@ -22,6 +22,14 @@ from stbn_cli.video.frames import Damage, Frame, FrameReader, StreamSource, Vide
 from stbn_cli.video.hardware import DEVICE, HARDWARE, HardwareError, check_layout, open_on_device
 from stbn_cli.video.images import ImageReader, exact_seconds, is_image_source
 from stbn_cli.video.limits import MAX_PIXELS
+from stbn_cli.video.output import STANDARD_STREAM, Y4M
+from stbn_cli.video.pipe import (
+    LONGEST_HEADER,
+    is_torn_file,
+    open_standard_input,
+    torn_note,
+    with_chroma_location,
+)
 from stbn_cli.video.pixels import describe_format, frame_to_rgb, to_fraction
 from stbn_cli.video.probe import (
     codec_options,
@@ -58,7 +66,7 @@ def open_video(
     hardware: str | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> FrameReader:
-    """Open a video file, a folder of images, or a pattern such as `frame_%04d.png` or `*.png`.
+    """Open a video file, a folder of images, a pattern such as `frame_%04d.png` or `*.png`, or "-": y4m, read once.
 
     start, end: half-open range in seconds from the beginning of the video; frames outside are left out and
     times shifted so that the first one kept is at 0. rate: frames per second of an image sequence (25 unless
@@ -81,6 +89,9 @@ def open_video(
         raise OptionError(f"The start {start:g} s is negative. Give a time of 0 s or later.")
     if end is not None and end <= (start or 0):
         raise OptionError(f"The end {end:g} s is not after the start {start or 0:g} s. Give a later end.")
+    if path == STANDARD_STREAM:
+        begin = None if start is None else exact_seconds(start)
+        return open_standard_input(begin, None if end is None else exact_seconds(end))
     try:
         images = is_image_source(path)
     except OSError as error:  # among others, a name that is too long for the file system
@@ -123,6 +134,9 @@ class VideoReader:
             if first is None:
                 raise _no_frames(path, start, end, max_pixels)
             self.metadata = describe(container, stream, first, self._start, self._end)
+            if self.metadata.container == Y4M:
+                with path.open("rb") as file:
+                    self.metadata = with_chroma_location(self.metadata, file.readline(LONGEST_HEADER))
         if self._start is not None:
             self._shift = _Clock(self.metadata, self._notes).tick(first)
         self._check(first)
@@ -273,6 +287,8 @@ class VideoReader:
     def _report_truncation(
         self, container: InputContainer, stream: VideoStream, finish: Fraction | None
     ) -> None:
+        if self.metadata.container == Y4M and self._end is None and is_torn_file(self.path, self.metadata):
+            self._notes.add(torn_note(self.path.name))
         stated = stated_end(container, stream)
         if self._start is not None or finish is None or stated is None:
             return

@@ -12,6 +12,7 @@ from av.video.stream import VideoStream
 
 from stbn_cli.errors import OutputError
 from stbn_cli.video.frames import RANGE_UNSPECIFIED, UNSPECIFIED, ColorSpec
+from stbn_cli.video.names import media_name
 from stbn_cli.video.pixels import to_fraction
 from stbn_cli.video.probe import error_reason
 
@@ -40,14 +41,14 @@ def verify_video(path: Path, expected: Expected) -> list[str]:
     pixel aspect or rotation that codec and container do not keep.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(media_name(path)) as container:
             found = [stream.type for stream in container.streams]
             stream = container.streams[expected.video_index]
             assert isinstance(stream, VideoStream)
             base = to_fraction(stream.time_base) or Fraction(1, 1000)
             lost = _lost_tags(container, stream, expected)
         # Opened anew instead of seeking back, which can skip packets before time 0.
-        with av.open(str(path)) as container:
+        with av.open(media_name(path)) as container:
             packets = container.demux(container.streams[expected.video_index])
             stamps = [packet.pts for packet in packets if packet.pts is not None and packet.size]
     except (FFmpegError, OSError, IndexError) as error:

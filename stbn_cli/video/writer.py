@@ -19,13 +19,19 @@ from stbn_cli.video.color import PixelLayout, rgb_to_planes
 from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder, software_options
 from stbn_cli.video.frames import ColorSpec, Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
 from stbn_cli.video.images import ImageWriter
+from stbn_cli.video.names import media_name
 from stbn_cli.video.output import (
+    STANDARD_STREAM,
+    Y4M,
     OutputTarget,
     check_output,
+    create_private,
     image_pattern,
     partial_path,
+    put_in_place,
     resolve_output,
 )
+from stbn_cli.video.pipe import PipeReader, Y4mWriter
 from stbn_cli.video.pixels import describe_format, planes_to_frame
 from stbn_cli.video.probe import error_reason
 from stbn_cli.video.streams import STATISTICS_TAGS, StreamCopier, packet_seconds
@@ -54,14 +60,21 @@ def create_video(
     """Prepare an output for the frames of `source_reader`, a context manager.
 
     The output's name decides: a video by its suffix; images for a folder (ends with /, exists as one, or has
-    no suffix) or a pattern such as out/%05d.png. `write(frame)` in presentation order, then `finish()`
+    no suffix) or a pattern such as out/%05d.png; - is y4m to standard
+    output, as the frames come. `write(frame)` in presentation order, then `finish()`
     verifies and puts the output in place; leaving the context without `finish()` removes what was written.
     folder: where the output lies until then, on its file system; None: hidden files beside it.
 
     Raises OptionError for impossible options and OutputError when nothing can be written there.
     """
-    check_output(source_reader.path, path, overwrite)
+    source = STANDARD_STREAM if isinstance(source_reader, PipeReader) else source_reader.path
+    check_output(source, path, overwrite)
     target = resolve_output(path)
+    if target.kind == "pipe" or (target.kind == "video" and target.muxer == Y4M):
+        turns = _baked_turns(source_reader.metadata, Y4M)
+        return Y4mWriter(
+            None if target.kind == "pipe" else target.path, source_reader, options, turns, folder
+        )
     if target.kind == "video":
         return VideoWriter(target, source_reader, options, folder)
     names = source_reader.image_names
@@ -97,6 +110,7 @@ class VideoWriter:
         self._partial = partial_path(self.path) if folder is None else folder / self.path.name
         self._output: OutputContainer | None = None
         try:
+            create_private(self._partial)
             self._stream = self._open(reader)
         except (FFmpegError, OSError, ValueError) as error:
             self._discard()
@@ -173,7 +187,7 @@ class VideoWriter:
         for sentence in verify_video(self._partial, self._expected(kinds)):
             self._notes.add(sentence)
         try:
-            os.replace(self._partial, self.path)
+            put_in_place(self._partial, self.path)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
         self._finished = True
@@ -258,7 +272,7 @@ class VideoWriter:
         if source is not None:
             self._copier = StreamCopier(source, self._notes)
             muxer_options |= self._copier.muxer_options(self._muxer)
-        output = av.open(str(self._partial), "w", format=self._muxer, container_options=muxer_options)
+        output = av.open(media_name(self._partial), "w", format=self._muxer, container_options=muxer_options)
         self._output = output
         if self._copier is None or source is None:
             self._stream_index = 0

@@ -1,0 +1,552 @@
+"""Video through pipes: YUV4MPEG2 (y4m) from standard input and to standard output, or to a `.y4m` file.
+
+A pipe can be read once and written once. So the first picture is read when the reader is made and handed out by the
+one iteration there can be, and what is written cannot be read back and checked. FFmpeg's demuxer and muxer do the
+work. The format holds pictures at a constant rate, their pixel aspect, their range and, at 8 bits, where 4:2:0 chroma
+lies; it knows no colour matrix, so `pixels.resolve_color`'s rule for untagged video holds at both ends.
+"""
+
+import contextlib
+import os
+import re
+import select
+import sys
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import av
+import numpy as np
+from av.container import InputContainer, OutputContainer
+from av.error import FFmpegError
+from av.video.stream import VideoStream
+
+from stbn_cli.errors import InputError, OptionError, OutputError
+from stbn_cli.video.color import PixelLayout, rgb_to_planes
+from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder
+from stbn_cli.video.frames import (
+    UNSPECIFIED,
+    ColorSpec,
+    Frame,
+    FrameReader,
+    StreamSource,
+    VideoMetadata,
+    Warnings,
+)
+from stbn_cli.video.output import (
+    STANDARD_STREAM,
+    Y4M,
+    create_private,
+    is_terminal,
+    partial_path,
+    put_in_place,
+)
+from stbn_cli.video.pixels import (
+    MATRIX_NUMBERS,
+    describe_format,
+    frame_to_rgb,
+    planes_to_frame,
+    to_fraction,
+    untagged_matrix,
+)
+from stbn_cli.video.probe import describe, error_reason, open_container
+from stbn_cli.video.verify import Expected, verify_video
+
+INPUT_NAME = "standard input"
+OUTPUT_NAME = "standard output"
+# How long a wait for data goes on before it looks whether it is still wanted.
+WAIT_SECONDS = 0.5
+# A y4m header is one line; FFmpeg gives up on longer ones much earlier.
+LONGEST_HEADER = 4096
+FRAME_MARK = b"FRAME\n"
+UNKNOWN_ASPECT = b" A0:0 "
+# Used only where the source has no rate.
+FALLBACK_RATE = Fraction(25)
+# How far, in frames, a time may lie from a constant rate: clocks of milliseconds round that much at 240 a second.
+EVEN_WITHIN = Fraction(1, 4)
+# FFmpeg's AVChromaLocation numbers and its names for them; y4m's own names of them at 8 bits.
+CHROMA_NAMES = {1: "left", 2: "center", 3: "topleft"}
+CHROMA_TAGS = {"420mpeg2": 1, "420jpeg": 2, "420": 2, "420paldv": 3}
+# Codecs whose 4:2:0 chroma lies left where nothing is said.
+LEFT_BY_DEFAULT = ("h264", "hevc", "mpeg2video", "mpeg4")
+
+
+class _Tap:
+    """A stream as `av.open` reads it, which keeps the header line and counts the bytes."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._start = b""
+        self.count = 0
+        self.interrupted = False  # by Ctrl-C
+        self.stopped = False  # set by another thread: the data ends here
+
+    def read(self, size: int) -> bytes:
+        """What is there, at most `size` bytes; empty at the end."""
+        try:
+            # Not a buffered pipe's read(), which would wait until all of `size` has come.
+            data = getattr(self._stream, "raw", self._stream).read(size) if self._wait() else None
+        except KeyboardInterrupt:
+            self.interrupted = True  # PyAV would print it and go on
+            return b""
+        if not data:
+            return b""
+        self.count += len(data)
+        if len(self._start) < LONGEST_HEADER and b"\n" not in self._start:
+            self._start += data[:LONGEST_HEADER]
+        return data
+
+    def _wait(self) -> bool:
+        """Wait for data or the end; False if `stopped` comes before. Where files cannot be waited for, do not."""
+        try:
+            number = self._stream.fileno() if os.name == "posix" else None
+        except (OSError, AttributeError):
+            number = None
+        while number is not None and not self.stopped:
+            if select.select([number], [], [], WAIT_SECONDS)[0]:
+                return True
+        return not self.stopped
+
+    @property
+    def header(self) -> bytes:
+        """The first line, with its end."""
+        return self._start.partition(b"\n")[0] + b"\n"
+
+
+class PipeReader:
+    """Frames of y4m that comes from a pipe; they can be read once. See `reader.open_video`."""
+
+    stream_source: StreamSource | None = None
+    image_names: tuple[str, ...] | None = None
+
+    def __init__(
+        self, stream: BinaryIO, *, start: Fraction | None = None, end: Fraction | None = None
+    ) -> None:
+        """start, end: half-open range in seconds; the first picture in it is read here.
+
+        Raises InputError where nothing comes, or no y4m.
+        """
+        self.path = Path(STANDARD_STREAM)
+        self.stream = stream
+        self._notes = Warnings()
+        self._start, self._end = start, end
+        self._tap = _Tap(stream)
+        self._used = False
+        self._container = self._open()
+        self._pictures = self._decode(self._container)
+        try:
+            first = next(self._pictures, None)
+            if first is None:
+                raise self._no_frame()
+            metadata = describe(self._container, self._container.streams.video[0], first)
+            self.metadata = with_chroma_location(metadata, self._tap.header)
+            self._shift: int = first.pts or 0
+            self._first: av.VideoFrame | None = first
+            if self.metadata.has_alpha:
+                self._notes.add(f"The alpha channel of {INPUT_NAME} is dropped: only colour is denoised.")
+            if self.metadata.interlaced:
+                self._notes.add(
+                    f"{INPUT_NAME.capitalize()} is interlaced; its fields are denoised as one picture. Deinterlace it "
+                    "first for best results."
+                )
+            frame_to_rgb(first, self.metadata.color)  # an unsupported format fails here, before any work
+        except BaseException:
+            self._container.close()
+            raise
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences for the user; more may come while frames are read."""
+        return self._notes.messages
+
+    @property
+    def used(self) -> bool:
+        """Whether the one iteration has begun."""
+        return self._used
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the pipe once frames were read; before that, whoever opens it next gets this reader.
+
+        A thread that waits for the next frame is told that there is none, and can be joined then.
+        """
+        if not self._used:
+            return
+        self._tap.stopped = True
+        try:
+            self._pictures.close()
+        except ValueError:  # it runs in that thread, which still uses the container
+            return
+        self._container.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        if self._used:
+            raise read_twice()
+        self._used = True
+        return self._frames()
+
+    def _frames(self) -> Iterator[Frame]:
+        picture, self._first = self._first, None
+        depth = self.metadata.bit_depth
+        while picture is not None:
+            rgb = frame_to_rgb(picture, self.metadata.color, depth)
+            yield Frame(rgb, (picture.pts or 0) - self._shift, self.metadata.time_base, picture.duration or 1)
+            picture = next(self._pictures, None)
+
+    def _open(self) -> InputContainer:
+        try:
+            return av.open(self._tap, "r", format=Y4M)
+        except (FFmpegError, OSError) as error:
+            if self._tap.interrupted:
+                raise KeyboardInterrupt from None
+            if not self._tap.count:
+                raise InputError(
+                    "Nothing came from standard input. Check that the command before the pipe works, or name a file."
+                ) from error
+            raise InputError(
+                f"What comes from standard input is not y4m ({error_reason(error)}). Write it with ffmpeg's "
+                "-f yuv4mpegpipe -strict -1, or name a file."
+            ) from error
+
+    def _decode(self, container: InputContainer) -> Generator[av.VideoFrame, None, None]:
+        """Pictures of the range; says so if the last one is not whole."""
+        stream = container.streams.video[0]
+        base = to_fraction(stream.time_base) or 1 / FALLBACK_RATE
+        count, size = 0, 0
+        try:
+            for packet in container.demux(stream):
+                for picture in packet.decode():
+                    assert isinstance(picture, av.VideoFrame)
+                    count, size = count + 1, packet.size or size
+                    time = (picture.pts or 0) * base
+                    if self._start is not None and time < self._start:
+                        continue
+                    if self._end is not None and time >= self._end:
+                        return
+                    yield picture
+        except FFmpegError as error:
+            self._notes.add(
+                f"Reading standard input stopped after frame {count} ({error_reason(error)}): the data is damaged "
+                "there. The frames before were used."
+            )
+            return
+        if self._tap.interrupted:
+            raise KeyboardInterrupt
+        if is_torn(self._tap.count - len(self._tap.header), count, size):
+            self._notes.add(torn_note(INPUT_NAME.capitalize()))
+
+    def _no_frame(self) -> InputError:
+        if self._start is None and self._end is None:
+            return InputError(
+                "Standard input holds a y4m header but no whole frame. Check the command before the pipe."
+            )
+        until = "its end" if self._end is None else f"{float(self._end):g} s"
+        return InputError(
+            f"Standard input has no frame between {float(self._start or 0):g} s and {until}. Choose another range."
+        )
+
+
+# A process has one standard input, and more than one of its parts opens it: the first to see whether it can be used.
+_opened: list[PipeReader] = []
+
+
+def open_standard_input(start: Fraction | None, end: Fraction | None) -> PipeReader:
+    """The reader of standard input: the same one until its frames are read.
+
+    Raises InputError where there is no y4m or it has been read, and OptionError for a terminal.
+    """
+    stream = getattr(sys.stdin, "buffer", None)
+    if stream is None or stream.closed:
+        raise InputError("There is no standard input. Name a file, or pipe y4m in.")
+    for reader in _opened:
+        if reader.stream is stream:
+            if reader.used:
+                raise read_twice()
+            return reader
+    if is_terminal(stream):
+        raise OptionError(
+            "Standard input is a terminal. Pipe y4m in: ffmpeg -i in.mp4 -f yuv4mpegpipe -strict -1 - | stbn denoise -"
+        )
+    _opened[:] = [PipeReader(stream, start=start, end=end)]
+    return _opened[0]
+
+
+def read_twice() -> InputError:
+    """The error of whoever needs a pipe's frames again."""
+    return InputError(
+        "Standard input can be read only once, and this needs its frames again. Save them to a file first."
+    )
+
+
+def is_torn(size: int, count: int, picture: int) -> bool:
+    """Whether `size` bytes behind a y4m header are not just `count` frames of `picture` bytes each.
+
+    Frames with fields of their own (mixed interlacing) are taken for torn; nothing in use writes them.
+    """
+    return size != count * (len(FRAME_MARK) + picture)
+
+
+def is_torn_file(path: Path, metadata: VideoMetadata) -> bool:
+    """Whether a y4m file does not hold whole frames only."""
+    layout = describe_format(metadata.pixel_format)
+    if metadata.has_alpha:
+        return False
+    shapes = [layout.plane_shape(index, metadata.height, metadata.width) for index in range(layout.planes)]
+    picture = sum(rows * columns for rows, columns in shapes) * np.dtype(layout.dtype).itemsize
+    with path.open("rb") as file:
+        size = path.stat().st_size - len(file.readline(LONGEST_HEADER))
+    return is_torn(size, size // (len(FRAME_MARK) + picture), picture)
+
+
+def torn_note(name: str) -> str:
+    """The sentence for y4m that ends within a frame."""
+    return f"{name} ends in the middle of a frame: it is truncated. The whole frames before it were used."
+
+
+def with_chroma_location(metadata: VideoMetadata, header: bytes) -> VideoMetadata:
+    """Metadata with the chroma location that the y4m `header` names."""
+    found = re.search(rb" C(\S+)", header)
+    location = CHROMA_TAGS.get(found[1].decode("ascii", "replace")) if found else None
+    return replace(metadata, color=replace(metadata.color, chroma_location=location))
+
+
+class _Sink:
+    """A stream as FFmpeg writes to it: without positions, and each piece handed on at once.
+
+    The muxer takes the pixel aspect from a field that PyAV does not let us set, so the header gets it here.
+    """
+
+    def __init__(self, stream: BinaryIO, aspect: Fraction | None) -> None:
+        self._stream = stream
+        self._aspect = aspect
+
+    def write(self, data: bytes) -> int:
+        """Write all of `data`."""
+        size = len(data)
+        if self._aspect is not None:
+            stated = f" A{self._aspect.numerator}:{self._aspect.denominator} ".encode()
+            data, self._aspect = data.replace(UNKNOWN_ASPECT, stated, 1), None
+        self._stream.write(data)
+        self._stream.flush()
+        return size
+
+
+def standard_output() -> BinaryIO:
+    """Standard output for bytes. Raises OutputError where the process has none."""
+    if sys.stdout is None:
+        raise OutputError("There is no standard output. Name a file with -o.")
+    return sys.stdout.buffer
+
+
+class Y4mWriter:
+    """Writes frames as y4m: to standard output as they come, or to a file that is checked. See `create_video`."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        reader: FrameReader,
+        options: EncodeOptions,
+        turns: int,
+        folder: Path | None = None,
+    ) -> None:
+        """path: of a file; None: standard output. turns: quarter turns, counter-clockwise, of every picture.
+
+        folder: where a file lies until it is checked; None: beside its final name.
+        """
+        self._path = path
+        self._name = OUTPUT_NAME if path is None else str(path)
+        self._notes = Warnings()
+        self._metadata, self._turns = reader.metadata, turns
+        self._plan = plan_encoder(reader.metadata, Y4M, options, self._notes)
+        self._rate = reader.metadata.average_rate or FALLBACK_RATE
+        self._source = INPUT_NAME if isinstance(reader, PipeReader) else reader.path.name
+        self._begin: Fraction | None = None
+        self._count = 0
+        self._finished = False
+        self._partial = None
+        if path is not None:
+            self._partial = partial_path(path) if folder is None else folder / path.name
+        self._tell_losses(reader)
+        self._file: BinaryIO | None = None
+        try:
+            if self._partial is not None:
+                create_private(self._partial)
+            self._file = standard_output() if self._partial is None else self._partial.open("wb")
+            self._output, self._stream = self._open(self._plan)
+        except BrokenPipeError:
+            raise
+        except (FFmpegError, OSError, ValueError) as error:
+            self._discard()
+            raise self._cannot_write(error) from error
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences for the user: what y4m cannot keep of the source."""
+        return self._notes.messages
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._finished:
+            self._discard()
+
+    def write(self, frame: Frame) -> None:
+        """Write one frame. frame.rgb: (H, W, 3) float32 of the source's size; the time is only checked.
+
+        Raises OutputError when the disk refuses it, and BrokenPipeError when nobody reads the pipe any more.
+        """
+        self.write_planes(self.to_planes(frame.rgb), frame)
+
+    @property
+    def layout(self) -> PixelLayout:
+        """Of the planes that it writes."""
+        return describe_format(self._plan.pix_fmt)
+
+    @property
+    def color(self) -> ColorSpec:
+        """Of what it writes."""
+        return self._plan.color
+
+    def to_planes(self, rgb: np.ndarray) -> list[np.ndarray]:
+        """The code values that are written for a picture (H, W, 3), in planes of `layout`."""
+        color = self._plan.color
+        return rgb_to_planes(np.rot90(rgb, self._turns), self.layout, color.matrix, color.full_range)
+
+    def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
+        """Write one frame from its code values; raises as `write` does."""
+        time = frame.pts * frame.time_base
+        self._begin = time if self._begin is None else self._begin
+        if abs((time - self._begin) * self._rate - self._count) > EVEN_WITHIN:
+            self._notes.add(
+                f"The frames of {self._source} are not evenly spaced, and y4m has only a constant rate: they are "
+                f"written at {float(self._rate):g} frames per second. An .mkv output keeps their times."
+            )
+        even = Frame(frame.rgb, self._count, 1 / self._rate, 1)
+        self._mux(planes_to_frame(planes, even, self._plan.pix_fmt, self._plan.color))
+        self._count += 1
+
+    def finish(self) -> None:
+        """End the stream; a file is also checked and gets its name. Raises OutputError; may be called again."""
+        if self._finished:
+            return
+        if not self._count:
+            raise OutputError(f"No frame was written to {self._name}; there is nothing to keep.")
+        self._mux(None)
+        try:
+            self._output.close()
+            if self._path is not None and self._partial is not None:
+                assert self._file is not None
+                self._file.close()
+                verify_video(self._partial, self._expected())
+                put_in_place(self._partial, self._path)
+        except BrokenPipeError:
+            raise
+        except (FFmpegError, OSError) as error:
+            raise self._cannot_write(error) from error
+        self._finished = True
+
+    def _expected(self) -> Expected:
+        times = [index / self._rate for index in range(self._count)]
+        # What cannot be kept has been said.
+        color = replace(self._plan.color, matrix_tag=UNSPECIFIED, primaries=UNSPECIFIED, transfer=UNSPECIFIED)
+        return Expected(0, times, ["video"], Y4M, color, self._aspect(), 0)
+
+    def _aspect(self) -> Fraction | None:
+        aspect = self._metadata.sample_aspect_ratio
+        return 1 / aspect if aspect and self._turns % 2 else aspect
+
+    def _open(self, plan: EncoderPlan) -> tuple[OutputContainer, VideoStream]:
+        metadata, swapped = self._metadata, self._turns % 2
+        assert self._file is not None
+        # -1: FFmpeg calls more than 8 bits of a sample an extension of the format.
+        output = av.open(
+            _Sink(self._file, self._aspect()),
+            "w",
+            format=Y4M,
+            container_options={"strict": "-1", "flush_packets": "1"},
+        )
+        location = plan.color.chroma_location
+        if location is None and metadata.codec in LEFT_BY_DEFAULT:
+            location = 1
+        options = {} if location not in CHROMA_NAMES else {"chroma_sample_location": CHROMA_NAMES[location]}
+        stream = output.add_stream(plan.encoder, rate=self._rate, options=options)
+        assert isinstance(stream, VideoStream)
+        context = stream.codec_context
+        context.width = metadata.height if swapped else metadata.width
+        context.height = metadata.width if swapped else metadata.height
+        context.pix_fmt = plan.pix_fmt
+        context.time_base = stream.time_base = 1 / self._rate
+        context.color_range = plan.color.range_tag
+        return output, stream
+
+    def _mux(self, picture: av.VideoFrame | None) -> None:
+        try:
+            self._output.mux(self._stream.encode(picture))
+        except BrokenPipeError:
+            raise  # nobody reads any more: that is no failure to tell of
+        except (FFmpegError, OSError) as error:
+            raise self._cannot_write(error) from error
+
+    def _tell_losses(self, reader: FrameReader) -> None:
+        metadata, color = reader.metadata, self._plan.color
+        if metadata.average_rate is None:
+            self._notes.add(
+                f"{self._source} states no frame rate; y4m needs one, and {FALLBACK_RATE} is written."
+            )
+        layout = describe_format(self._plan.pix_fmt)
+        assumed = untagged_matrix(metadata.width, metadata.height)
+        if layout.family == "yuv" and color.matrix != assumed:
+            self._notes.add(
+                f"y4m has no tag for the colour matrix {color.matrix}; readers will take {assumed}. Tell the next "
+                f"command, such as ffmpeg -colorspace {MATRIX_NUMBERS[color.matrix]} before its -i, or write .mkv."
+            )
+        untold = [
+            name
+            for name, value in (("colour primaries", color.primaries), ("transfer curve", color.transfer))
+            if value != UNSPECIFIED
+        ]
+        if untold:
+            self._notes.add(f"y4m does not keep the source's {', '.join(untold)}. An .mkv output does.")
+        if metadata.interlaced:
+            self._notes.add(
+                f"{self._source} is interlaced, and the y4m says progressive: which field comes first is not kept."
+            )
+        source = reader.stream_source
+        if source is not None:
+            with open_container(source.path) as container:
+                kinds = sorted({s.type for s in container.streams if s.index != source.video_index})
+            if kinds:
+                self._notes.add(
+                    f"y4m holds pictures alone: other streams of {self._source} ({', '.join(kinds)}) are left out."
+                )
+
+    def _discard(self) -> None:
+        """Close what is open and remove a file; the first error is the one to show."""
+        with contextlib.suppress(AttributeError, FFmpegError, OSError, ValueError):
+            self._output.close()
+        if self._partial is not None:
+            with contextlib.suppress(OSError):
+                if self._file is not None:
+                    self._file.close()
+            self._partial.unlink(missing_ok=True)
+
+    def _cannot_write(self, error: Exception) -> OutputError:
+        if self._path is None:
+            return OutputError(f"Writing to standard output failed: {error_reason(error)}.")
+        return OutputError(
+            f"Writing {self._path} failed: {error_reason(error)}. The unfinished file is removed; check the free "
+            "space and the folder's permissions."
+        )
