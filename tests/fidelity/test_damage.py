@@ -283,7 +283,7 @@ def test_a_folder_without_images_is_refused(tmp_path, denoise) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "notes.txt").write_text("no image")
-    denoise(folder).refused(3, "holds no PNG")
+    denoise(folder).refused(3, "neither images nor videos")
 
 
 @pytest.mark.parametrize("name", ["pipe.mkv", "pipe.png"])
