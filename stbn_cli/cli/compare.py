@@ -180,7 +180,11 @@ def _run(request: Request) -> None:
     from stbn_cli.compare.layouts import Layout
     from stbn_cli.video.writer import EncodeOptions
 
-    layout, encode, notes = Layout(request.layout, request.gain), EncodeOptions(**request.coding), Notes()
+    layout, encode, notes = (
+        Layout(request.layout, request.gain),
+        EncodeOptions(**request.coding, drop_alpha=True),
+        Notes(),
+    )
     clips = open_clips(*request.sources, **request.span)
     _check_outputs(request, clips, layout, encode, notes)
     found, places = _compare(request, clips, layout, encode, notes)

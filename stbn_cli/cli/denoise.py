@@ -97,6 +97,8 @@ def denoise(
     preset: opt.PresetOpt = None,
     pix_fmt: opt.PixFmtOpt = None,
     lossless: opt.LosslessOpt = False,
+    dither: opt.DitherOpt = True,
+    drop_alpha: opt.DropAlphaOpt = False,
     quiet: opt.QuietOpt = False,
     verbose: opt.VerboseOpt = False,
     json: opt.JsonOpt = False,
@@ -123,7 +125,15 @@ def denoise(
         tile_overlap=tile_overlap,
     )
     span = {"start": parse_time(start, "--start"), "end": parse_time(end, "--end"), "rate": fps}
-    coding = {"codec": codec, "crf": crf, "preset": preset, "pix_fmt": pix_fmt, "lossless": lossless}
+    coding = {
+        "codec": codec,
+        "crf": crf,
+        "preset": preset,
+        "pix_fmt": pix_fmt,
+        "lossless": lossless,
+        "dither": dither,
+        "drop_alpha": drop_alpha,
+    }
     verbosity = QUIET if quiet else VERBOSE if verbose else NORMAL
     if skip_existing and overwrite:
         raise OptionError("--skip-existing and --overwrite contradict each other. Give one of them.")
@@ -234,7 +244,7 @@ def _deciding(request: Request) -> dict[str, Any]:
         name: value for name, value in request.engine.items() if name not in ("model", "device", "flow")
     }
     span = {name: None if value is None else float(value) for name, value in request.span.items()}
-    return engine | span | {"adapt": request.adapt_minutes is not None}
+    return engine | span | {"adapt": request.adapt_minutes is not None, "dither": request.coding["dither"]}
 
 
 def _show_plan(request: Request, job: Job) -> None:

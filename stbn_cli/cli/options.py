@@ -276,6 +276,12 @@ PixFmtOpt = Annotated[
         ENCODING, "--pix-fmt", metavar="FORMAT", help="FFmpeg's pixel format of OUT.", default="as the input"
     ),
 ]
+DitherOpt = Annotated[
+    bool, option(ENCODING, "--dither/--no-dither", help="Dither where OUT has fewer bits than the input.")
+]
+DropAlphaOpt = Annotated[
+    bool, option(ENCODING, "--drop-alpha", help="Take the colours alone of an input with transparency.")
+]
 LosslessOpt = Annotated[
     bool, option(ENCODING, "--lossless", help="Keep every value of the result (ffv1 in .mkv).")
 ]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Read of a video to know it again: its begin, middle and end.
 SAMPLE_BYTES = 1 << 20
+# Pixels along the shorter side: FFV1 refuses some pictures of a few pixels, and they are no work to do again.
+SMALLEST_KEPT = 16
 # From here on it is said how much the store will take.
 LARGE_BYTES = 100 << 20
 
@@ -75,6 +77,8 @@ def room_for(folder: "WorkFolder", metadata: "VideoMetadata", notes: Any) -> boo
     """Whether the store fits beside the output; says what it will take if that is much, and why not."""
     from stbn_cli.chunkstore import estimated_bytes, has_room
 
+    if min(metadata.width, metadata.height) < SMALLEST_KEPT:
+        return False
     needed = estimated_bytes(metadata)
     if needed is None:
         return True

@@ -154,10 +154,11 @@ def plan_encoding(
     metadata: "VideoMetadata", output: str, options: "EncodeOptions", notes: Notes
 ) -> dict[str, Any]:
     """How the output will be encoded. Raises `OptionError` for options that do not fit."""
-    from stbn_cli.video.encoders import plan_encoder
+    from stbn_cli.video.encoders import check_alpha, plan_encoder
     from stbn_cli.video.frames import Warnings
     from stbn_cli.video.output import resolve_output
 
+    check_alpha(metadata, options)
     target = resolve_output(output)
     if target.kind not in ("video", "pipe"):
         return {"images": target.pattern or "named as the input's"}

@@ -67,7 +67,7 @@ class ClipWriter:
             display_matrix=None,
         )
         reader = _Joined(Path(found.source), joined)
-        self._writer = create_video(output, reader, EncodeOptions(), overwrite=overwrite)
+        self._writer = create_video(output, reader, EncodeOptions(drop_alpha=True), overwrite=overwrite)
 
     def __enter__(self) -> Self:
         return self

@@ -3,7 +3,7 @@
 import math
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -75,7 +75,7 @@ class Trial:
         self._path = Path(self._folder.name, "images" if images else Path(output).name)
         try:
             with found.open(found.parts[0].first, found.parts[-1].stop) as reader:
-                self._writer = create_video(self._path, reader, options)
+                self._writer = create_video(self._path, reader, replace(options, drop_alpha=True))
         except BaseException:
             self._folder.cleanup()
             raise

@@ -26,6 +26,7 @@ LUMA_WEIGHTS: dict[str, tuple[float, float]] = {
 # Pixels of a band, which takes 20 to 30 bytes of intermediate values for each. Fewer cost more in calls; more, and the
 # allocator gives memory back to the system and asks for it again in every picture of less than HD size.
 BAND_PIXELS = 2**16
+DITHER_SIDE = 8  # pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +90,14 @@ def planes_to_rgb(planes: list[np.ndarray], layout: PixelLayout, matrix: str, fu
     return rgb
 
 
-def rgb_to_planes(rgb: np.ndarray, layout: PixelLayout, matrix: str, full_range: bool) -> list[np.ndarray]:
+def rgb_to_planes(
+    rgb: np.ndarray, layout: PixelLayout, matrix: str, full_range: bool, *, dither: bool = False
+) -> list[np.ndarray]:
     """RGB -> code values: the inverse of `planes_to_rgb`, rounded to nearest and clipped to the code range.
 
-    rgb: (H, W, 3) float32, nominal [0, 1]. Returns contiguous planes of `layout.dtype`.
+    rgb: (H, W, 3) float32, nominal [0, 1]. dither: round up or down by an ordered pattern, so that areas keep their
+    mean and slow ramps have no steps; values that are code values already stay what they are. Returns contiguous planes
+    of `layout.dtype`.
     """
     height, width = rgb.shape[:2]
     luma_offset, _, chroma_offset, _ = _levels(layout.depth, full_range)
@@ -109,6 +114,8 @@ def rgb_to_planes(rgb: np.ndarray, layout: PixelLayout, matrix: str, full_range:
                 first = rows.start // layout.sub_y
             else:
                 first = rows.start
+            if dither:
+                part += _dither_pattern(first, *part.shape)
             _quantise(part, layout.depth, planes[index][first : first + len(part)])
     return planes
 
@@ -151,6 +158,22 @@ def _centred_band(
     top = above * layout.sub_y
     wide = upsample_chroma(chroma, layout, min(below * layout.sub_y, height) - top, width)
     return wide[rows.start - top : rows.stop - top]
+
+
+def _dither_pattern(first: int, height: int, width: int) -> np.ndarray:
+    """Thresholds between -1/2 and 1/2 for rows `first` on of a plane; (height, width) float32."""
+    rows = np.arange(first, first + height) % DITHER_SIDE
+    columns = np.arange(width) % DITHER_SIDE
+    return _dither_matrix()[rows[:, None], columns]
+
+
+@cache
+def _dither_matrix() -> np.ndarray:
+    """Bayer's matrix: each step of the recursion puts the next finer threshold between the last ones."""
+    matrix = np.zeros((1, 1))
+    while len(matrix) < DITHER_SIDE:
+        matrix = np.block([[4 * matrix, 4 * matrix + 2], [4 * matrix + 3, 4 * matrix + 1]])
+    return ((matrix + 0.5) / matrix.size - 0.5).astype(np.float32)
 
 
 def _quantise(values: np.ndarray, depth: int, out: np.ndarray) -> None:

@@ -35,6 +35,8 @@ class EncodeOptions:
     preset: str | None = None  # speed against size, by the encoder's own names
     pix_fmt: str | None = None  # FFmpeg's pixel format name
     lossless: bool = False
+    dither: bool = True  # where the output has fewer bits than the source
+    drop_alpha: bool = False  # instead of refusing a source with transparency
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,15 @@ def plan_encoder(source: VideoMetadata, muxer: str, options: EncodeOptions, note
     return EncoderPlan(
         family, encoder, pix_fmt, color, _encoder_options(encoder, family, layout, options), tag
     )
+
+
+def check_alpha(source: VideoMetadata, options: EncodeOptions) -> None:
+    """Refuse a source with transparency, which no output keeps. Raises OptionError."""
+    if source.has_alpha and not options.drop_alpha:
+        raise OptionError(
+            "The input has an alpha channel with transparency, which is not denoised and would be lost. Give "
+            "--drop-alpha to have the colours alone."
+        )
 
 
 def find_encoder(family: str) -> str | None:

@@ -108,7 +108,7 @@ class ImageReader:
             )
         image = _read_image(self._files[0], max_pixels)
         depth, gray = image.dtype.itemsize * 8, image.ndim == 2
-        if image.ndim == 3 and image.shape[2] == 4:
+        if _is_transparent(image):
             self._notes.add(
                 f"The alpha channel of {self._files[0].name} is dropped: only colour is denoised."
             )
@@ -125,7 +125,7 @@ class ImageReader:
             average_rate=rate,
             time_base=1 / rate,
             duration_seconds=float(len(self._files) / rate),
-            has_alpha=image.ndim == 3 and image.shape[2] == 4,
+            has_alpha=_is_transparent(image),
         )
 
     @property
@@ -190,6 +190,12 @@ def _read_image(file: Path, max_pixels: int) -> np.ndarray:
     return image
 
 
+def _is_transparent(image: np.ndarray) -> bool:
+    return (
+        image.ndim == 3 and image.shape[2] == 4 and bool((image[..., 3] != np.iinfo(image.dtype).max).any())
+    )
+
+
 def _image_to_rgb(image: np.ndarray) -> np.ndarray:
     depth = image.dtype.itemsize * 8
     if image.ndim == 2:
@@ -210,6 +216,8 @@ class ImageWriter:
         reader_metadata: VideoMetadata,
         names: tuple[str, ...] | None,
         hidden: Path | None = None,
+        *,
+        dither: bool = True,
     ) -> None:
         """folder: the final place. name: a `%d` pattern with suffix, used where `names` has no entry.
 
@@ -228,6 +236,7 @@ class ImageWriter:
             depth = 8
         gray = reader_metadata.pixel_format.startswith("gray")
         self.layout = PixelLayout("gray" if gray else "rgb", depth)
+        self._dither = dither and depth < reader_metadata.bit_depth
         self._written: list[str] = []
         self._finished = False
         # Beside the new folder, or inside one that exists: never across a file system border.
@@ -262,7 +271,7 @@ class ImageWriter:
 
     def to_planes(self, rgb: np.ndarray) -> list[np.ndarray]:
         """The code values that are written for a picture (H, W, 3), in planes of `layout`."""
-        return rgb_to_planes(rgb, self.layout, _GRAY_MATRIX, True)
+        return rgb_to_planes(rgb, self.layout, _GRAY_MATRIX, True, dither=self._dither)
 
     def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
         """Encode and write one frame from its code values; images have no times."""

@@ -368,6 +368,7 @@ class Y4mWriter:
         self._notes = Warnings()
         self._metadata, self._turns = reader.metadata, turns
         self._plan = plan_encoder(reader.metadata, Y4M, options, self._notes)
+        self._dither = options.dither and self.layout.depth < reader.metadata.bit_depth
         self._rate = reader.metadata.average_rate or FALLBACK_RATE
         self._source = INPUT_NAME if isinstance(reader, PipeReader) else reader.path.name
         self._begin: Fraction | None = None
@@ -423,7 +424,8 @@ class Y4mWriter:
     def to_planes(self, rgb: np.ndarray) -> list[np.ndarray]:
         """The code values that are written for a picture (H, W, 3), in planes of `layout`."""
         color = self._plan.color
-        return rgb_to_planes(np.rot90(rgb, self._turns), self.layout, color.matrix, color.full_range)
+        turned = np.rot90(rgb, self._turns)
+        return rgb_to_planes(turned, self.layout, color.matrix, color.full_range, dither=self._dither)
 
     def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
         """Write one frame from its code values; raises as `write` does."""

@@ -89,6 +89,19 @@ def untagged_matrix(width: int, height: int) -> str:
     return "bt709" if height >= HD_HEIGHT or width >= HD_WIDTH else "bt601"
 
 
+def is_transparent(frame: av.VideoFrame) -> bool:
+    """Whether a picture has an alpha component that is not opaque everywhere. Palettes count as opaque."""
+    if not has_alpha(frame.format.name) or frame.format.has_palette:
+        return False
+    part = next(part for part in frame.format.components if part.is_alpha)
+    if not frame.format.name.startswith("yuva"):
+        # In a plane of its own: the scaler only moves the values.
+        frame = frame.reformat(format="gbrap" if part.bits <= 8 else "gbrap16le", **_ONE_THREAD)
+        part = frame.format.components[3]
+    layout = PixelLayout("gray", part.bits)
+    return bool((_plane_view(frame, 3, layout) != 2**part.bits - 1).any())
+
+
 def resolve_color(
     pixel_format: str,
     width: int,

@@ -16,7 +16,13 @@ from av.video.stream import VideoStream
 
 from stbn_cli.errors import OptionError, OutputError
 from stbn_cli.video.color import PixelLayout, rgb_to_planes
-from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder, software_options
+from stbn_cli.video.encoders import (
+    EncodeOptions,
+    EncoderPlan,
+    check_alpha,
+    plan_encoder,
+    software_options,
+)
 from stbn_cli.video.frames import ColorSpec, Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
 from stbn_cli.video.images import ImageWriter
 from stbn_cli.video.names import media_name
@@ -69,6 +75,7 @@ def create_video(
     """
     source = STANDARD_STREAM if isinstance(source_reader, PipeReader) else source_reader.path
     check_output(source, path, overwrite)
+    check_alpha(source_reader.metadata, options)
     target = resolve_output(path)
     if target.kind == "pipe" or (target.kind == "video" and target.muxer == Y4M):
         turns = _baked_turns(source_reader.metadata, Y4M)
@@ -87,7 +94,7 @@ def create_video(
     pattern = image_pattern(target, names)
     if target.pattern is not None and target.kind == "images":
         names = None
-    return ImageWriter(target.path, pattern, source_reader.metadata, names, folder)
+    return ImageWriter(target.path, pattern, source_reader.metadata, names, folder, dither=options.dither)
 
 
 class VideoWriter:
@@ -102,6 +109,7 @@ class VideoWriter:
         self._metadata = reader.metadata
         self._turns = _baked_turns(reader.metadata, self._muxer)
         self._plan = self._choose(options)
+        self._dither = options.dither and self.layout.depth < reader.metadata.bit_depth
         self._times: list[Fraction] = []
         self._durations: dict[int, int] = {}
         self._muxed = 0
@@ -153,7 +161,8 @@ class VideoWriter:
     def to_planes(self, rgb: np.ndarray) -> list[np.ndarray]:
         """The code values that are encoded for a picture (H, W, 3), in planes of `layout`."""
         color = self._plan.color
-        return rgb_to_planes(np.rot90(rgb, self._turns), self.layout, color.matrix, color.full_range)
+        turned = np.rot90(rgb, self._turns)
+        return rgb_to_planes(turned, self.layout, color.matrix, color.full_range, dither=self._dither)
 
     def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
         """Encode one frame from its code values and the times of `frame`; raises OutputError as `write` does."""

@@ -31,6 +31,9 @@ class Reader:
             self.read += 1
             yield Frame(np.full((2, 2, 3), index, np.float32), 10 * index, Fraction(1, 100), 10)
 
+    def close(self):
+        self.closed = True
+
 
 class Writer:
     def __init__(self, fail_at=None):

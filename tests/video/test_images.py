@@ -110,11 +110,14 @@ def test_jpeg_in_and_out(make_images, tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"shot{i}.jpg" for i in (1, 2, 3, 4)]
 
 
-def test_alpha_is_dropped_with_a_warning(tmp_path):
+def test_alpha_is_refused_or_dropped_with_a_warning(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     cv2.imwrite(str(folder / "1.png"), np.full((4, 4, 4), 200, np.uint8))
-    summary = round_trip(folder, f"{tmp_path}/out/")
+    with pytest.raises(OptionError, match="--drop-alpha"):
+        round_trip(folder, f"{tmp_path}/out/")
+    assert not (tmp_path / "out").exists()
+    summary = round_trip(folder, f"{tmp_path}/out/", EncodeOptions(drop_alpha=True))
     assert any("alpha" in sentence for sentence in summary.warnings)
     assert read(tmp_path / "out" / "1.png").shape == (4, 4, 3)
 
