@@ -74,6 +74,7 @@ def denoise(
     preset: opt.PresetOpt = None,
     pix_fmt: opt.PixFmtOpt = None,
     lossless: opt.LosslessOpt = False,
+    strict: opt.StrictOpt = False,
     quiet: opt.QuietOpt = False,
     verbose: opt.VerboseOpt = False,
     json: opt.JsonOpt = False,
@@ -98,6 +99,7 @@ def denoise(
     )
     span = {"start": parse_time(start, "--start"), "end": parse_time(end, "--end"), "rate": fps}
     coding = {"codec": codec, "crf": crf, "preset": preset, "pix_fmt": pix_fmt, "lossless": lossless}
+    coding["strict"] = strict
     verbosity = QUIET if quiet else VERBOSE if verbose else NORMAL
     target = _output_name(source, output)
     if adapt and adapt_minutes is None:
@@ -122,12 +124,14 @@ def _output_name(source: str, output: str | None) -> str:
 
 def _run(request: Request) -> None:
     """Everything that can be refused cheaply comes before the model is loaded."""
+    from stbn_cli.video.losses import refuse_known_losses
     from stbn_cli.video.reader import open_video
     from stbn_cli.video.writer import EncodeOptions, check_output
 
     encode = EncodeOptions(**request.coding)
     with open_video(request.source, **request.span, hardware=request.hardware) as reader:
         check_output(request.source, request.output, request.overwrite)
+        refuse_known_losses(reader, request.output, encode)
         metadata, notes = reader.metadata, Notes()
         encoding = plan_encoding(metadata, request.output, encode, notes)
     from stbn_cli.api import load_denoiser

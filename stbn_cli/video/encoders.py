@@ -27,6 +27,7 @@ class EncodeOptions:
     preset: str | None = None  # speed against size, by the encoder's own names
     pix_fmt: str | None = None  # FFmpeg's pixel format name
     lossless: bool = False
+    strict: bool = False  # a loss against the source is an error (see `losses`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +299,7 @@ def _choose_format(source: VideoMetadata, encoder: str, options: EncodeOptions, 
         layouts, key=lambda name: (_cost(wanted, layouts[name]), name != planar_format(layouts[name]))
     )
     if any(_cost(wanted, layouts[chosen])[:4]):
-        notes.add(
+        notes.lose(
             f"The source is {source.pixel_format}, which {encoder} cannot write; the output is {chosen}. "
             "Another --codec (ffv1 writes everything) or --pix-fmt changes that."
         )

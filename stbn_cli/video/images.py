@@ -103,7 +103,7 @@ class ImageReader:
         image = _read_image(self._files[0])
         depth, gray = image.dtype.itemsize * 8, image.ndim == 2
         if image.ndim == 3 and image.shape[2] == 4:
-            self._notes.add(
+            self._notes.lose(
                 f"The alpha channel of {self._files[0].name} is dropped: only colour is denoised."
             )
         self._layout = PixelLayout("gray" if gray else "rgb", depth)
@@ -120,6 +120,7 @@ class ImageReader:
             time_base=1 / rate,
             duration_seconds=float(len(self._files) / rate),
             has_alpha=image.ndim == 3 and image.shape[2] == 4,
+            losses=tuple(self._notes.losses),
         )
 
     @property

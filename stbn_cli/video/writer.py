@@ -18,6 +18,7 @@ from stbn_cli.errors import OptionError, OutputError
 from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder, software_options
 from stbn_cli.video.frames import Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
 from stbn_cli.video.images import ImageWriter
+from stbn_cli.video.losses import refuse_found_losses, refuse_known_losses
 from stbn_cli.video.output import (
     OutputTarget,
     check_output,
@@ -28,6 +29,7 @@ from stbn_cli.video.output import (
 from stbn_cli.video.pixels import rgb_to_frame
 from stbn_cli.video.probe import error_reason
 from stbn_cli.video.streams import STATISTICS_TAGS, StreamCopier, packet_seconds
+from stbn_cli.video.times import Times
 from stbn_cli.video.verify import Expected, verify_video
 
 __all__ = ["EncodeOptions", "VideoWriter", "check_output", "create_video"]
@@ -54,6 +56,7 @@ def create_video(
     Raises OptionError for impossible options and OutputError when nothing can be written there.
     """
     check_output(source_reader.path, path, overwrite)
+    refuse_known_losses(source_reader, path, options)
     target = resolve_output(path)
     if target.kind == "video":
         return VideoWriter(target, source_reader, options)
@@ -80,7 +83,8 @@ class VideoWriter:
         self._metadata = reader.metadata
         self._turns = _baked_turns(reader.metadata, self._muxer)
         self._plan = self._choose(options)
-        self._times: list[Fraction] = []
+        self._options = options
+        self._times = Times(reader.metadata.time_base)
         self._durations: dict[int, int] = {}
         self._muxed = 0
         self._copier: StreamCopier | None = None
@@ -119,7 +123,7 @@ class VideoWriter:
             rgb = np.rot90(frame.rgb, self._turns)
             frame = Frame(rgb, frame.pts, frame.time_base, frame.duration)
         picture = rgb_to_frame(frame, self._plan.pix_fmt, self._plan.color)
-        self._times.append(frame.pts * frame.time_base)
+        self._times.add(frame.pts, frame.time_base)
         if frame.duration:
             self._durations[frame.pts] = frame.duration
         self._mux(picture)
@@ -139,8 +143,12 @@ class VideoWriter:
             self._output.close()
         except (FFmpegError, OSError) as error:
             raise _cannot_write(self.path, error) from error
-        for sentence in verify_video(self._partial, self._expected(kinds)):
-            self._notes.add(sentence)
+        lost = verify_video(self._partial, self._expected(kinds))
+        if self._copier is not None:
+            lost += self._copier.found_losses(self._partial, self._stream_index)
+        refuse_found_losses(self.path, lost, self._options)
+        for sentence in lost:
+            self._notes.lose(sentence)
         try:
             os.replace(self._partial, self.path)
         except OSError as error:
@@ -233,6 +241,7 @@ class VideoWriter:
             self._stream_index = 0
             stream = self._add_video(output, {})
         else:
+            self._copier.plan(self._muxer)
             self._copier.copy_container_tags(output)
             stream = None
             for other in self._copier.source_streams():
