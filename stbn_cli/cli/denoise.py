@@ -99,6 +99,7 @@ def denoise(
     lossless: opt.LosslessOpt = False,
     dither: opt.DitherOpt = True,
     drop_alpha: opt.DropAlphaOpt = False,
+    strict: opt.StrictOpt = False,
     quiet: opt.QuietOpt = False,
     verbose: opt.VerboseOpt = False,
     json: opt.JsonOpt = False,
@@ -133,6 +134,7 @@ def denoise(
         "lossless": lossless,
         "dither": dither,
         "drop_alpha": drop_alpha,
+        "strict": strict,
     }
     verbosity = QUIET if quiet else VERBOSE if verbose else NORMAL
     if skip_existing and overwrite:
@@ -195,6 +197,7 @@ def _writable_suffixes() -> tuple[str, ...]:
 
 def _run(request: Request) -> None:
     """Everything that can be refused cheaply comes before the model is loaded."""
+    from stbn_cli.video.losses import refuse_known_losses
     from stbn_cli.video.reader import open_video
     from stbn_cli.video.workfolder import WorkFolder
     from stbn_cli.video.writer import EncodeOptions, check_output
@@ -203,6 +206,7 @@ def _run(request: Request) -> None:
     limits = {"hardware": request.hardware, "max_pixels": request.max_pixels}
     with open_video(request.source, **request.span, **limits) as reader:
         check_output(request.source, request.output, request.overwrite)
+        refuse_known_losses(reader, request.output, encode)
         metadata, notes = reader.metadata, Notes()
         encoding = plan_encoding(metadata, request.output, encode, notes)
     from stbn_cli.api import load_denoiser

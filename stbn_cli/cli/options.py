@@ -286,6 +286,13 @@ LosslessOpt = Annotated[
     bool, option(ENCODING, "--lossless", help="Keep every value of the result (ffv1 in .mkv).")
 ]
 
+StrictOpt = Annotated[
+    bool,
+    option(
+        ENCODING, "--strict", help="Anything of the input that OUT would lack is an error, not a warning."
+    ),
+]
+
 QuietOpt = Annotated[bool, option(LOGGING, "--quiet", "-q", help="Only warnings and errors.")]
 VerboseOpt = Annotated[
     bool, option(LOGGING, "--verbose", "-v", help="Also the plan and every scene's noise level.")

@@ -37,6 +37,7 @@ class EncodeOptions:
     lossless: bool = False
     dither: bool = True  # where the output has fewer bits than the source
     drop_alpha: bool = False  # instead of refusing a source with transparency
+    strict: bool = False  # a loss against the source is an error (see `losses`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +333,7 @@ def _choose_format(source: VideoMetadata, encoder: str, options: EncodeOptions, 
         layouts, key=lambda name: (_cost(wanted, layouts[name]), name != planar_format(layouts[name]))
     )
     if any(_cost(wanted, layouts[chosen])[:4]):
-        notes.add(
+        notes.lose(
             f"The source is {source.pixel_format}, which {encoder} cannot write; the output is {chosen}. "
             "Another --codec (ffv1 writes everything) or --pix-fmt changes that."
         )

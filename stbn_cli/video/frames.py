@@ -59,6 +59,7 @@ class VideoMetadata:
     interlaced: bool = False
     codec: str | None = None  # canonical name, such as "h264"; None for image sequences
     container: str | None = None  # FFmpeg's demuxer name
+    losses: tuple[str, ...] = ()  # sentences on what no output can keep of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +102,21 @@ class StreamSource:
 
 @dataclass(slots=True)
 class Warnings:
-    """A list of sentences without repetitions."""
+    """A list of sentences without repetitions; some of them say what of the source the output will lack."""
 
     messages: list[str] = field(default_factory=list)
+    losses: list[str] = field(default_factory=list)  # those among the messages
 
     def add(self, message: str) -> None:
         """Append `message` unless it is already there (a reader may be iterated more than once)."""
         if message not in self.messages:
             self.messages.append(message)
+
+    def lose(self, message: str) -> None:
+        """As `add`, for a loss: an error with --strict (see `losses`)."""
+        self.add(message)
+        if message not in self.losses:
+            self.losses.append(message)
 
 
 class FrameReader(Protocol):

@@ -109,7 +109,7 @@ class ImageReader:
         image = _read_image(self._files[0], max_pixels)
         depth, gray = image.dtype.itemsize * 8, image.ndim == 2
         if _is_transparent(image):
-            self._notes.add(
+            self._notes.lose(
                 f"The alpha channel of {self._files[0].name} is dropped: only colour is denoised."
             )
         self._layout = PixelLayout("gray" if gray else "rgb", depth)
@@ -126,6 +126,7 @@ class ImageReader:
             time_base=1 / rate,
             duration_seconds=float(len(self._files) / rate),
             has_alpha=_is_transparent(image),
+            losses=tuple(self._notes.losses),
         )
 
     @property
@@ -218,22 +219,19 @@ class ImageWriter:
         hidden: Path | None = None,
         *,
         dither: bool = True,
+        notes: Warnings,
     ) -> None:
         """folder: the final place. name: a `%d` pattern with suffix, used where `names` has no entry.
 
         hidden: a folder in which the images lie until they are all there; None: one beside the final place.
+        notes: what is known to get lost.
         """
         self.path = folder
-        self._notes = Warnings()
+        self._notes = notes
         self._pattern = name
         self._names = names
-        suffix = Path(name).suffix.lower()
-        depth = 8 if reader_metadata.bit_depth == 8 else 16
-        if depth == 16 and suffix in JPEG_SUFFIXES:
-            self._notes.add(
-                f"JPEG holds 8 bits; the {reader_metadata.bit_depth}-bit source is rounded. Use .png."
-            )
-            depth = 8
+        is_deep = reader_metadata.bit_depth > 8 and Path(name).suffix.lower() not in JPEG_SUFFIXES
+        depth = 16 if is_deep else 8
         gray = reader_metadata.pixel_format.startswith("gray")
         self.layout = PixelLayout("gray" if gray else "rgb", depth)
         self._dither = dither and depth < reader_metadata.bit_depth

@@ -36,6 +36,7 @@ from stbn_cli.video.frames import (
     VideoMetadata,
     Warnings,
 )
+from stbn_cli.video.losses import tell_left_out, tell_y4m_losses
 from stbn_cli.video.output import (
     STANDARD_STREAM,
     Y4M,
@@ -45,14 +46,12 @@ from stbn_cli.video.output import (
     put_in_place,
 )
 from stbn_cli.video.pixels import (
-    MATRIX_NUMBERS,
     describe_format,
     frame_to_rgb,
     planes_to_frame,
     to_fraction,
-    untagged_matrix,
 )
-from stbn_cli.video.probe import describe, error_reason, open_container
+from stbn_cli.video.probe import describe, error_reason
 from stbn_cli.video.verify import Expected, verify_video
 
 INPUT_NAME = "standard input"
@@ -146,7 +145,7 @@ class PipeReader:
             self._shift: int = first.pts or 0
             self._first: av.VideoFrame | None = first
             if self.metadata.has_alpha:
-                self._notes.add(f"The alpha channel of {INPUT_NAME} is dropped: only colour is denoised.")
+                self._notes.lose(f"The alpha channel of {INPUT_NAME} is dropped: only colour is denoised.")
             if self.metadata.interlaced:
                 self._notes.add(
                     f"{INPUT_NAME.capitalize()} is interlaced; its fields are denoised as one picture. Deinterlace it "
@@ -377,7 +376,12 @@ class Y4mWriter:
         self._partial = None
         if path is not None:
             self._partial = partial_path(path) if folder is None else folder / path.name
-        self._tell_losses(reader)
+        if reader.metadata.average_rate is None:
+            self._notes.add(
+                f"{self._source} states no frame rate; y4m needs one, and {FALLBACK_RATE} is written."
+            )
+        tell_y4m_losses(reader, self._plan, self._notes)
+        tell_left_out(reader, Y4M, self._notes)
         self._file: BinaryIO | None = None
         try:
             if self._partial is not None:
@@ -432,7 +436,7 @@ class Y4mWriter:
         time = frame.pts * frame.time_base
         self._begin = time if self._begin is None else self._begin
         if abs((time - self._begin) * self._rate - self._count) > EVEN_WITHIN:
-            self._notes.add(
+            self._notes.lose(
                 f"The frames of {self._source} are not evenly spaced, and y4m has only a constant rate: they are "
                 f"written at {float(self._rate):g} frames per second. An .mkv output keeps their times."
             )
@@ -501,39 +505,6 @@ class Y4mWriter:
             raise  # nobody reads any more: that is no failure to tell of
         except (FFmpegError, OSError) as error:
             raise self._cannot_write(error) from error
-
-    def _tell_losses(self, reader: FrameReader) -> None:
-        metadata, color = reader.metadata, self._plan.color
-        if metadata.average_rate is None:
-            self._notes.add(
-                f"{self._source} states no frame rate; y4m needs one, and {FALLBACK_RATE} is written."
-            )
-        layout = describe_format(self._plan.pix_fmt)
-        assumed = untagged_matrix(metadata.width, metadata.height)
-        if layout.family == "yuv" and color.matrix != assumed:
-            self._notes.add(
-                f"y4m has no tag for the colour matrix {color.matrix}; readers will take {assumed}. Tell the next "
-                f"command, such as ffmpeg -colorspace {MATRIX_NUMBERS[color.matrix]} before its -i, or write .mkv."
-            )
-        untold = [
-            name
-            for name, value in (("colour primaries", color.primaries), ("transfer curve", color.transfer))
-            if value != UNSPECIFIED
-        ]
-        if untold:
-            self._notes.add(f"y4m does not keep the source's {', '.join(untold)}. An .mkv output does.")
-        if metadata.interlaced:
-            self._notes.add(
-                f"{self._source} is interlaced, and the y4m says progressive: which field comes first is not kept."
-            )
-        source = reader.stream_source
-        if source is not None:
-            with open_container(source.path) as container:
-                kinds = sorted({s.type for s in container.streams if s.index != source.video_index})
-            if kinds:
-                self._notes.add(
-                    f"y4m holds pictures alone: other streams of {self._source} ({', '.join(kinds)}) are left out."
-                )
 
     def _discard(self) -> None:
         """Close what is open and remove a file; the first error is the one to show."""

@@ -4,7 +4,7 @@ Every iteration opens the file anew: a reader can be read twice, and its frames 
 """
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -273,7 +273,7 @@ class VideoReader:
     def _check(self, first: av.VideoFrame) -> None:
         name = self.path.name
         if self.metadata.has_alpha:
-            self._notes.add(f"The alpha channel of {name} is dropped: only colour is denoised.")
+            self._notes.lose(f"The alpha channel of {name} is dropped: only colour is denoised.")
         if self.metadata.interlaced:
             self._notes.add(
                 f"{name} is interlaced; its fields are denoised as one picture. Deinterlace it first for "
@@ -281,7 +281,8 @@ class VideoReader:
             )
         lost = [what for key, what in UNCARRIED_SIDE_DATA.items() if key in first.side_data]
         if lost:
-            self._notes.add(f"{name} carries {', '.join(lost)}, which the output will lack.")
+            self._notes.lose(f"{name} carries {', '.join(lost)}, which the output will lack.")
+        self.metadata = replace(self.metadata, losses=tuple(self._notes.losses))
         frame_to_rgb(first, self.metadata.color)  # an unsupported format fails here, before any work
 
     def _report_truncation(

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
@@ -19,6 +20,8 @@ from av.stream import Stream
 from stbn_cli.video.frames import StreamSource, Warnings
 from stbn_cli.video.pixels import to_fraction
 from stbn_cli.video.probe import CONTAINER_TICKS, is_cover, open_container
+from stbn_cli.video.readback import Said, missing_words, words_of
+from stbn_cli.video.subtitles import CONVERSIONS, to_mov_text, to_subrip
 
 if TYPE_CHECKING:
     from av.container.core import Chapter  # a name of the stubs, not of the module
@@ -45,6 +48,12 @@ MP4_KEYS = {
     *("location", "creation_time", "timecode", "language"),
 }
 MP4_MUXERS = ("mp4", "mov")
+# Containers without a place for chapters, and for what is said of the whole file.
+CHAPTERLESS_MUXERS = ("mpegts", "yuv4mpegpipe")
+# How people call a container where FFmpeg's name would puzzle them.
+MUXER_NAMES = {"matroska": "Matroska", "mpegts": "MPEG-TS", "yuv4mpegpipe": "y4m"}
+# Keys that MPEG-TS holds, in its table of services.
+TS_KEYS = {"service_name", "service_provider"}
 # MOV knows only the bibliographic ISO 639-2 codes; a terminological one would be written as "undefined".
 MOV_LANGUAGES = {
     **{"bod": "tib", "ces": "cze", "cym": "wel", "deu": "ger", "ell": "gre", "eus": "baq", "fas": "per"},
@@ -61,7 +70,9 @@ class StreamCopier:
         self._source = source
         self._notes = notes
         self._input: InputContainer = open_container(source.path)
+        self._codecs: dict[int, str] = {}  # by index: the codec in which a stream is written, "" for its own
         self._targets: dict[int, Stream] = {}
+        self._plain: set[int] = set()  # indices of subtitles that lost their markup
         self._packets: Iterator[Packet] = iter(())
         self._waiting: Packet | None = None
         self._refused: Counter[int] = Counter()  # packets by index in the source
@@ -75,18 +86,42 @@ class StreamCopier:
         """All streams of the source in order, with the video that is denoised among them."""
         return list(self._input.streams)
 
-    def add(self, stream: Stream, output: OutputContainer) -> None:
-        """Prepare the copy of one stream; if the container cannot hold it, say so in the warnings."""
-        if self._is_made_anew(stream):
-            return
-        if not _holds(output.format.name, stream):
-            name = getattr(stream.codec_context, "name", None) or getattr(stream, "name", None) or "unknown"
-            self._notes.add(
-                f"Stream {stream.index} ({stream.type}, {name}) cannot be held by a {output.format.name} "
-                "file and is left out. An .mkv output keeps it."
+    def plan(self, muxer: str | None) -> None:
+        """Decide how each stream is copied; what the container cannot hold is said. None: images."""
+        for stream in self._input.streams:
+            if stream.index == self._source.video_index or self._is_made_anew(stream):
+                continue
+            codec = None if muxer is None else _copied_codec(muxer, stream)
+            if codec is not None:
+                self._codecs[stream.index] = codec
+                continue
+            holder = "images" if muxer is None else f"a {MUXER_NAMES.get(muxer, muxer)} file"
+            hint = "Another container may." if muxer == "matroska" else "An .mkv output keeps it."
+            self._notes.lose(
+                f"Stream {stream.index} ({stream.type}, {_codec_name(stream)}) cannot be held by {holder} "
+                f"and is left out. {hint}"
             )
+        if muxer is None or muxer in CHAPTERLESS_MUXERS:
+            self._refuse_words("images" if muxer is None else f"{MUXER_NAMES.get(muxer, muxer)} files")
+
+    def _refuse_words(self, holder: str) -> None:
+        lost = []
+        if chapters := self._chapters():
+            lost.append(f"{len(chapters)} chapters")
+        if tags := self._metadata().keys() - TS_KEYS:
+            lost.append(f"tags ({', '.join(sorted(tags))})")
+        if lost:
+            self._notes.lose(f"The source's {' and '.join(lost)} cannot be held by {holder}.")
+
+    def add(self, stream: Stream, output: OutputContainer) -> None:
+        """Prepare the copy of one stream, as planned."""
+        codec = self._codecs.get(stream.index)
+        if codec is None:
             return
-        target = output.add_stream_from_template(stream, opaque=True)
+        if codec:
+            target = output.add_mux_stream(codec)
+        else:
+            target = output.add_stream_from_template(stream, opaque=True)
         copy_stream_tags(stream, target)
         if output.format.name == "mov" and (language := target.metadata.get("language")) is not None:
             target.metadata["language"] = MOV_LANGUAGES.get(language, language)
@@ -101,9 +136,30 @@ class StreamCopier:
     def copy_container_tags(self, output: OutputContainer) -> None:
         """Copy metadata and chapters."""
         output.metadata.update(self._metadata())
-        chapters = [c for c in map(self._shift_chapter, self._input.chapters()) if c is not None]
-        if chapters:
+        if chapters := self._chapters():
             output.set_chapters(chapters)
+
+    def found_losses(self, path: Path, video: int) -> list[str]:
+        """What the finished file does not say of itself though the source did. video: its index in the file."""
+        wanted = Said()
+        if path.suffix.lower() != ".ts":  # said before
+            wanted.tags = {key.lower(): value for key, value in self._metadata().items()}
+            wanted.chapters = [chapter["metadata"].get("title", "") for chapter in self._chapters()]
+        places = {index: target.index for index, target in self._targets.items()}
+        places[self._source.video_index] = video
+        for index, place in places.items():
+            stream = self._input.streams[index]
+            wanted.streams[place] = words_of(stream, f"stream {index} ({stream.type})", MOV_LANGUAGES)
+        lost = missing_words(path, wanted, MOV_LANGUAGES)
+        if self._plain:
+            which = ", ".join(map(str, sorted(self._plain)))
+            lost.append(
+                f"Markup (italics, colours) of the subtitles in stream {which} is left out; the text is kept."
+            )
+        return lost
+
+    def _chapters(self) -> "list[Chapter]":
+        return [c for c in map(self._shift_chapter, self._input.chapters()) if c is not None]
 
     def _metadata(self) -> dict[str, str]:
         return {k: v for k, v in self._input.metadata.items() if k.lower() not in MUXER_TAGS}
@@ -171,8 +227,28 @@ class StreamCopier:
                 continue  # the demuxer's end marks
             elif not self._into_range(packet):
                 continue
+            if self._codecs[source.index]:
+                packet = self._converted(packet)
+                if packet is None:
+                    continue
             packet.stream = self._targets[source.index]
             yield packet
+
+    def _converted(self, packet: Packet) -> Packet | None:
+        """A subtitle in the other container's wrapping; None for a gap between subtitles."""
+        index = packet.stream.index
+        convert = to_subrip if self._codecs[index] == "subrip" else to_mov_text
+        data, is_plain = convert(bytes(packet))
+        if not data:
+            return None
+        if is_plain:
+            self._plain.add(index)
+        made = Packet(data)
+        made.time_base = packet.time_base
+        made.pts = packet.pts
+        made.dts = packet.dts
+        made.duration = packet.duration or 0
+        return made
 
     def _into_range(self, packet: Packet) -> bool:
         """Shift a packet's times; False for one outside the range."""
@@ -236,6 +312,18 @@ def packet_seconds(packet: Packet) -> Fraction | None:
 def is_attached(stream: Stream) -> bool:
     """Whether a stream is a cover picture, whose one packet belongs to no time."""
     return stream.type == "video" and is_cover(stream)
+
+
+def _codec_name(stream: Stream) -> str:
+    return getattr(stream.codec_context, "name", None) or getattr(stream, "name", None) or "unknown"
+
+
+def _copied_codec(muxer: str, stream: Stream) -> str | None:
+    """The codec in which a container takes this stream, "" for its own; None where it takes it in none."""
+    if _holds(muxer, stream):
+        return ""
+    codec = CONVERSIONS.get((_codec_name(stream), muxer))
+    return codec if codec and hasattr(OutputContainer, "add_mux_stream") else None  # PyAV 17 and later
 
 
 def _holds(muxer: str, stream: Stream) -> bool:

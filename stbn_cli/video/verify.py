@@ -1,11 +1,14 @@
 """Read a finished file back and compare it with what was written."""
 
+from array import array
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
@@ -15,6 +18,7 @@ from stbn_cli.video.frames import RANGE_UNSPECIFIED, UNSPECIFIED, ColorSpec
 from stbn_cli.video.names import media_name
 from stbn_cli.video.pixels import to_fraction
 from stbn_cli.video.probe import error_reason
+from stbn_cli.video.times import Times
 
 # Containers whose muxer moves all streams by one common offset, because they hold no negative times.
 OFFSET_MUXERS = ("mpegts",)
@@ -25,7 +29,7 @@ class Expected:
     """What a written file must hold."""
 
     video_index: int
-    times: list[Fraction]  # presentation times in seconds, increasing
+    times: Sequence[Fraction] | Times  # presentation times in seconds, increasing
     kinds: list[str]  # the types of all streams
     muxer: str
     color: ColorSpec
@@ -50,21 +54,23 @@ def verify_video(path: Path, expected: Expected) -> list[str]:
         # Opened anew instead of seeking back, which can skip packets before time 0.
         with av.open(media_name(path)) as container:
             packets = container.demux(container.streams[expected.video_index])
-            stamps = [packet.pts for packet in packets if packet.pts is not None and packet.size]
+            stamps = array("q", (packet.pts for packet in packets if packet.pts is not None and packet.size))
     except (FFmpegError, OSError, IndexError) as error:
         raise _failed(path, f"it cannot be read back ({error_reason(error)})") from error
     missing = Counter(expected.kinds) - Counter(found)
     if missing:
         raise _failed(path, f"it lacks streams: {', '.join(sorted(missing.elements()))}")
-    _check_times(path, sorted(stamp * base for stamp in stamps), base, expected)
+    np.frombuffer(stamps, np.int64).sort()  # in place: a film has hundreds of thousands
+    _check_times(path, stamps, base, expected)
     return lost
 
 
-def _check_times(path: Path, written: list[Fraction], base: Fraction, expected: Expected) -> None:
-    times = expected.times
+def _check_times(path: Path, stamps: array, base: Fraction, expected: Expected) -> None:
+    times, written = expected.times, Times(base, stamps)
     if len(written) != len(times):
         raise _failed(path, f"it holds {len(written)} frames instead of {len(times)}")
-    offset = written[0] - times[0] if expected.muxer in OFFSET_MUXERS else Fraction(0)
+    moved = expected.muxer in OFFSET_MUXERS
+    offset = next(iter(written)) - next(iter(times)) if moved else Fraction(0)
     for number, (is_at, should) in enumerate(zip(written, times, strict=True)):
         exact = (should / base).denominator == 1
         # Half a tick is what rounding costs; with an offset its own end is rounded too.

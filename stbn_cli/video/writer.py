@@ -25,6 +25,12 @@ from stbn_cli.video.encoders import (
 )
 from stbn_cli.video.frames import ColorSpec, Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
 from stbn_cli.video.images import ImageWriter
+from stbn_cli.video.losses import (
+    refuse_found_losses,
+    refuse_known_losses,
+    tell_jpeg_loss,
+    tell_left_out,
+)
 from stbn_cli.video.names import media_name
 from stbn_cli.video.output import (
     STANDARD_STREAM,
@@ -41,6 +47,7 @@ from stbn_cli.video.pipe import PipeReader, Y4mWriter
 from stbn_cli.video.pixels import describe_format, planes_to_frame
 from stbn_cli.video.probe import error_reason
 from stbn_cli.video.streams import STATISTICS_TAGS, StreamCopier, packet_seconds
+from stbn_cli.video.times import Times
 from stbn_cli.video.verify import Expected, verify_video
 
 __all__ = ["EncodeOptions", "VideoWriter", "check_output", "create_video"]
@@ -76,6 +83,7 @@ def create_video(
     source = STANDARD_STREAM if isinstance(source_reader, PipeReader) else source_reader.path
     check_output(source, path, overwrite)
     check_alpha(source_reader.metadata, options)
+    refuse_known_losses(source_reader, path, options)
     target = resolve_output(path)
     if target.kind == "pipe" or (target.kind == "video" and target.muxer == Y4M):
         turns = _baked_turns(source_reader.metadata, Y4M)
@@ -94,7 +102,12 @@ def create_video(
     pattern = image_pattern(target, names)
     if target.pattern is not None and target.kind == "images":
         names = None
-    return ImageWriter(target.path, pattern, source_reader.metadata, names, folder, dither=options.dither)
+    notes = Warnings()
+    tell_jpeg_loss(source_reader, target, notes)
+    tell_left_out(source_reader, None, notes)
+    return ImageWriter(
+        target.path, pattern, source_reader.metadata, names, folder, dither=options.dither, notes=notes
+    )
 
 
 class VideoWriter:
@@ -110,7 +123,8 @@ class VideoWriter:
         self._turns = _baked_turns(reader.metadata, self._muxer)
         self._plan = self._choose(options)
         self._dither = options.dither and self.layout.depth < reader.metadata.bit_depth
-        self._times: list[Fraction] = []
+        self._options = options
+        self._times = Times(reader.metadata.time_base)
         self._durations: dict[int, int] = {}
         self._muxed = 0
         self._copier: StreamCopier | None = None
@@ -167,7 +181,7 @@ class VideoWriter:
     def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
         """Encode one frame from its code values and the times of `frame`; raises OutputError as `write` does."""
         picture = planes_to_frame(planes, frame, self._plan.pix_fmt, self._plan.color)
-        self._times.append(frame.pts * frame.time_base)
+        self._times.add(frame.pts, frame.time_base)
         if frame.duration:
             self._durations[frame.pts] = frame.duration
         self._mux(picture)
@@ -193,8 +207,12 @@ class VideoWriter:
             self._output.close()
         except (FFmpegError, OSError) as error:
             raise _cannot_write(self.path, error) from error
-        for sentence in verify_video(self._partial, self._expected(kinds)):
-            self._notes.add(sentence)
+        lost = verify_video(self._partial, self._expected(kinds))
+        if self._copier is not None:
+            lost += self._copier.found_losses(self._partial, self._stream_index)
+        refuse_found_losses(self.path, lost, self._options)
+        for sentence in lost:
+            self._notes.lose(sentence)
         try:
             put_in_place(self._partial, self.path)
         except OSError as error:
@@ -287,6 +305,7 @@ class VideoWriter:
             self._stream_index = 0
             stream = self._add_video(output, {})
         else:
+            self._copier.plan(self._muxer)
             self._copier.copy_container_tags(output)
             stream = None
             for other in self._copier.source_streams():

@@ -1,0 +1,90 @@
+"""What `--strict` refuses, in one place: everything of the source that the output would lack.
+
+Losses are what is said with `Warnings.lose`. Those known before the work are an OptionError, those found in the
+finished file an OutputError; without --strict both are warnings.
+"""
+
+from pathlib import Path
+
+from stbn_cli.errors import OptionError, OutputError
+from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder
+from stbn_cli.video.frames import UNSPECIFIED, FrameReader, Warnings
+from stbn_cli.video.images import JPEG_SUFFIXES
+from stbn_cli.video.output import Y4M, OutputTarget, image_pattern, resolve_output
+from stbn_cli.video.pixels import MATRIX_NUMBERS, describe_format, untagged_matrix
+from stbn_cli.video.streams import StreamCopier
+
+
+def known_losses(reader: FrameReader, output: str | Path, options: EncodeOptions) -> list[str]:
+    """Sentences on what `output` would lack, as far as it is known before the work; nothing is written.
+
+    Raises OptionError for options that do not fit.
+    """
+    notes = Warnings()
+    for sentence in reader.metadata.losses:
+        notes.lose(sentence)
+    target = resolve_output(output)
+    muxer = target.muxer if target.kind in ("video", "pipe") else None
+    if muxer is None:
+        tell_jpeg_loss(reader, target, notes)
+    if muxer is not None:
+        plan = plan_encoder(reader.metadata, muxer, options, notes)
+        if muxer == Y4M:
+            tell_y4m_losses(reader, plan, notes)
+    tell_left_out(reader, muxer, notes)
+    return notes.losses
+
+
+def tell_left_out(reader: FrameReader, muxer: str | None, notes: Warnings) -> None:
+    """Say which streams, chapters and tags a container (None: images) cannot hold."""
+    if reader.stream_source is not None:
+        copier = StreamCopier(reader.stream_source, notes)
+        try:
+            copier.plan(muxer)
+        finally:
+            copier.close()
+
+
+def tell_jpeg_loss(reader: FrameReader, target: OutputTarget, notes: Warnings) -> None:
+    """Say that images of more than 8 bits are rounded."""
+    depth = reader.metadata.bit_depth
+    if depth > 8 and Path(image_pattern(target, reader.image_names)).suffix.lower() in JPEG_SUFFIXES:
+        notes.lose(f"JPEG holds 8 bits; the {depth}-bit source is rounded. Use .png.")
+
+
+def tell_y4m_losses(reader: FrameReader, plan: EncoderPlan, notes: Warnings) -> None:
+    """Say what of the pictures' meaning y4m has no tag for."""
+    metadata, color = reader.metadata, plan.color
+    assumed = untagged_matrix(metadata.width, metadata.height)
+    if describe_format(plan.pix_fmt).family == "yuv" and color.matrix != assumed:
+        notes.lose(
+            f"y4m has no tag for the colour matrix {color.matrix}; readers will take {assumed}. Tell the next "
+            f"command, such as ffmpeg -colorspace {MATRIX_NUMBERS[color.matrix]} before its -i, or write .mkv."
+        )
+    untold = [
+        name
+        for name, value in (("colour primaries", color.primaries), ("transfer curve", color.transfer))
+        if value != UNSPECIFIED
+    ]
+    if untold:
+        notes.lose(f"y4m does not keep the source's {', '.join(untold)}. An .mkv output does.")
+    if metadata.interlaced:
+        notes.lose("y4m is written as progressive: which field of the interlaced source comes first is lost.")
+
+
+def refuse_known_losses(reader: FrameReader, output: str | Path, options: EncodeOptions) -> None:
+    """With `options.strict`, refuse an output that would lack something of the source. Raises OptionError."""
+    if options.strict and (losses := known_losses(reader, output, options)):
+        raise OptionError(
+            f"--strict: {Path(output).name} would lack something of the source. {' '.join(losses)} "
+            "Leave out --strict to accept that."
+        )
+
+
+def refuse_found_losses(path: Path, losses: list[str], options: EncodeOptions) -> None:
+    """With `options.strict`, refuse a finished file that lacks something. Raises OutputError."""
+    if options.strict and losses:
+        raise OutputError(
+            f"--strict: {path.name} failed its check. {' '.join(losses)} Nothing was put in place; try another "
+            "container, such as .mkv, or leave out --strict."
+        )
