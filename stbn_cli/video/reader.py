@@ -43,6 +43,9 @@ from stbn_cli.video.probe import (
 
 # Used only where neither the stream nor its frames have a rate.
 FALLBACK_RATE = Fraction(25)
+# A recording cut out of a broadcast may begin with a wrong time; no picture is shown for so long (seconds), and MP4
+# cannot hold it at a clock of 90 kHz.
+FIRST_LEAP = 6 * 3600
 # A file that ends this many frames before its stated end is reported as truncated.
 TRUNCATION_FRAMES = 3
 # Codecs whose every packet is a picture to be shown, fields excepted.
@@ -307,6 +310,7 @@ class _Clock:
     def __init__(self, metadata: VideoMetadata, notes: Warnings) -> None:
         rate = metadata.average_rate or FALLBACK_RATE
         self.step = max(1, round(1 / (rate * metadata.time_base)))
+        self._leap = FIRST_LEAP / metadata.time_base
         self._last: int | None = None
         self._notes = notes
 
@@ -330,6 +334,11 @@ class _Clock:
         if self._last is not None and following is not None and self._last + 1 < following <= pts:
             self._notes.add("Some time stamps lie behind the next frame's; they were moved before it.")
             pts = min(self._last + self.step, following - 1)
+        if self._last is None and following is not None and following - pts > self._leap:
+            self._notes.add(
+                "The first frame's time stamp lies hours before the next one's; it was moved there."
+            )
+            pts = following - self.step
         if self._last is not None and pts <= self._last:
             self._notes.add("Some time stamps do not increase; they were moved just behind the frame before.")
             pts = self._last + 1

@@ -50,6 +50,12 @@ MP4_KEYS = {
 MP4_MUXERS = ("mp4", "mov")
 # Containers without a place for chapters, and for what is said of the whole file.
 CHAPTERLESS_MUXERS = ("mpegts", "yuv4mpegpipe")
+# What MPEG-TS has a stream type or descriptor for; it takes anything else as nameless data that nobody reads back.
+TS_CODECS = {
+    *("mpeg1video", "mpeg2video", "mpeg4", "h264", "hevc", "vvc", "cavs", "vc1", "dirac"),
+    *("mp1", "mp2", "mp3", "aac", "aac_latm", "ac3", "eac3", "dts", "truehd", "opus", "s302m"),
+    *("dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle", "klv", "timed_id3"),
+}
 # How people call a container where FFmpeg's name would puzzle them.
 MUXER_NAMES = {"matroska": "Matroska", "mpegts": "MPEG-TS", "yuv4mpegpipe": "y4m"}
 # Keys that MPEG-TS holds, in its table of services.
@@ -75,8 +81,8 @@ class StreamCopier:
         self._plain: set[int] = set()  # indices of subtitles that lost their markup
         self._packets: Iterator[Packet] = iter(())
         self._waiting: Packet | None = None
-        self._refused: Counter[int] = Counter()  # packets by index in the source
-        self._filled: set[int] = set()  # indices in the output
+        self._refused: Counter[int] = Counter()  # packets by index in the output, as below
+        self._filled: set[int] = set()
 
     def close(self) -> None:
         """Close the source."""
@@ -186,12 +192,13 @@ class StreamCopier:
             self._mux(self._waiting, output)
             self._waiting = next(self._packets, None)
 
-    def count_refused(self) -> None:
+    def tell_refused(self) -> None:
         """Put into the warnings how many packets no container would take."""
-        for index, count in sorted(self._refused.items()):
-            self._notes.add(
-                f"{count} packet(s) of stream {index} ({self._targets[index].type}) are damaged and left out."
-            )
+        for index, copy in sorted(self._targets.items()):
+            if count := self._refused[copy.index]:
+                self._notes.add(
+                    f"{count} packet(s) of stream {index} ({copy.type}) are damaged and left out."
+                )
 
     def is_empty(self, target: Stream) -> bool:
         """Whether `target`, a stream of the output, is a copy to which nothing was written."""
@@ -205,8 +212,7 @@ class StreamCopier:
         except FFmpegError as error:
             if error.errno != errno.EINVAL and not isinstance(error, InvalidDataError | PatchWelcomeError):
                 raise
-            index = next(index for index, copy in self._targets.items() if copy is target)
-            self._refused[index] += 1
+            self._refused[target.index] += 1
         else:
             self._filled.add(target.index)
 
@@ -315,7 +321,9 @@ def is_attached(stream: Stream) -> bool:
 
 
 def _codec_name(stream: Stream) -> str:
-    return getattr(stream.codec_context, "name", None) or getattr(stream, "name", None) or "unknown"
+    """The codec's own name; its decoder's may be another (srt for subrip, pgssub for hdmv_pgs_subtitle)."""
+    codec = getattr(getattr(stream, "codec_context", None), "codec", None)
+    return getattr(codec, "canonical_name", None) or getattr(stream, "name", None) or "unknown"
 
 
 def _copied_codec(muxer: str, stream: Stream) -> str | None:
@@ -326,8 +334,14 @@ def _copied_codec(muxer: str, stream: Stream) -> str | None:
     return codec if codec and hasattr(OutputContainer, "add_mux_stream") else None  # PyAV 17 and later
 
 
+def _is_known_in_ts(stream: Stream) -> bool:
+    return _codec_name(stream) in (*TS_CODECS, "unknown")  # unknown: no decoder, but the muxer may know it
+
+
 def _holds(muxer: str, stream: Stream) -> bool:
     """Whether the container takes this stream: tried on a header in memory."""
+    if muxer == "mpegts" and not _is_known_in_ts(stream):
+        return False
     if muxer == "mov" and is_attached(stream):
         return False  # its muxer takes a cover picture and then drops it
     try:

@@ -197,7 +197,7 @@ class VideoWriter:
         try:
             if self._copier is not None:
                 self._copier.mux_until(None, self._output)
-                self._copier.count_refused()
+                self._copier.tell_refused()
             # Some containers announce a stream with its first packet only.
             kinds = [
                 stream.type
