@@ -134,6 +134,7 @@ def denoise_file(
     rate: Fraction | float | None = None,
     hardware: str | None = None,
     max_pixels: int | None = None,
+    field: str = "auto",
     progress: Callable[[int], None] | None = None,
     folder: "WorkFolder | None" = None,
     store: "ChunkStore | None" = None,
@@ -150,6 +151,7 @@ def denoise_file(
         rate: frames per second of an image sequence; None: 25.
         hardware: "auto" or "cuda" decodes on the graphics card, or in software with a warning where it cannot.
         max_pixels: of one picture; an input that states more is refused. None: 8192 x 8192.
+        field: "on" denoises the two fields of each picture apart, "off" does not, "auto" goes by the input's marks.
         progress: called with the number of frames denoised so far.
         folder: the locked place of what is not finished; None: one is made beside the output for this call.
         store: where finished chunks are kept, and taken from; None: an interrupted run starts again.
@@ -170,7 +172,9 @@ def denoise_file(
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     with ExitStack() as stack:
         reader = stack.enter_context(
-            open_video(input, start=start, end=end, rate=rate, hardware=hardware, max_pixels=limit)
+            open_video(
+                input, start=start, end=end, rate=rate, hardware=hardware, max_pixels=limit, field=field
+            )
         )
         if folder is None and str(output) != STANDARD_STREAM:
             check_output(input, output, overwrite)
@@ -201,6 +205,7 @@ def finetune(
     start: float | None = None,
     end: float | None = None,
     rate: Fraction | float | None = None,
+    field: str = "auto",
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
@@ -220,6 +225,7 @@ def finetune(
         flow: as for `load_denoiser`; a network ("light") is finetuned too, where that helps.
         device, precision: as for `load_denoiser`; fp16 is bf16 here.
         start, end, rate: part of video files in seconds, and frames per second of image sequences.
+        field: as for `denoise_file`.
         seed: the same one with the same `steps` gives the same file on a CPU.
         resume: go on with the run for `output` that was interrupted.
         overwrite: replace `output` if it is there.
@@ -238,7 +244,7 @@ def finetune(
     from stbn_cli.finetuning.output import check_files, state_path, write_outputs
 
     clips = [clips] if isinstance(clips, str | Path | np.ndarray) else list(clips)
-    span = Span(start, end, rate)
+    span = Span(start, end, rate, field)
     check_files(clips, span, output, preview, overwrite=overwrite or resume)
     try:
         options = FinetuneOptions(

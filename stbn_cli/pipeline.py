@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from stbn_cli.video.fields import rows_by_field, rows_woven
 from stbn_cli.video.frames import Damage, Frame, FrameReader, FrameWriter
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ def _run(
     for thread in threads:
         thread.start()
     try:
-        count = _denoise(decoded, stream, encoded, store.frames if store is not None else 0, progress)
+        stored = store.frames if store is not None else 0
+        count = _denoise(decoded, stream, encoded, stored, progress, by_fields=reader.metadata.by_fields)
         encoded.finish()
         for thread in threads:
             while thread.is_alive():
@@ -159,6 +161,8 @@ def _denoise(
     encoded: "_Channel[Frame | StreamState]",
     stored: int,
     progress: Callable[[int], None] | None,
+    *,
+    by_fields: bool,
 ) -> int:
     """The number of frames, with the `stored` ones."""
     # Times of frames inside the denoiser; as long as the denoiser looks ahead, and no longer.
@@ -180,9 +184,10 @@ def _denoise(
                     progress(count)
             else:
                 waiting.append((timed, rgb.shape))
-            yield rgb
+            yield rows_by_field(rgb) if by_fields else rgb
 
-    for rgb in stream(noisy(), encoded):
+    for denoised in stream(noisy(), encoded):
+        rgb = rows_woven(denoised) if by_fields else denoised
         if not waiting:
             raise RuntimeError("the denoiser returned more frames than it was given")
         frame, shape = waiting.popleft()

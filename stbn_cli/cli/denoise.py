@@ -52,7 +52,9 @@ class Request:
     restart: bool
     keep_progress: bool
     dry_run: bool
-    span: dict[str, Any]  # arguments of `open_video`: start and end in seconds, rate in frames per second
+    span: dict[
+        str, Any
+    ]  # arguments of `open_video`: start and end in seconds, rate in frames per second, field
     engine: dict[str, Any]  # arguments of `load_denoiser`
     hardware: str | None  # that decodes
     max_pixels: int  # of one picture
@@ -77,6 +79,7 @@ def denoise(
     end: opt.EndOpt = None,
     fps: opt.FpsOpt = None,
     max_pixels: opt.MaxPixelsOpt = MAX_PIXELS,
+    field: opt.FieldOpt = AUTO,
     dry_run: opt.DryRunOpt = False,
     sigma: opt.SigmaOpt = AUTO,
     strength: opt.StrengthOpt = 1.0,
@@ -125,7 +128,12 @@ def denoise(
         tile=tile,
         tile_overlap=tile_overlap,
     )
-    span = {"start": parse_time(start, "--start"), "end": parse_time(end, "--end"), "rate": fps}
+    span = {
+        "start": parse_time(start, "--start"),
+        "end": parse_time(end, "--end"),
+        "rate": fps,
+        "field": field,
+    }
     coding = {
         "codec": codec,
         "crf": crf,
@@ -247,7 +255,9 @@ def _deciding(request: Request) -> dict[str, Any]:
     engine = {
         name: value for name, value in request.engine.items() if name not in ("model", "device", "flow")
     }
-    span = {name: None if value is None else float(value) for name, value in request.span.items()}
+    times = ("start", "end", "rate")
+    span = {name: None if request.span[name] is None else float(request.span[name]) for name in times}
+    span["field"] = request.span["field"]
     return engine | span | {"adapt": request.adapt_minutes is not None, "dither": request.coding["dither"]}
 
 

@@ -122,6 +122,15 @@ MaxPixelsOpt = Annotated[
         min=1,
     ),
 ]
+FieldOpt = Annotated[
+    str,
+    option(
+        INPUT_OUTPUT,
+        "--field",
+        metavar="auto|on|off",
+        help="Denoise the two fields of interlaced pictures apart; auto: where the input is marked so.",
+    ),
+]
 DryRunOpt = Annotated[
     bool, option(INPUT_OUTPUT, "--dry-run", help="Check everything and print the plan; write nothing.")
 ]

@@ -49,6 +49,8 @@ class Job:
             "frames": self.metadata.frame_count,
             "input_fps": None if rate is None else round(float(rate), 4),
             "input_format": self.metadata.pixel_format,
+            "field_order": self.metadata.field_order,
+            "by_fields": self.metadata.by_fields,
             "encoding": self.encoding,
             "sigma": "auto" if self.sigma is None else self.sigma,
             "strength": self.denoiser.options.strength,
@@ -66,6 +68,7 @@ class Job:
             "seconds": round(summary.seconds, 3),
             "fps": round(summary.frames_per_second, 3),
             "encoding": self.encoding,
+            "by_fields": self.metadata.by_fields,
             "strength": self.denoiser.options.strength,
             **self._engine(),
             "scenes": self.scenes(),
@@ -108,7 +111,8 @@ class Job:
         """What is about to be done, in a line."""
         count = self.metadata.frame_count
         frames = "frames" if count is None else f"about {count} frames"
-        return f"Denoising {self.source}: {frames}, {self._how()}"
+        fields = ", by fields" if self.metadata.by_fields else ""
+        return f"Denoising {self.source}: {frames}{fields}, {self._how()}"
 
     def summary(self, summary: "DenoiseSummary") -> str:
         """What was done, in a line."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 from stbn_cli.errors import InputError
 from stbn_cli.inference.scenes import CutDetector
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
+
+if TYPE_CHECKING:
+    from stbn_cli.video.frames import FrameReader
 
 # A video file, a folder or pattern of images, or frames (T, H, W, 3): uint8, uint16, or floating point on [0, 1].
 Clip: TypeAlias = str | Path | np.ndarray
@@ -48,6 +51,7 @@ class Span:
     start: float | None = None
     end: float | None = None
     rate: Fraction | float | None = None
+    field: str = "auto"  # as `open_video` takes it
 
 
 def read_runs(clips: Sequence[Clip], span: Span, pixels: int, seed: int) -> list[NoisyRun]:
@@ -105,7 +109,7 @@ def _runs_of_clip(clip: Clip, span: Span, pixels: int) -> Iterator[Tensor]:
     # Here, so that arrays need no PyAV.
     from stbn_cli.video.reader import open_video
 
-    with open_video(clip, start=span.start, end=span.end, rate=span.rate) as reader:
+    with open_video(clip, start=span.start, end=span.end, rate=span.rate, field=span.field) as reader:
         metadata = reader.metadata
         wanted = max(2, pixels // (metadata.width * metadata.height))
         rate = float(metadata.average_rate or ASSUMED_RATE)
@@ -119,7 +123,7 @@ def _runs_of_clip(clip: Clip, span: Span, pixels: int) -> Iterator[Tensor]:
         # Between two frames: containers that round times would else drop the first one.
         begin = (span.start or 0.0) + max(first - 0.5, 0.0) / rate
         try:
-            reader = open_video(clip, start=begin, end=span.end, rate=span.rate)
+            reader = open_video(clip, start=begin, end=span.end, rate=span.rate, field=span.field)
         except InputError:
             if first == 0:
                 raise
@@ -128,11 +132,14 @@ def _runs_of_clip(clip: Clip, span: Span, pixels: int) -> Iterator[Tensor]:
             yield from _scenes(_first(reader, count), str(clip))
 
 
-def _first(reader: Iterable, count: int) -> Iterator[np.ndarray]:
+def _first(reader: "FrameReader", count: int) -> Iterator[np.ndarray]:
+    """Pixels as the denoiser takes them."""
+    from stbn_cli.video.fields import rows_by_field
+
     for index, frame in enumerate(reader):
         if index == count:
             return
-        yield frame.rgb
+        yield rows_by_field(frame.rgb) if reader.metadata.by_fields else frame.rgb
 
 
 def _places(length: int, wanted: int) -> list[tuple[int, int]]:

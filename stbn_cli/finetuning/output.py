@@ -46,7 +46,7 @@ def check_files(
         if not isinstance(clip, np.ndarray):
             from stbn_cli.video.reader import open_video  # arrays need no PyAV
 
-            open_video(clip, start=span.start, end=span.end, rate=span.rate).close()
+            open_video(clip, start=span.start, end=span.end, rate=span.rate, field=span.field).close()
     if output is not None:
         if Path(output).suffix != MODEL_SUFFIX:
             raise OptionError(f"The model {output} has to end in {MODEL_SUFFIX}.")

@@ -13,6 +13,7 @@ from stbn_cli.errors import InputError
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.preview.effort import Effort
 from stbn_cli.preview.survey import Survey, choose_moment, seconds_before, survey
+from stbn_cli.video.fields import rows_by_field, rows_woven
 from stbn_cli.video.frames import Frame
 from stbn_cli.video.reader import open_video
 
@@ -74,6 +75,7 @@ def denoise_moment(found: Survey, denoiser: Denoiser, efforts: Efforts) -> Itera
     gives other frames when it is read from elsewhere.
     """
     head = found.parts[0]
+    by_fields = found.metadata.by_fields
     start, cold_stop = head.start, min(head.first + found.plan.chunk, head.stop)
     with found.open(start) as reader:
         offset = seconds_before(reader, found.before(start))
@@ -81,7 +83,12 @@ def denoise_moment(found: Survey, denoiser: Denoiser, efforts: Efforts) -> Itera
         for part in found.parts:
             waiting: deque[Frame] = deque()
             outputs = denoiser.stream_scene(
-                _feed(islice(frames, part.end - part.start), waiting, part.first - part.start),
+                _feed(
+                    islice(frames, part.end - part.start),
+                    waiting,
+                    part.first - part.start,
+                    by_fields=by_fields,
+                ),
                 part.sigma,
                 found.plan,
                 skip=part.first - part.start,
@@ -93,6 +100,8 @@ def denoise_moment(found: Survey, denoiser: Denoiser, efforts: Efforts) -> Itera
                         f"{found.source} gives other frames when it is read from the middle: its index is damaged. "
                         "Copy it into a new container (ffmpeg -i INPUT -c copy OUT.mkv) first."
                     )
+                if by_fields:
+                    after = rows_woven(after)
                 yield Shot(waiting.popleft(), after, found.times[index], index in found.wanted)
 
 
@@ -105,12 +114,17 @@ def _measured(frames: Iterator[Frame], effort: Effort) -> Iterator[Frame]:
             frame = next(frames, None)
 
 
-def _feed(frames: Iterator[Frame], waiting: deque[Frame], skip: int) -> Iterator[np.ndarray]:
-    """The pixels of `frames`; all but the first `skip` frames wait in `waiting` until they are denoised."""
+def _feed(
+    frames: Iterator[Frame], waiting: deque[Frame], skip: int, *, by_fields: bool
+) -> Iterator[np.ndarray]:
+    """The pixels of `frames` as the denoiser takes them.
+
+    All but the first `skip` frames wait in `waiting` until they are denoised.
+    """
     for index, frame in enumerate(frames):
         if index >= skip:
             waiting.append(frame)
-        yield frame.rgb
+        yield rows_by_field(frame.rgb) if by_fields else frame.rgb
 
 
 def _next(outputs: Iterator[np.ndarray], efforts: Efforts, effort: Effort) -> np.ndarray | None:

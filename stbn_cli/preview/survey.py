@@ -17,6 +17,7 @@ from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.plan import Plan
 from stbn_cli.inference.scenes import HISTORY, CutDetector
 from stbn_cli.preview.effort import Effort
+from stbn_cli.video.fields import rows_by_field
 from stbn_cli.video.frames import Frame, FrameReader, VideoMetadata
 from stbn_cli.video.images import exact_seconds
 from stbn_cli.video.probe import open_container, origin
@@ -139,7 +140,8 @@ def survey(
         surveyor = _Surveyor(denoiser, moment, metadata, begin is None)
         offset = seconds_before(reader, begin)
         for frame in reader:
-            surveyor.see(frame.rgb, offset + frame.pts * frame.time_base)
+            rgb = rows_by_field(frame.rgb) if metadata.by_fields else frame.rgb
+            surveyor.see(rgb, offset + frame.pts * frame.time_base)
             if surveyor.done:
                 break
         else:

@@ -1,6 +1,7 @@
 """Which encoder, pixel format and options write a video: the choice only, nothing is opened here."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from av.codec import Codec
 from av.codec.codec import UnknownCodecError
@@ -100,6 +101,13 @@ X26X_PRESETS = (
     "veryslow",
     "placebo",
 )
+# Encoders that mark pictures as two fields, with what they need to code them as such.
+FIELD_ENCODERS: dict[str, dict[str, str]] = {
+    "libx264": {"flags": "+ildct+ilme"},
+    "prores_ks": {"flags": "+ildct"},
+    "ffv1": {},
+    **{name: {} for name in FAMILIES["y4m"].encoders},
+}
 # x264 and x265 refuse a size that their chroma does not divide, and cards know no half blocks; the others round up.
 EVEN_SIZES = ("libx264", "libx265", *HARDWARE_ENCODERS)
 # The same ladder for AV1 encoders, whose own presets are numbers (0 slowest).
@@ -126,6 +134,7 @@ class EncoderPlan:
     color: ColorSpec
     options: dict[str, str]
     codec_tag: str | None = None
+    field_order: Literal["top", "bottom"] | None = None  # as the output is marked; None = progressive
 
     @property
     def on_device(self) -> bool:
@@ -153,9 +162,17 @@ def plan_encoder(source: VideoMetadata, muxer: str, options: EncodeOptions, note
     layout = describe_format(pix_fmt)
     color = _output_color(source, layout, family)
     tag = "hvc1" if family == "hevc" and muxer in ("mp4", "mov") else None  # Apple players ask for hvc1
-    return EncoderPlan(
-        family, encoder, pix_fmt, color, _encoder_options(encoder, family, layout, options), tag
-    )
+    settings = _encoder_options(encoder, family, layout, options)
+    order = source.field_order
+    if order is not None and encoder not in FIELD_ENCODERS:
+        order = None
+        notes.lose(
+            f"{encoder} writes progressive pictures: players will not know that the source is interlaced. Use "
+            "--codec h264, prores or ffv1."
+        )
+    elif order is not None:
+        settings |= FIELD_ENCODERS[encoder]
+    return EncoderPlan(family, encoder, pix_fmt, color, settings, tag, order)
 
 
 def check_alpha(source: VideoMetadata, options: EncodeOptions) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 
@@ -56,10 +56,16 @@ class VideoMetadata:
     rotation: int = 0  # degrees counter-clockwise that a player turns the picture
     display_matrix: tuple[int, ...] | None = None  # the 9 integers of FFmpeg's display matrix
     has_alpha: bool = False
-    interlaced: bool = False
+    field_order: Literal["top", "bottom"] | None = None  # the field that is first in time; None = progressive
+    by_fields: bool = False  # to be denoised as two fields; a choice (see `fields`), not a mark of the file
     codec: str | None = None  # canonical name, such as "h264"; None for image sequences
     container: str | None = None  # FFmpeg's demuxer name
     losses: tuple[str, ...] = ()  # sentences on what no output can keep of it
+
+    @property
+    def interlaced(self) -> bool:
+        """Whether the file marks its pictures as two fields."""
+        return self.field_order is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from stbn_cli.errors import InputError, OptionError, OutputError
 from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes
+from stbn_cli.video.fields import AUTO, with_fields
 from stbn_cli.video.frames import ColorSpec, Frame, StreamSource, VideoMetadata, Warnings
 from stbn_cli.video.limits import MAX_PIXELS, check_pixels, image_size, is_cut_png
 from stbn_cli.video.names import current_umask
@@ -92,6 +93,7 @@ class ImageReader:
         end: float | None = None,
         rate: Fraction | float | None = None,
         max_pixels: int = MAX_PIXELS,
+        field: str = AUTO,
     ) -> None:
         self.path = Path(path)
         self._max_pixels = max_pixels
@@ -113,7 +115,7 @@ class ImageReader:
                 f"The alpha channel of {self._files[0].name} is dropped: only colour is denoised."
             )
         self._layout = PixelLayout("gray" if gray else "rgb", depth)
-        self.metadata = VideoMetadata(
+        metadata = VideoMetadata(
             width=image.shape[1],
             height=image.shape[0],
             pixel_format={(8, 0): "rgb24", (16, 0): "rgb48le", (8, 1): "gray", (16, 1): "gray16le"}[
@@ -128,6 +130,7 @@ class ImageReader:
             has_alpha=_is_transparent(image),
             losses=tuple(self._notes.losses),
         )
+        self.metadata = with_fields(metadata, self._layout, field, str(path), self._notes)
 
     @property
     def warnings(self) -> list[str]:

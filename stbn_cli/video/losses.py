@@ -68,8 +68,6 @@ def tell_y4m_losses(reader: FrameReader, plan: EncoderPlan, notes: Warnings) -> 
     ]
     if untold:
         notes.lose(f"y4m does not keep the source's {', '.join(untold)}. An .mkv output does.")
-    if metadata.interlaced:
-        notes.lose("y4m is written as progressive: which field of the interlaced source comes first is lost.")
 
 
 def refuse_known_losses(reader: FrameReader, output: str | Path, options: EncodeOptions) -> None:

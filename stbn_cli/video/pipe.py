@@ -25,8 +25,9 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from stbn_cli.errors import InputError, OptionError, OutputError
-from stbn_cli.video.color import PixelLayout, rgb_to_planes
+from stbn_cli.video.color import PixelLayout
 from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder
+from stbn_cli.video.fields import AUTO, with_fields
 from stbn_cli.video.frames import (
     UNSPECIFIED,
     ColorSpec,
@@ -46,9 +47,11 @@ from stbn_cli.video.output import (
     put_in_place,
 )
 from stbn_cli.video.pixels import (
+    FIELD_ORDERS,
     describe_format,
     frame_to_rgb,
     planes_to_frame,
+    rgb_to_code_values,
     to_fraction,
 )
 from stbn_cli.video.probe import describe, error_reason
@@ -60,7 +63,6 @@ OUTPUT_NAME = "standard output"
 WAIT_SECONDS = 0.5
 # A y4m header is one line; FFmpeg gives up on longer ones much earlier.
 LONGEST_HEADER = 4096
-FRAME_MARK = b"FRAME\n"
 UNKNOWN_ASPECT = b" A0:0 "
 # Used only where the source has no rate.
 FALLBACK_RATE = Fraction(25)
@@ -94,7 +96,7 @@ class _Tap:
         if not data:
             return b""
         self.count += len(data)
-        if len(self._start) < LONGEST_HEADER and b"\n" not in self._start:
+        if len(self._start) < LONGEST_HEADER and self._start.count(b"\n") < 2:
             self._start += data[:LONGEST_HEADER]
         return data
 
@@ -114,6 +116,11 @@ class _Tap:
         """The first line, with its end."""
         return self._start.partition(b"\n")[0] + b"\n"
 
+    @property
+    def mark(self) -> bytes:
+        """The line before the first frame, with its end."""
+        return self._start[len(self.header) :].partition(b"\n")[0] + b"\n"
+
 
 class PipeReader:
     """Frames of y4m that comes from a pipe; they can be read once. See `reader.open_video`."""
@@ -122,11 +129,17 @@ class PipeReader:
     image_names: tuple[str, ...] | None = None
 
     def __init__(
-        self, stream: BinaryIO, *, start: Fraction | None = None, end: Fraction | None = None
+        self,
+        stream: BinaryIO,
+        *,
+        start: Fraction | None = None,
+        end: Fraction | None = None,
+        field: str = AUTO,
     ) -> None:
         """start, end: half-open range in seconds; the first picture in it is read here.
 
-        Raises InputError where nothing comes, or no y4m.
+        field: see `reader.open_video`. Raises InputError where nothing comes, or no y4m, and OptionError for fields
+        where there cannot be any.
         """
         self.path = Path(STANDARD_STREAM)
         self.stream = stream
@@ -141,16 +154,13 @@ class PipeReader:
             if first is None:
                 raise self._no_frame()
             metadata = describe(self._container, self._container.streams.video[0], first)
+            layout = describe_format(metadata.pixel_format)
+            metadata = with_fields(metadata, layout, field, INPUT_NAME.capitalize(), self._notes)
             self.metadata = with_chroma_location(metadata, self._tap.header)
             self._shift: int = first.pts or 0
             self._first: av.VideoFrame | None = first
             if self.metadata.has_alpha:
                 self._notes.lose(f"The alpha channel of {INPUT_NAME} is dropped: only colour is denoised.")
-            if self.metadata.interlaced:
-                self._notes.add(
-                    f"{INPUT_NAME.capitalize()} is interlaced; its fields are denoised as one picture. Deinterlace it "
-                    "first for best results."
-                )
             frame_to_rgb(first, self.metadata.color)  # an unsupported format fails here, before any work
         except BaseException:
             self._container.close()
@@ -198,7 +208,7 @@ class PipeReader:
         picture, self._first = self._first, None
         depth = self.metadata.bit_depth
         while picture is not None:
-            rgb = frame_to_rgb(picture, self.metadata.color, depth)
+            rgb = frame_to_rgb(picture, self.metadata.color, depth, by_fields=self.metadata.by_fields)
             yield Frame(rgb, (picture.pts or 0) - self._shift, self.metadata.time_base, picture.duration or 1)
             picture = next(self._pictures, None)
 
@@ -241,7 +251,7 @@ class PipeReader:
             return
         if self._tap.interrupted:
             raise KeyboardInterrupt
-        if is_torn(self._tap.count - len(self._tap.header), count, size):
+        if is_torn(self._tap.count - len(self._tap.header), count, len(self._tap.mark) + size):
             self._notes.add(torn_note(INPUT_NAME.capitalize()))
 
     def _no_frame(self) -> InputError:
@@ -259,7 +269,7 @@ class PipeReader:
 _opened: list[PipeReader] = []
 
 
-def open_standard_input(start: Fraction | None, end: Fraction | None) -> PipeReader:
+def open_standard_input(start: Fraction | None, end: Fraction | None, field: str = AUTO) -> PipeReader:
     """The reader of standard input: the same one until its frames are read.
 
     Raises InputError where there is no y4m or it has been read, and OptionError for a terminal.
@@ -276,7 +286,7 @@ def open_standard_input(start: Fraction | None, end: Fraction | None) -> PipeRea
         raise OptionError(
             "Standard input is a terminal. Pipe y4m in: ffmpeg -i in.mp4 -f yuv4mpegpipe -strict -1 - | stbn denoise -"
         )
-    _opened[:] = [PipeReader(stream, start=start, end=end)]
+    _opened[:] = [PipeReader(stream, start=start, end=end, field=field)]
     return _opened[0]
 
 
@@ -287,12 +297,9 @@ def read_twice() -> InputError:
     )
 
 
-def is_torn(size: int, count: int, picture: int) -> bool:
-    """Whether `size` bytes behind a y4m header are not just `count` frames of `picture` bytes each.
-
-    Frames with fields of their own (mixed interlacing) are taken for torn; nothing in use writes them.
-    """
-    return size != count * (len(FRAME_MARK) + picture)
+def is_torn(size: int, count: int, whole: int) -> bool:
+    """Whether `size` bytes behind a y4m header are not just `count` frames of `whole` bytes each, marks included."""
+    return size != count * whole
 
 
 def is_torn_file(path: Path, metadata: VideoMetadata) -> bool:
@@ -304,7 +311,8 @@ def is_torn_file(path: Path, metadata: VideoMetadata) -> bool:
     picture = sum(rows * columns for rows, columns in shapes) * np.dtype(layout.dtype).itemsize
     with path.open("rb") as file:
         size = path.stat().st_size - len(file.readline(LONGEST_HEADER))
-    return is_torn(size, size // (len(FRAME_MARK) + picture), picture)
+        whole = len(file.readline(LONGEST_HEADER)) + picture  # FRAME, sometimes with fields of its own
+    return is_torn(size, size // whole, whole)
 
 
 def torn_note(name: str) -> str:
@@ -429,7 +437,8 @@ class Y4mWriter:
         """The code values that are written for a picture (H, W, 3), in planes of `layout`."""
         color = self._plan.color
         turned = np.rot90(rgb, self._turns)
-        return rgb_to_planes(turned, self.layout, color.matrix, color.full_range, dither=self._dither)
+        by_fields = self._metadata.by_fields and not self._turns
+        return rgb_to_code_values(turned, self.layout, color, dither=self._dither, by_fields=by_fields)
 
     def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
         """Write one frame from its code values; raises as `write` does."""
@@ -468,7 +477,7 @@ class Y4mWriter:
         times = [index / self._rate for index in range(self._count)]
         # What cannot be kept has been said.
         color = replace(self._plan.color, matrix_tag=UNSPECIFIED, primaries=UNSPECIFIED, transfer=UNSPECIFIED)
-        return Expected(0, times, ["video"], Y4M, color, self._aspect(), 0)
+        return Expected(0, times, ["video"], Y4M, color, self._aspect(), 0, self._plan.field_order)
 
     def _aspect(self) -> Fraction | None:
         aspect = self._metadata.sample_aspect_ratio
@@ -496,6 +505,7 @@ class Y4mWriter:
         context.pix_fmt = plan.pix_fmt
         context.time_base = stream.time_base = 1 / self._rate
         context.color_range = plan.color.range_tag
+        context.field_order = FIELD_ORDERS[None if self._turns else plan.field_order]
         return output, stream
 
     def _mux(self, picture: av.VideoFrame | None) -> None:

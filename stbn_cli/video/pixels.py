@@ -4,16 +4,21 @@ Only lossless rearrangements are left to FFmpeg's scaler (nv12 -> yuv420p, bgra 
 and chroma resampling are `color.py`'s, because the scaler guesses what PyAV does not pass to it.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import Literal
 
 import av
+import av.error
 import numpy as np
+from av.filter import Graph
 from av.video.format import VideoFormat
 
 from stbn_cli.errors import InputError, OptionError
 from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes
+from stbn_cli.video.fields import rows_by_field, rows_woven
 from stbn_cli.video.frames import RANGE_FULL, RANGE_LIMITED, RANGE_UNSPECIFIED, UNSPECIFIED, ColorSpec, Frame
 
 # H.273 matrix numbers that are a 3 x 3 matrix on gamma-encoded values. 3 is reserved: read as untagged.
@@ -37,6 +42,9 @@ HD_HEIGHT, HD_WIDTH = 720, 1280
 # Sample depths for which FFmpeg has planar formats.
 PLANAR_DEPTHS = (8, 9, 10, 12, 14, 16)
 SUBSAMPLING_NAMES = {(1, 1): "444", (2, 1): "422", (2, 2): "420", (4, 1): "411", (1, 2): "440", (4, 4): "410"}
+
+# FFmpeg's AVFieldOrder numbers.
+FIELD_ORDERS = {None: 1, "top": 2, "bottom": 3}
 
 # The scaler's moves are too short for a pool of threads, which it would build anew for every frame.
 _ONE_THREAD: dict = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
@@ -140,11 +148,13 @@ def resolve_color(
     return ColorSpec(name, full, matrix, tagged_range, primaries, transfer, assumed=tuple(assumed))
 
 
-def frame_to_rgb(frame: av.VideoFrame, color: ColorSpec, depth: int | None = None) -> np.ndarray:
+def frame_to_rgb(
+    frame: av.VideoFrame, color: ColorSpec, depth: int | None = None, *, by_fields: bool = False
+) -> np.ndarray:
     """A decoded picture as (H, W, 3) float32, nominal [0, 1], not clipped. Alpha is dropped.
 
     depth: bits of a value where the frame's samples have more and keep it in their upper ones, as hardware
-    decoders do (p016 for 12 bits); None = as many as the frame's format says.
+    decoders do (p016 for 12 bits); None = as many as the frame's format says. by_fields: chroma is that of fields.
     """
     name = frame.format.name
     layout = describe_format(name)
@@ -156,7 +166,10 @@ def frame_to_rgb(frame: av.VideoFrame, color: ColorSpec, depth: int | None = Non
         shift = layout.depth - depth
         layout = replace(layout, depth=depth)
         planes = [(plane >> shift).astype(layout.dtype) for plane in planes]
-    return planes_to_rgb(planes, layout, color.matrix, color.full_range)
+    if not by_fields:
+        return planes_to_rgb(planes, layout, color.matrix, color.full_range)
+    fields = [rows_by_field(plane) for plane in planes]
+    return rows_woven(planes_to_rgb(fields, layout, color.matrix, color.full_range))
 
 
 def rgb_to_frame(frame: Frame, pixel_format: str, color: ColorSpec) -> av.VideoFrame:
@@ -182,6 +195,61 @@ def planes_to_frame(
     if timed.duration and hasattr(picture, "duration"):
         picture.duration = timed.duration
     return picture
+
+
+def rgb_to_code_values(
+    rgb: np.ndarray, layout: PixelLayout, color: ColorSpec, *, dither: bool, by_fields: bool = False
+) -> list[np.ndarray]:
+    """The planes that `frame_to_rgb` makes `rgb` (H, W, 3) of, in `layout`; dither: see `rgb_to_planes`."""
+    if not by_fields:
+        return rgb_to_planes(rgb, layout, color.matrix, color.full_range, dither=dither)
+    planes = rgb_to_planes(rows_by_field(rgb), layout, color.matrix, color.full_range, dither=dither)
+    return [rows_woven(plane) for plane in planes]
+
+
+def field_order(picture: av.VideoFrame) -> Literal["top", "bottom"] | None:
+    """Which field of a picture is first in time, as it is marked; None: progressive."""
+    if not picture.interlaced_frame:
+        return None
+    # PyAV does not tell, but a filter knows.
+    graph = _graph(picture, Fraction(1, 1000), "select", "eq(interlace_type\\,TOPFIRST)")
+    graph.push(picture)
+    with contextlib.suppress(av.error.BlockingIOError):
+        graph.pull()
+        return "top"
+    return "bottom"
+
+
+class FieldMarker:
+    """Marks pictures of one size and format as two fields."""
+
+    def __init__(self, first: Literal["top", "bottom"]) -> None:
+        self._mode = "tff" if first == "top" else "bff"
+        self._graph: Graph | None = None
+
+    def mark(self, picture: av.VideoFrame, color: ColorSpec) -> av.VideoFrame:
+        """The picture with its tags, time and the mark, which PyAV lets nobody but a filter set."""
+        if self._graph is None:
+            self._graph = _graph(picture, picture.time_base or Fraction(1, 1000), "setfield", self._mode)
+        self._graph.push(picture)
+        marked = self._graph.pull()
+        assert isinstance(marked, av.VideoFrame)
+        _tag(marked, color)
+        marked.pts, marked.time_base = picture.pts, picture.time_base
+        return marked
+
+
+def _graph(picture: av.VideoFrame, time_base: Fraction, name: str, arguments: str) -> Graph:
+    """One filter between a source of pictures like this one and a sink."""
+    graph = Graph()
+    source = graph.add_buffer(
+        width=picture.width, height=picture.height, format=picture.format, time_base=time_base
+    )
+    node, sink = graph.add(name, arguments), graph.add("buffersink")
+    source.link_to(node)
+    node.link_to(sink)
+    graph.configure()
+    return graph
 
 
 def join_planes(planes: Sequence[np.ndarray], layout: PixelLayout) -> av.VideoFrame:

@@ -16,7 +16,7 @@ from stbn_cli.errors import InputError
 from stbn_cli.video.frames import UNSPECIFIED, VideoMetadata, Warnings
 from stbn_cli.video.limits import MAX_PIXELS, check_pixels
 from stbn_cli.video.names import media_name
-from stbn_cli.video.pixels import describe_format, is_transparent, resolve_color, to_fraction
+from stbn_cli.video.pixels import describe_format, field_order, is_transparent, resolve_color, to_fraction
 
 # Demuxers that turn any text file into "video" (ANSI art); a text file must be refused instead.
 TEXT_DEMUXERS = {"tty", "bin", "xbin", "adf", "idf"}
@@ -149,7 +149,7 @@ def describe(
         rotation=first.rotation,
         display_matrix=_display_matrix(first),
         has_alpha=is_transparent(first),
-        interlaced=first.interlaced_frame,
+        field_order=field_order(first),
         codec=context.codec.canonical_name,
         container=container.format.name,
     )

@@ -18,6 +18,7 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from stbn_cli.errors import InputError, OptionError
+from stbn_cli.video.fields import AUTO, check_mode, with_fields
 from stbn_cli.video.frames import Damage, Frame, FrameReader, StreamSource, VideoMetadata, Warnings
 from stbn_cli.video.hardware import DEVICE, HARDWARE, HardwareError, check_layout, open_on_device
 from stbn_cli.video.images import ImageReader, exact_seconds, is_image_source
@@ -68,6 +69,7 @@ def open_video(
     rate: Fraction | float | None = None,
     hardware: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    field: str = AUTO,
 ) -> FrameReader:
     """Open a video file, a folder of images, a pattern such as `frame_%04d.png` or `*.png`, or "-": y4m, read once.
 
@@ -76,14 +78,16 @@ def open_video(
     given; a video file keeps its own times). hardware: "cuda" decodes a video on an NVIDIA card, "auto" on
     whatever is there (cuda is all that is known yet), with software and a sentence in `.warnings` where that
     fails; the frames are the same. max_pixels: of one picture; headers that state more are refused before memory
-    is taken. The result is a context manager; iterating yields `Frame`s in
+    is taken. field: whether pictures are two fields (`metadata.by_fields`): "on", "off", or "auto", as they are
+    marked. The result is a context manager; iterating yields `Frame`s in
     presentation order; `.metadata` and `.warnings` (sentences, growing while reading) describe it.
 
     Raises InputError for what is missing, empty, without video or without a decodable frame, and OptionError
-    for an impossible range or limit, or hardware of another name.
+    for an impossible range or limit, hardware of another name, or fields where there cannot be any.
     """
     if hardware not in (None, *HARDWARE):
         raise OptionError(f"Unknown hardware {hardware!r}. Choose one of {', '.join(HARDWARE)}.")
+    check_mode(field)
     if max_pixels < 1:
         raise OptionError(
             f"A limit of {max_pixels} pixels leaves no picture. Give a number such as {MAX_PIXELS}."
@@ -94,14 +98,16 @@ def open_video(
         raise OptionError(f"The end {end:g} s is not after the start {start or 0:g} s. Give a later end.")
     if path == STANDARD_STREAM:
         begin = None if start is None else exact_seconds(start)
-        return open_standard_input(begin, None if end is None else exact_seconds(end))
+        return open_standard_input(begin, None if end is None else exact_seconds(end), field)
     try:
         images = is_image_source(path)
     except OSError as error:  # among others, a name that is too long for the file system
         raise InputError(f"{path} cannot be opened: {error.strerror}. Check the name.") from error
     if images:
-        return ImageReader(path, start=start, end=end, rate=rate, max_pixels=max_pixels)
-    return VideoReader(Path(path), start=start, end=end, hardware=hardware, max_pixels=max_pixels)
+        return ImageReader(path, start=start, end=end, rate=rate, max_pixels=max_pixels, field=field)
+    return VideoReader(
+        Path(path), start=start, end=end, hardware=hardware, max_pixels=max_pixels, field=field
+    )
 
 
 class VideoReader:
@@ -117,6 +123,7 @@ class VideoReader:
         end: float | None = None,
         hardware: str | None = None,
         max_pixels: int = MAX_PIXELS,
+        field: str = AUTO,
     ) -> None:
         self.path = path
         self._max_pixels = max_pixels
@@ -137,6 +144,8 @@ class VideoReader:
             if first is None:
                 raise _no_frames(path, start, end, max_pixels)
             self.metadata = describe(container, stream, first, self._start, self._end)
+            layout = describe_format(self.metadata.pixel_format)
+            self.metadata = with_fields(self.metadata, layout, field, path.name, self._notes)
             if self.metadata.container == Y4M:
                 with path.open("rb") as file:
                     self.metadata = with_chroma_location(self.metadata, file.readline(LONGEST_HEADER))
@@ -210,7 +219,7 @@ class VideoReader:
                 f"to {picture.width}x{picture.height} at {picture.time or 0:.2f} s. Cut the video there with "
                 "--start and --end and denoise the parts."
             )
-        return frame_to_rgb(picture, self.metadata.color, depth)
+        return frame_to_rgb(picture, self.metadata.color, depth, by_fields=self.metadata.by_fields)
 
     def _decode(
         self, container: InputContainer, stream: VideoStream, on_device: bool = False
@@ -277,11 +286,6 @@ class VideoReader:
         name = self.path.name
         if self.metadata.has_alpha:
             self._notes.lose(f"The alpha channel of {name} is dropped: only colour is denoised.")
-        if self.metadata.interlaced:
-            self._notes.add(
-                f"{name} is interlaced; its fields are denoised as one picture. Deinterlace it first for "
-                "best results."
-            )
         lost = [what for key, what in UNCARRIED_SIDE_DATA.items() if key in first.side_data]
         if lost:
             self._notes.lose(f"{name} carries {', '.join(lost)}, which the output will lack.")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -16,7 +17,7 @@ from av.video.stream import VideoStream
 from stbn_cli.errors import OutputError
 from stbn_cli.video.frames import RANGE_UNSPECIFIED, UNSPECIFIED, ColorSpec
 from stbn_cli.video.names import media_name
-from stbn_cli.video.pixels import to_fraction
+from stbn_cli.video.pixels import field_order, to_fraction
 from stbn_cli.video.probe import error_reason
 from stbn_cli.video.times import Times
 
@@ -35,6 +36,7 @@ class Expected:
     color: ColorSpec
     aspect: Fraction | None
     rotation: int
+    field_order: Literal["top", "bottom"] | None
 
 
 def verify_video(path: Path, expected: Expected) -> list[str]:
@@ -42,7 +44,7 @@ def verify_video(path: Path, expected: Expected) -> list[str]:
 
     Times must be equal where the container's clock can hold them, else within half a tick. Raises OutputError
     for a wrong stream, frame count or time. Returns sentences for what is harmless but lost: tags of colour,
-    pixel aspect or rotation that codec and container do not keep.
+    pixel aspect, rotation or fields that codec and container do not keep.
     """
     try:
         with av.open(media_name(path)) as container:
@@ -93,6 +95,7 @@ def _lost_tags(container: InputContainer, stream: VideoStream, expected: Expecte
         ("transfer curve", color.transfer, UNSPECIFIED, transfer),
         ("pixel aspect", expected.aspect or 1, 1, to_fraction(stream.sample_aspect_ratio) or 1),
         ("rotation", expected.rotation % 360, 0, first.rotation % 360),
+        ("field order", expected.field_order, None, field_order(first)),
     ]
     lost = [f"{name} ({wanted})" for name, wanted, unset, found in pairs if wanted not in (unset, found)]
     if not lost:

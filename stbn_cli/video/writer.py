@@ -15,7 +15,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from stbn_cli.errors import OptionError, OutputError
-from stbn_cli.video.color import PixelLayout, rgb_to_planes
+from stbn_cli.video.color import PixelLayout
 from stbn_cli.video.encoders import (
     EncodeOptions,
     EncoderPlan,
@@ -44,7 +44,13 @@ from stbn_cli.video.output import (
     resolve_output,
 )
 from stbn_cli.video.pipe import PipeReader, Y4mWriter
-from stbn_cli.video.pixels import describe_format, planes_to_frame
+from stbn_cli.video.pixels import (
+    FIELD_ORDERS,
+    FieldMarker,
+    describe_format,
+    planes_to_frame,
+    rgb_to_code_values,
+)
 from stbn_cli.video.probe import error_reason
 from stbn_cli.video.streams import STATISTICS_TAGS, StreamCopier, packet_seconds
 from stbn_cli.video.times import Times
@@ -123,6 +129,8 @@ class VideoWriter:
         self._turns = _baked_turns(reader.metadata, self._muxer)
         self._plan = self._choose(options)
         self._dither = options.dither and self.layout.depth < reader.metadata.bit_depth
+        order = None if self._turns else self._plan.field_order  # a turned picture has no fields in its rows
+        self._marker = None if order is None else FieldMarker(order)
         self._options = options
         self._times = Times(reader.metadata.time_base)
         self._durations: dict[int, int] = {}
@@ -176,11 +184,14 @@ class VideoWriter:
         """The code values that are encoded for a picture (H, W, 3), in planes of `layout`."""
         color = self._plan.color
         turned = np.rot90(rgb, self._turns)
-        return rgb_to_planes(turned, self.layout, color.matrix, color.full_range, dither=self._dither)
+        by_fields = self._metadata.by_fields and not self._turns
+        return rgb_to_code_values(turned, self.layout, color, dither=self._dither, by_fields=by_fields)
 
     def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
         """Encode one frame from its code values and the times of `frame`; raises OutputError as `write` does."""
         picture = planes_to_frame(planes, frame, self._plan.pix_fmt, self._plan.color)
+        if self._marker is not None:
+            picture = self._marker.mark(picture, self._plan.color)
         self._times.add(frame.pts, frame.time_base)
         if frame.duration:
             self._durations[frame.pts] = frame.duration
@@ -231,6 +242,7 @@ class VideoWriter:
             color=self._plan.color,
             aspect=1 / aspect if aspect and self._turns % 2 else aspect,
             rotation=0 if self._turns else self._metadata.rotation,
+            field_order=self._plan.field_order,
         )
 
     def _mux(self, picture: av.VideoFrame | None) -> None:
@@ -289,6 +301,7 @@ class VideoWriter:
         context.color_range = plan.color.range_tag
         context.color_primaries = plan.color.primaries
         context.color_trc = plan.color.transfer
+        context.field_order = FIELD_ORDERS[None if self._turns else plan.field_order]
         if plan.codec_tag:
             context.codec_tag = plan.codec_tag
 

@@ -269,6 +269,7 @@ def test_verification_notices(make_clip, change, message):
         "color": resolve_color("yuv420p", 32, 24, matrix=2, color_range=0, primaries=2, transfer=2),
         "aspect": None,
         "rotation": 0,
+        "field_order": None,
     }
     path = make_clip()
     assert verify_video(path, Expected(**fields)) == []
@@ -281,7 +282,7 @@ def test_verification_notices_a_broken_file(make_clip):
     color = resolve_color("yuv420p", 32, 24, matrix=2, color_range=0, primaries=2, transfer=2)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(OutputError, match="cannot be read back"):
-        verify_video(path, Expected(0, [Fraction(0)], ["video"], "matroska", color, None, 0))
+        verify_video(path, Expected(0, [Fraction(0)], ["video"], "matroska", color, None, 0, None))
 
 
 def test_writing_frames_one_by_one(make_clip, content, tmp_path):
