@@ -101,6 +101,8 @@ X26X_PRESETS = (
     "veryslow",
     "placebo",
 )
+# In narrower pictures x265's cutree writes beyond its buffers (seen at widths of 40 and 48) and ends the process.
+SAFE_CUTREE_SIDE = 128
 # Encoders that mark pictures as two fields, with what they need to code them as such.
 FIELD_ENCODERS: dict[str, dict[str, str]] = {
     "libx264": {"flags": "+ildct+ilme"},
@@ -163,6 +165,8 @@ def plan_encoder(source: VideoMetadata, muxer: str, options: EncodeOptions, note
     color = _output_color(source, layout, family)
     tag = "hvc1" if family == "hevc" and muxer in ("mp4", "mov") else None  # Apple players ask for hvc1
     settings = _encoder_options(encoder, family, layout, options)
+    if encoder == "libx265" and min(source.width, source.height) < SAFE_CUTREE_SIDE:
+        settings["x265-params"] += ":no-cutree=1"
     order = source.field_order
     if order is not None and encoder not in FIELD_ENCODERS:
         order = None

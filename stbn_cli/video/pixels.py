@@ -18,7 +18,6 @@ from av.video.format import VideoFormat
 
 from stbn_cli.errors import InputError, OptionError
 from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes
-from stbn_cli.video.fields import rows_by_field, rows_woven
 from stbn_cli.video.frames import RANGE_FULL, RANGE_LIMITED, RANGE_UNSPECIFIED, UNSPECIFIED, ColorSpec, Frame
 
 # H.273 matrix numbers that are a 3 x 3 matrix on gamma-encoded values. 3 is reserved: read as untagged.
@@ -168,8 +167,12 @@ def frame_to_rgb(
         planes = [(plane >> shift).astype(layout.dtype) for plane in planes]
     if not by_fields:
         return planes_to_rgb(planes, layout, color.matrix, color.full_range)
-    fields = [rows_by_field(plane) for plane in planes]
-    return rows_woven(planes_to_rgb(fields, layout, color.matrix, color.full_range))
+    # Each alone: chroma must not be mixed where one field would follow on the other.
+    rgb = np.empty((frame.height, frame.width, 3), np.float32)
+    for first in range(2):
+        rows = [np.ascontiguousarray(plane[first::2]) for plane in planes]
+        rgb[first::2] = planes_to_rgb(rows, layout, color.matrix, color.full_range)
+    return rgb
 
 
 def rgb_to_frame(frame: Frame, pixel_format: str, color: ColorSpec) -> av.VideoFrame:
@@ -203,8 +206,14 @@ def rgb_to_code_values(
     """The planes that `frame_to_rgb` makes `rgb` (H, W, 3) of, in `layout`; dither: see `rgb_to_planes`."""
     if not by_fields:
         return rgb_to_planes(rgb, layout, color.matrix, color.full_range, dither=dither)
-    planes = rgb_to_planes(rows_by_field(rgb), layout, color.matrix, color.full_range, dither=dither)
-    return [rows_woven(plane) for plane in planes]
+    height, width = rgb.shape[:2]
+    shapes = [layout.plane_shape(index, height, width) for index in range(layout.planes)]
+    planes = [np.empty(shape, layout.dtype) for shape in shapes]
+    for first in range(2):
+        field = rgb_to_planes(rgb[first::2], layout, color.matrix, color.full_range, dither=dither)
+        for plane, rows in zip(planes, field, strict=True):
+            plane[first::2] = rows
+    return planes
 
 
 def field_order(picture: av.VideoFrame) -> Literal["top", "bottom"] | None:

@@ -11,7 +11,7 @@ import pytest
 from stbn_cli import pipeline
 from stbn_cli.errors import OutputError
 from stbn_cli.pipeline import LONGEST_QUEUE, QUEUE_FRAMES, denoise_video
-from stbn_cli.video.frames import Frame
+from stbn_cli.video.frames import ColorSpec, Frame, VideoMetadata
 from stbn_cli.video.reader import open_video
 from stbn_cli.video.writer import EncodeOptions, create_video
 
@@ -19,7 +19,18 @@ from stbn_cli.video.writer import EncodeOptions, create_video
 class Reader:
     """Frames whose pixels are their number; fails at frame `fail_at`."""
 
-    path, metadata, stream_source, image_names = Path("fake"), None, None, None
+    path, stream_source, image_names = Path("fake"), None, None
+    metadata = VideoMetadata(
+        width=2,
+        height=2,
+        pixel_format="gray",
+        bit_depth=8,
+        color=ColorSpec("bt601", full_range=True),
+        frame_count=None,
+        average_rate=None,
+        time_base=Fraction(1, 100),
+        duration_seconds=None,
+    )
 
     def __init__(self, count, fail_at=None):
         self.count, self.fail_at, self.read, self.warnings = count, fail_at, 0, ["said by the reader"]

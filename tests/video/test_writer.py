@@ -295,3 +295,11 @@ def test_writing_frames_one_by_one(make_clip, content, tmp_path):
         writer.finish()
         writer.finish()  # harmless
     assert len(content(tmp_path / "o.mkv").times) == 8
+
+
+@pytest.mark.parametrize("size", [(48, 32), (40, 40), (48, 128)])
+def test_x265_does_not_crash_on_narrow_pictures(make_clip, content, tmp_path, size):
+    source = make_clip(width=size[0], height=size[1], frames=5)
+    for number in range(4):  # its cutree wrote beyond its buffers, which showed in one of a few runs
+        round_trip(source, tmp_path / f"{number}.mkv", EncodeOptions(codec="hevc"))
+        assert len(content(tmp_path / f"{number}.mkv").times) == 5
