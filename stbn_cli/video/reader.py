@@ -149,8 +149,10 @@ class VideoReader:
             if self.metadata.container == Y4M:
                 with path.open("rb") as file:
                     self.metadata = with_chroma_location(self.metadata, file.readline(LONGEST_HEADER))
-        if self._start is not None:
-            self._shift = _Clock(self.metadata, self._notes).tick(first)
+        begin = _Clock(self.metadata, Warnings()).tick(first)
+        # No container shows what lies before time 0 (of a transport stream whose clock is about to begin again, say).
+        if self._start is not None or -FIRST_LEAP < begin * self.metadata.time_base < 0:
+            self._shift = begin
         self._check(first)
 
     @property
@@ -332,7 +334,9 @@ class _Clock:
     def tick(self, picture: av.VideoFrame, following: int | None = None) -> int:
         """The pts of the next picture, in stream ticks; `following`: that of the one after it, where known."""
         pts = picture.pts if picture.pts is not None else picture.dts
-        if pts is None:
+        # The last pictures of AVI come with the decoding time of the last packet, one after the other.
+        repeats = picture.pts is None and pts is not None and self._last is not None and pts <= self._last
+        if pts is None or repeats:
             self._notes.add("Some frames have no time stamp; theirs follow from the average frame rate.")
             pts = 0 if self._last is None else self._last + self.step
         if self._last is not None and following is not None and self._last + 1 < following <= pts:

@@ -60,11 +60,12 @@ TS_CODECS = {
 MUXER_NAMES = {"matroska": "Matroska", "mpegts": "MPEG-TS", "yuv4mpegpipe": "y4m"}
 # Keys that MPEG-TS holds, in its table of services.
 TS_KEYS = {"service_name", "service_provider"}
-# MOV knows only the bibliographic ISO 639-2 codes; a terminological one would be written as "undefined".
+# QuickTime's table of languages has one of the ISO 639-2 codes where there are two, not always the same one; the other
+# would be written as "undefined".
 MOV_LANGUAGES = {
-    **{"bod": "tib", "ces": "cze", "cym": "wel", "deu": "ger", "ell": "gre", "eus": "baq", "fas": "per"},
-    **{"fra": "fre", "hye": "arm", "isl": "ice", "kat": "geo", "mkd": "mac", "mri": "mao", "msa": "may"},
-    **{"mya": "bur", "nld": "dut", "ron": "rum", "slk": "slo", "sqi": "alb", "zho": "chi"},
+    **{"bod": "tib", "cze": "ces", "cym": "wel", "deu": "ger", "ell": "gre", "eus": "baq", "fas": "per"},
+    **{"fre": "fra", "hye": "arm", "isl": "ice", "kat": "geo", "mkd": "mac", "msa": "may", "mya": "bur"},
+    **{"nld": "dut", "rum": "ron", "slo": "slk", "sqi": "alb", "zho": "chi"},
 }
 _DISCARD = getattr(av.stream, "Discard", None)  # from PyAV 18 on
 
@@ -259,7 +260,7 @@ class StreamCopier:
     def _into_range(self, packet: Packet) -> bool:
         """Shift a packet's times; False for one outside the range."""
         base = to_fraction(packet.time_base)
-        if base is None or (self._source.start is None and self._source.end is None):
+        if base is None:
             return True
         moment = packet.pts if packet.pts is not None else packet.dts
         assert moment is not None

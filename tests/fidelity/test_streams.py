@@ -1,0 +1,268 @@
+"""Streams beside the picture, through the command: copied, converted, or left out by name; --strict refuses losses."""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.stream
+import pytest
+from av.packet import Packet
+
+from tests.conftest import read_content, read_streams
+
+ASS_FILE = """[Script Info]
+ScriptType: v4.00+
+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize
+Style: Default,Arial,20
+
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+Dialogue: 0,0:00:00.04,0:00:00.10,Default,,0,0,0,,{\\i1}Guten{\\i0} Tag
+Dialogue: 0,0:00:00.12,0:00:00.18,Default,,0,0,0,,{\\b1}Und{\\b0} noch einmal
+"""
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A stream of packets with `data` at 40, 120, ... ms."""
+
+    codec: str
+    data: tuple[bytes, ...] = (b"one", b"two")
+    tags: dict[str, str] = field(default_factory=dict)
+    disposition: int = 0
+
+
+def with_streams(source: Path, target: Path, *extras: Extra) -> Path:
+    """`source` with more streams."""
+    with av.open(str(source)) as before, av.open(str(target), "w") as after:
+        pairs = {s.index: after.add_stream_from_template(s, opaque=True) for s in before.streams}
+        for stream in before.streams:
+            pairs[stream.index].metadata.update(stream.metadata)
+        made = []
+        for extra in extras:
+            stream = after.add_mux_stream(extra.codec)
+            stream.metadata.update(extra.tags)
+            stream.disposition = extra.disposition
+            made.append(stream)
+        after.start_encoding()
+        for stream, extra in zip(made, extras, strict=True):
+            for number, data in enumerate(extra.data):
+                packet = Packet(data)
+                packet.stream, packet.time_base = stream, Fraction(1, 1000)
+                packet.pts = packet.dts = 40 + 80 * number
+                packet.duration = 60
+                after.mux(packet)
+        for packet in before.demux():
+            if packet.size:
+                packet.stream = pairs[packet.stream.index]
+                after.mux(packet)
+    return target
+
+
+def with_ass(source: Path, target: Path) -> Path:
+    """`source` with ASS subtitles in German."""
+    script = target.with_suffix(".ass")
+    script.write_text(ASS_FILE)
+    with av.open(str(source)) as before, av.open(str(script)) as text, av.open(str(target), "w") as after:
+        pairs = [
+            [(stream, after.add_stream_from_template(stream, opaque=True)) for stream in container.streams]
+            for container in (text, before)
+        ]
+        for stream, made in pairs[1]:
+            made.metadata.update(stream.metadata)
+        pairs[0][0][1].metadata["language"] = "deu"
+        for container, made in zip((text, before), pairs, strict=True):
+            for packet in container.demux():
+                if packet.size:
+                    packet.stream = made[packet.stream.index][1]
+                    after.mux(packet)
+    return target
+
+
+def assert_copied(before, after) -> None:
+    assert (after.codec, after.language, after.disposition) == (
+        before.codec,
+        before.language,
+        before.disposition,
+    )
+    assert [data for _, data in after.packets] == [data for _, data in before.packets]
+    for (one, _), (other, _) in zip(before.packets, after.packets, strict=True):
+        assert abs(one - other) <= Fraction(1, 1000)
+
+
+def tracks(make_clip, tmp_path, name: str) -> Path:
+    """Three tracks of sound with languages, titles and dispositions."""
+    plain = [make_clip(name=f"{number}.mkv", audio="aac", seed=number) for number in range(3)]
+    target = tmp_path / name
+    marks = (
+        ("deu", "Deutsch", av.stream.Disposition.default),
+        ("eng", "English", 0),
+        ("fra", "Kommentar", av.stream.Disposition.comment),
+    )
+    inputs = [av.open(str(path)) for path in plain]
+    with av.open(str(target), "w") as after:
+        video = after.add_stream_from_template(inputs[0].streams.video[0], opaque=True)
+        sounds = []
+        for container, (language, title, disposition) in zip(inputs, marks, strict=True):
+            sound = after.add_stream_from_template(container.streams.audio[0], opaque=True)
+            sound.metadata.update({"language": language, "title": title})
+            sound.disposition = int(disposition)
+            sounds.append(sound)
+        for number, container in enumerate(inputs):
+            for packet in container.demux():
+                if packet.size and (number == 0 or packet.stream.type == "audio"):
+                    packet.stream = video if packet.stream.type == "video" else sounds[number]
+                    after.mux(packet)
+    for container in inputs:
+        container.close()
+    return target
+
+
+@pytest.mark.parametrize("target", ["out.mkv", "out.mp4", "out.mov"])
+@pytest.mark.parametrize("source", ["in.mkv", "in.mp4"])
+def test_several_tracks_of_sound(make_clip, tmp_path, denoise, source, target) -> None:
+    clip = tracks(make_clip, tmp_path, source)
+    outcome = denoise(clip, to=target)
+    outcome.done()
+    before, after = read_streams(clip), read_streams(outcome.output)
+    assert [stream.kind for stream in after] == ["video", "audio", "audio", "audio"]
+    for old, new in zip(before[1:], after[1:], strict=True):
+        assert [data for _, data in new.packets] == [data for _, data in old.packets]
+        assert new.language == old.language or (old.language, new.language) in (
+            ("deu", "ger"),
+            ("fra", "fre"),
+        )
+    wanted = av.stream.Disposition.default
+    assert after[1].disposition & wanted and not after[2].disposition & wanted
+
+
+def test_strict_accepts_what_is_all_kept(make_clip, tmp_path, denoise) -> None:
+    clip = tracks(make_clip, tmp_path, "in.mkv")
+    outcome = denoise(clip, "--strict")
+    assert outcome.done()["warnings"] == []
+    for old, new in zip(read_streams(clip)[1:], read_streams(outcome.output)[1:], strict=True):
+        assert_copied(old, new)
+
+
+# A display set of PGS: a composition without objects, and the end of it.
+PGS_SET = b"\x16\x00\x0b" + bytes((0, 64, 0, 48, 16, 0, 0, 128, 0, 0, 0)) + b"\x80\x00\x00"
+BITMAP = Extra("hdmv_pgs_subtitle", (PGS_SET, PGS_SET), {"language": "eng"})
+TEXT = Extra("subrip", (b"Guten Tag", b"<i>Und</i>\nnochmals"), {"language": "deu", "title": "Untertitel"})
+
+
+def subtitled(make_clip, tmp_path, codec: str) -> Path:
+    """A clip with picture, sound, and subtitles of a codec."""
+    plain = make_clip(name="plain.mkv", audio="aac")
+    if codec == "ass":
+        return with_ass(plain, tmp_path / "in.mkv")
+    return with_streams(plain, tmp_path / "in.mkv", BITMAP if codec == BITMAP.codec else TEXT)
+
+
+@pytest.mark.parametrize("codec", ["ass", "hdmv_pgs_subtitle", "subrip"])
+def test_subtitles_in_matroska(make_clip, tmp_path, denoise, codec) -> None:
+    clip = subtitled(make_clip, tmp_path, codec)
+    outcome = denoise(clip, "--strict")
+    assert outcome.done()["warnings"] == []
+    before, after = (
+        [stream for stream in read_streams(path) if stream.kind == "subtitle"]
+        for path in (clip, outcome.output)
+    )
+    assert len(before) == 1 and len(before[0].packets) == 2
+    assert_copied(before[0], after[0])
+
+
+@pytest.mark.parametrize("codec", ["ass", "hdmv_pgs_subtitle"])
+def test_subtitles_that_mp4_cannot_hold(make_clip, tmp_path, denoise, codec) -> None:
+    clip = subtitled(make_clip, tmp_path, codec)
+    outcome = denoise(clip, to="out.mp4")
+    (warning,) = [text for text in outcome.done()["warnings"] if "left out" in text]
+    assert f"(subtitle, {codec})" in warning and ".mkv" in warning
+    assert [stream.kind for stream in read_streams(outcome.output)] == ["video", "audio"]
+    denoise(clip, "--strict", to="strict.mp4").refused(2, "--strict", codec)
+
+
+def test_text_changes_its_wrapping(make_clip, tmp_path, denoise) -> None:
+    clip = with_streams(make_clip(name="plain.mkv", audio="aac"), tmp_path / "in.mkv", TEXT)
+    to_mp4 = denoise(clip, to="out.mp4")
+    assert any("Markup" in text for text in to_mp4.done()["warnings"])
+    there = read_streams(to_mp4.output)[2]
+    assert there.codec == "mov_text" and there.language == "deu"
+    texts = [data[2 : 2 + int.from_bytes(data[:2], "big")] for _, data in there.packets]
+    assert [text for text in texts if text] == [b"Guten Tag", b"Und\nnochmals"]
+    back = denoise(to_mp4.output, "--strict", to="back.mkv")
+    back.done()
+    assert [data for _, data in read_streams(back.output)[2].packets] == [b"Guten Tag", b"Und\nnochmals"]
+    denoise(clip, "--strict", to="strict.mp4").refused(6, "--strict", "Markup")
+
+
+def test_sound_that_a_transport_stream_cannot_name(make_clip, denoise) -> None:
+    """Its muxer takes FLAC, PCM and the like, as data that nobody finds again."""
+    clip = make_clip(audio="flac")
+    outcome = denoise(clip, to="out.ts")
+    assert any("(audio, flac)" in text for text in outcome.done()["warnings"])
+    assert [stream.kind for stream in read_streams(outcome.output)] == ["video"]
+    denoise(clip, "--strict", to="strict.ts").refused(2, "--strict", "flac")
+
+
+@pytest.mark.parametrize(
+    "code", ["deu", "ger", "fra", "fre", "ces", "cze", "nld", "dut", "eng", "zho", "slk", "rum"]
+)
+def test_languages_in_quicktime(make_clip, tmp_path, denoise, code) -> None:
+    """Its table has one of the two codes that some languages have."""
+    clip = with_streams(
+        make_clip(name="plain.mkv"), tmp_path / "in.mkv", Extra("subrip", tags={"language": code})
+    )
+    outcome = denoise(clip, to="out.mov")
+    assert not any("language" in text for text in outcome.done()["warnings"])
+    assert read_streams(outcome.output)[1].language is not None
+
+
+def test_data_in_a_transport_stream(make_clip, tmp_path, denoise) -> None:
+    data = Extra("klv", (b"\x06\x0e\x2b\x34" + bytes(20), b"\x06\x0e\x2b\x34" + bytes(28)))
+    clip = with_streams(make_clip(name="plain.mp4", audio="aac"), tmp_path / "in.ts", data)
+    outcome = denoise(clip, to="out.ts")
+    outcome.done()
+    old = next(stream for stream in read_streams(clip) if stream.kind == "data")
+    new = next(stream for stream in read_streams(outcome.output) if stream.kind == "data")
+    assert [packet for _, packet in new.packets] == [packet for _, packet in old.packets]
+    denoise(clip, "--strict", to="strict.mkv").refused(2, "--strict", "data")
+
+
+@pytest.mark.parametrize("target", ["out.ts", "frames/", "out.y4m"])
+def test_what_has_no_chapters_or_tags_says_so(make_clip, denoise, target) -> None:
+    clip = make_clip(chapters=((0, 120, "one"), (120, 320, "two")), tags={"title": "Film"})
+    outcome = denoise(clip, to=target)
+    assert any("2 chapters and tags (title)" in text for text in outcome.done()["warnings"])
+    denoise(clip, "--strict", to=f"strict-{target}").refused(2, "--strict", "2 chapters")
+
+
+@pytest.mark.parametrize("target", ["out.mkv", "out.mp4", "out.mov"])
+def test_chapters_and_tags(make_clip, denoise, target) -> None:
+    clip = make_clip(
+        chapters=((0, 120, "one"), (120, 320, "zwei: ü")), tags={"title": "Film", "artist": "Wir"}
+    )
+    outcome = denoise(clip, to=target)
+    outcome.done()
+    before, after = read_content(clip), read_content(outcome.output)
+    assert [name for *_, name in after.chapters] == [name for *_, name in before.chapters]
+    assert {"title": "Film", "artist": "Wir"}.items() <= after.tags.items()
+
+
+def test_an_attachment(make_clip, tmp_path, denoise) -> None:
+    plain, clip = make_clip(name="plain.mkv"), tmp_path / "in.mkv"
+    with av.open(str(plain)) as before, av.open(str(clip), "w") as after:
+        video = after.add_stream_from_template(before.streams.video[0], opaque=True)
+        after.add_attachment("font.ttf", "font/ttf", b"not really a font")
+        for packet in before.demux():
+            if packet.size:
+                packet.stream = video
+                after.mux(packet)
+    outcome = denoise(clip, "--strict")
+    outcome.done()
+    with av.open(str(outcome.output)) as container:
+        attachment = next(stream for stream in container.streams if stream.type == "attachment")
+        assert (attachment.name, attachment.data) == ("font.ttf", b"not really a font")
+    denoise(clip, "--strict", to="out.mp4").refused(2, "--strict", "attachment")
