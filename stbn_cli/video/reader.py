@@ -334,9 +334,7 @@ class _Clock:
     def tick(self, picture: av.VideoFrame, following: int | None = None) -> int:
         """The pts of the next picture, in stream ticks; `following`: that of the one after it, where known."""
         pts = picture.pts if picture.pts is not None else picture.dts
-        # The last pictures of AVI come with the decoding time of the last packet, one after the other.
-        repeats = picture.pts is None and pts is not None and self._last is not None and pts <= self._last
-        if pts is None or repeats:
+        if pts is None:
             self._notes.add("Some frames have no time stamp; theirs follow from the average frame rate.")
             pts = 0 if self._last is None else self._last + self.step
         if self._last is not None and following is not None and self._last + 1 < following <= pts:
