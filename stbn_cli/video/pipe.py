@@ -25,12 +25,10 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from stbn_cli.errors import InputError, OptionError, OutputError
-from stbn_cli.video.color import PixelLayout
 from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder
 from stbn_cli.video.fields import AUTO, with_fields
 from stbn_cli.video.frames import (
     UNSPECIFIED,
-    ColorSpec,
     Frame,
     FrameReader,
     StreamSource,
@@ -46,12 +44,12 @@ from stbn_cli.video.output import (
     partial_path,
     put_in_place,
 )
+from stbn_cli.video.picturewriter import PictureWriter
 from stbn_cli.video.pixels import (
     FIELD_ORDERS,
     describe_format,
     frame_to_rgb,
     planes_to_frame,
-    rgb_to_code_values,
     to_fraction,
 )
 from stbn_cli.video.probe import describe, error_reason
@@ -355,7 +353,7 @@ def standard_output() -> BinaryIO:
     return sys.stdout.buffer
 
 
-class Y4mWriter:
+class Y4mWriter(PictureWriter):
     """Writes frames as y4m: to standard output as they come, or to a file that is checked. See `create_video`."""
 
     def __init__(
@@ -370,17 +368,14 @@ class Y4mWriter:
 
         folder: where a file lies until it is checked; None: beside its final name.
         """
+        super().__init__(reader.metadata, turns)
         self._path = path
         self._name = OUTPUT_NAME if path is None else str(path)
-        self._notes = Warnings()
-        self._metadata, self._turns = reader.metadata, turns
-        self._plan = plan_encoder(reader.metadata, Y4M, options, self._notes)
-        self._dither = options.dither and self.layout.depth < reader.metadata.bit_depth
+        self._follow(plan_encoder(reader.metadata, Y4M, options, self._notes), options)
         self._rate = reader.metadata.average_rate or FALLBACK_RATE
         self._source = INPUT_NAME if isinstance(reader, PipeReader) else reader.path.name
         self._begin: Fraction | None = None
         self._count = 0
-        self._finished = False
         self._partial = None
         if path is not None:
             self._partial = partial_path(path) if folder is None else folder / path.name
@@ -401,44 +396,6 @@ class Y4mWriter:
         except (FFmpegError, OSError, ValueError) as error:
             self._discard()
             raise self._cannot_write(error) from error
-
-    @property
-    def warnings(self) -> list[str]:
-        """Sentences for the user: what y4m cannot keep of the source."""
-        return self._notes.messages
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self._finished:
-            self._discard()
-
-    def write(self, frame: Frame) -> None:
-        """Write one frame. frame.rgb: (H, W, 3) float32 of the source's size; the time is only checked.
-
-        Raises OutputError when the disk refuses it, and BrokenPipeError when nobody reads the pipe any more.
-        """
-        self.write_planes(self.to_planes(frame.rgb), frame)
-
-    @property
-    def layout(self) -> PixelLayout:
-        """Of the planes that it writes."""
-        return describe_format(self._plan.pix_fmt)
-
-    @property
-    def color(self) -> ColorSpec:
-        """Of what it writes."""
-        return self._plan.color
-
-    def to_planes(self, rgb: np.ndarray) -> list[np.ndarray]:
-        """The code values that are written for a picture (H, W, 3), in planes of `layout`."""
-        color = self._plan.color
-        turned = np.rot90(rgb, self._turns)
-        by_fields = self._metadata.by_fields and not self._turns
-        return rgb_to_code_values(turned, self.layout, color, dither=self._dither, by_fields=by_fields)
 
     def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
         """Write one frame from its code values; raises as `write` does."""
@@ -477,18 +434,14 @@ class Y4mWriter:
         times = [index / self._rate for index in range(self._count)]
         # What cannot be kept has been said.
         color = replace(self._plan.color, matrix_tag=UNSPECIFIED, primaries=UNSPECIFIED, transfer=UNSPECIFIED)
-        return Expected(0, times, ["video"], Y4M, color, self._aspect(), 0, self._plan.field_order)
-
-    def _aspect(self) -> Fraction | None:
-        aspect = self._metadata.sample_aspect_ratio
-        return 1 / aspect if aspect and self._turns % 2 else aspect
+        return Expected(0, times, ["video"], Y4M, color, self._aspect, 0, self._plan.field_order)
 
     def _open(self, plan: EncoderPlan) -> tuple[OutputContainer, VideoStream]:
-        metadata, swapped = self._metadata, self._turns % 2
+        metadata = self._metadata
         assert self._file is not None
         # -1: FFmpeg calls more than 8 bits of a sample an extension of the format.
         output = av.open(
-            _Sink(self._file, self._aspect()),
+            _Sink(self._file, self._aspect),
             "w",
             format=Y4M,
             container_options={"strict": "-1", "flush_packets": "1"},
@@ -500,8 +453,7 @@ class Y4mWriter:
         stream = output.add_stream(plan.encoder, rate=self._rate, options=options)
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
-        context.width = metadata.height if swapped else metadata.width
-        context.height = metadata.width if swapped else metadata.height
+        context.width, context.height = self._size
         context.pix_fmt = plan.pix_fmt
         context.time_base = stream.time_base = 1 / self._rate
         context.color_range = plan.color.range_tag

@@ -3,8 +3,6 @@
 import os
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import av
 import numpy as np
@@ -15,7 +13,6 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from stbn_cli.errors import OptionError, OutputError
-from stbn_cli.video.color import PixelLayout
 from stbn_cli.video.encoders import (
     EncodeOptions,
     EncoderPlan,
@@ -23,7 +20,7 @@ from stbn_cli.video.encoders import (
     plan_encoder,
     software_options,
 )
-from stbn_cli.video.frames import ColorSpec, Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
+from stbn_cli.video.frames import Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
 from stbn_cli.video.images import ImageWriter
 from stbn_cli.video.losses import (
     refuse_found_losses,
@@ -43,13 +40,12 @@ from stbn_cli.video.output import (
     put_in_place,
     resolve_output,
 )
+from stbn_cli.video.picturewriter import PictureWriter
 from stbn_cli.video.pipe import PipeReader, Y4mWriter
 from stbn_cli.video.pixels import (
     FIELD_ORDERS,
     FieldMarker,
-    describe_format,
     planes_to_frame,
-    rgb_to_code_values,
 )
 from stbn_cli.video.probe import error_reason
 from stbn_cli.video.streams import STATISTICS_TAGS, StreamCopier, packet_seconds
@@ -116,19 +112,16 @@ def create_video(
     )
 
 
-class VideoWriter:
+class VideoWriter(PictureWriter):
     """A video file being written; see `create_video`."""
 
     def __init__(
         self, target: OutputTarget, reader: FrameReader, options: EncodeOptions, folder: Path | None = None
     ) -> None:
+        super().__init__(reader.metadata, _baked_turns(reader.metadata, target.muxer))
         self.path = target.path
         self._muxer = target.muxer
-        self._notes = Warnings()
-        self._metadata = reader.metadata
-        self._turns = _baked_turns(reader.metadata, self._muxer)
-        self._plan = self._choose(options)
-        self._dither = options.dither and self.layout.depth < reader.metadata.bit_depth
+        self._follow(self._choose(options), options)
         order = None if self._turns else self._plan.field_order  # a turned picture has no fields in its rows
         self._marker = None if order is None else FieldMarker(order)
         self._options = options
@@ -136,7 +129,6 @@ class VideoWriter:
         self._durations: dict[int, int] = {}
         self._muxed = 0
         self._copier: StreamCopier | None = None
-        self._finished = False
         self._partial = partial_path(self.path) if folder is None else folder / self.path.name
         self._output: OutputContainer | None = None
         try:
@@ -148,44 +140,6 @@ class VideoWriter:
         except BaseException:
             self._discard()
             raise
-
-    @property
-    def warnings(self) -> list[str]:
-        """Sentences for the user: what the output cannot keep of the source."""
-        return self._notes.messages
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self._finished:
-            self._discard()
-
-    @property
-    def layout(self) -> PixelLayout:
-        """Of the planes that it writes."""
-        return describe_format(self._plan.pix_fmt)
-
-    @property
-    def color(self) -> ColorSpec:
-        """Of what it writes."""
-        return self._plan.color
-
-    def write(self, frame: Frame) -> None:
-        """Encode one frame. frame.rgb: (H, W, 3) float32 of the source's size; pts must increase.
-
-        Raises OutputError when the encoder or the disk refuses it.
-        """
-        self.write_planes(self.to_planes(frame.rgb), frame)
-
-    def to_planes(self, rgb: np.ndarray) -> list[np.ndarray]:
-        """The code values that are encoded for a picture (H, W, 3), in planes of `layout`."""
-        color = self._plan.color
-        turned = np.rot90(rgb, self._turns)
-        by_fields = self._metadata.by_fields and not self._turns
-        return rgb_to_code_values(turned, self.layout, color, dither=self._dither, by_fields=by_fields)
 
     def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
         """Encode one frame from its code values and the times of `frame`; raises OutputError as `write` does."""
@@ -233,14 +187,13 @@ class VideoWriter:
             self._copier.close()
 
     def _expected(self, kinds: list[str]) -> Expected:
-        aspect = self._metadata.sample_aspect_ratio
         return Expected(
             video_index=self._stream_index,
             times=self._times,
             kinds=kinds,
             muxer=self._muxer,
             color=self._plan.color,
-            aspect=1 / aspect if aspect and self._turns % 2 else aspect,
+            aspect=self._aspect,
             rotation=0 if self._turns else self._metadata.rotation,
             field_order=self._plan.field_order,
         )
@@ -289,14 +242,13 @@ class VideoWriter:
 
     def _configure(self, context: VideoCodecContext, plan: EncoderPlan) -> None:
         """Set all of an encoder but its options."""
-        metadata, swapped = self._metadata, self._turns % 2
-        context.width = metadata.height if swapped else metadata.width
-        context.height = metadata.width if swapped else metadata.height
+        metadata = self._metadata
+        context.width, context.height = self._size
         context.pix_fmt = plan.pix_fmt
         context.framerate = metadata.average_rate or FALLBACK_RATE
         context.time_base = metadata.time_base
-        if ratio := metadata.sample_aspect_ratio:
-            context.sample_aspect_ratio = 1 / ratio if swapped else ratio
+        if ratio := self._aspect:
+            context.sample_aspect_ratio = ratio
         context.colorspace = plan.color.matrix_tag
         context.color_range = plan.color.range_tag
         context.color_primaries = plan.color.primaries

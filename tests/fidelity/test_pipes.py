@@ -177,10 +177,24 @@ def test_a_pipe_into_a_file_and_a_file_into_a_pipe(make_clip, tmp_path, feed, dr
         assert all(np.array_equal(*pair) for pair in zip(found, expected, strict=True))
 
 
-def test_interlacing_is_told(feed, drain) -> None:
-    feed(y4m(ClipSpec(frames=2)).replace(b" Ip ", b" It ", 1))
-    told = " ".join(run("-", "-").warnings)
-    assert "denoised as one picture" in told and "progressive" in told
+@pytest.mark.parametrize("tag", [b" It ", b" Ib "])
+def test_interlacing_goes_through(feed, drain, tag) -> None:
+    noisy = y4m(ClipSpec(frames=2)).replace(b" Ip ", tag, 1)
+    feed(noisy)
+    assert run("-", "-").warnings == ()
+    assert tag in drain.getvalue().partition(b"\n")[0]
+    assert drain.getvalue().partition(b"\n")[2] == noisy.partition(b"\n")[2]
+
+
+def test_frames_with_fields_of_their_own_are_whole(feed, drain, tmp_path) -> None:
+    mixed = y4m(ClipSpec(frames=3)).replace(b"FRAME\n", b"FRAME Ippp\n")
+    feed(mixed)
+    assert run("-", "-").warnings == ()
+    (tmp_path / "in.y4m").write_bytes(mixed)
+    assert run(tmp_path / "in.y4m", tmp_path / "out.mkv").warnings == ()
+    (tmp_path / "torn.y4m").write_bytes(mixed[:-10])
+    (told,) = run(tmp_path / "torn.y4m", tmp_path / "whole.mkv").warnings
+    assert "middle of a frame" in told
 
 
 def test_uneven_times_are_told(make_clip, drain) -> None:
