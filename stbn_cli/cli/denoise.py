@@ -52,9 +52,7 @@ class Request:
     restart: bool
     keep_progress: bool
     dry_run: bool
-    span: dict[
-        str, Any
-    ]  # arguments of `open_video`: start and end in seconds, rate in frames per second, field
+    span: dict[str, Any]  # arguments of `open_video`: start, end (seconds), rate (frames per second), field
     engine: dict[str, Any]  # arguments of `load_denoiser`
     hardware: str | None  # that decodes
     max_pixels: int  # of one picture

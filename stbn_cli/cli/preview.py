@@ -84,6 +84,7 @@ class Request:
     duration: float | None  # seconds
     split: bool
     rate: float | None  # frames per second of an image sequence
+    field: str
     engine: dict[str, Any]  # arguments of `load_denoiser`
     coding: dict[str, Any]  # fields of `EncodeOptions`
     quiet: bool
@@ -99,6 +100,7 @@ def preview(
     split: SplitOpt = False,
     overwrite: opt.OverwriteOpt = False,
     fps: opt.FpsOpt = None,
+    field: opt.FieldOpt = AUTO,
     sigma: opt.SigmaOpt = AUTO,
     strength: opt.StrengthOpt = 1.0,
     model: opt.ModelOpt = AUTO,
@@ -145,6 +147,7 @@ def preview(
         duration=duration,
         split=split,
         rate=fps,
+        field=field,
         engine=engine,
         coding=coding,
         quiet=quiet,
@@ -171,7 +174,7 @@ def _run(request: Request) -> None:
     from stbn_cli.video.writer import EncodeOptions
 
     duration = _duration(request)
-    with open_video(request.source, rate=request.rate) as reader:
+    with open_video(request.source, rate=request.rate, field=request.field) as reader:
         check_preview(request.source, request.output, request.overwrite)
         metadata, notes = reader.metadata, Notes()
     moment = choose_moment(metadata, request.at, duration)
@@ -187,7 +190,7 @@ def _run(request: Request) -> None:
     elif not request.quiet:
         where = f"{denoiser.info.name} on {denoiser.device_names}"
         say(f"Previewing {request.source} at {timestamp(moment.at)} with model {where}")
-    found = survey(request.source, denoiser, moment, request.rate)
+    found = survey(request.source, denoiser, moment, request.rate, request.field)
     with FrameProgress(found.frames, quiet=request.quiet) as progress:
         made = make_preview(
             found,

@@ -13,7 +13,7 @@ from stbn_cli.errors import InputError
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.preview.effort import Effort
 from stbn_cli.preview.survey import Survey, choose_moment, seconds_before, survey
-from stbn_cli.video.fields import rows_by_field, rows_woven
+from stbn_cli.video.fields import AUTO, rows_by_field, rows_woven
 from stbn_cli.video.frames import Frame
 from stbn_cli.video.reader import open_video
 
@@ -50,6 +50,7 @@ def preview_frames(
     at: float | None = None,
     duration: float = 0.0,
     rate: Fraction | float | None = None,
+    field: str = AUTO,
 ) -> list[Shot]:
     """The wanted frames of a moment, as `denoiser` gives them in a run over the whole video.
 
@@ -57,14 +58,15 @@ def preview_frames(
         at: seconds from the video's beginning; None: the middle.
         duration: seconds around `at`; 0: the frame that is shown at `at`.
         rate: frames per second of an image sequence.
+        field: whether pictures are two fields, as `open_video` takes it.
 
     Raises:
         OptionError: `at` is beyond the end.
         InputError: the input cannot be read.
     """
-    with open_video(source, rate=rate) as reader:
+    with open_video(source, rate=rate, field=field) as reader:
         moment = choose_moment(reader.metadata, at, duration)
-    found = survey(source, denoiser, moment, rate)
+    found = survey(source, denoiser, moment, rate, field)
     return [shot for shot in denoise_moment(found, denoiser, Efforts()) if shot.wanted]
 
 

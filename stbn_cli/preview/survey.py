@@ -17,7 +17,7 @@ from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.plan import Plan
 from stbn_cli.inference.scenes import HISTORY, CutDetector
 from stbn_cli.preview.effort import Effort
-from stbn_cli.video.fields import rows_by_field
+from stbn_cli.video.fields import AUTO, rows_by_field
 from stbn_cli.video.frames import Frame, FrameReader, VideoMetadata
 from stbn_cli.video.images import exact_seconds
 from stbn_cli.video.probe import open_container, origin
@@ -66,6 +66,7 @@ class Survey:
 
     source: str | Path
     rate: Fraction | float | None  # frames per second of an image sequence, as asked for
+    field: str  # as `open_video` takes it
     metadata: VideoMetadata  # of the whole video
     plan: Plan
     lead: Fraction | None  # where reading began, in seconds from the video's beginning; None: there
@@ -96,6 +97,7 @@ class Survey:
             start=None if begin is None else float(begin),
             end=None if end is None else float(end),
             rate=self.rate,
+            field=self.field,
         )
 
 
@@ -120,19 +122,24 @@ def choose_moment(metadata: VideoMetadata, at: float | None, duration: float = 0
 
 
 def survey(
-    source: str | Path, denoiser: Denoiser, moment: Moment, rate: Fraction | float | None = None
+    source: str | Path,
+    denoiser: Denoiser,
+    moment: Moment,
+    rate: Fraction | float | None = None,
+    field: str = AUTO,
 ) -> Survey:
     """Read up to the moment, and as far beyond it as the network looks ahead.
 
     Raises `OptionError` for a moment beyond the end, and what reading raises.
     """
-    with open_video(source, rate=rate) as reader:
+    with open_video(source, rate=rate, field=field) as reader:
         metadata = reader.metadata
     frames_per_second = metadata.average_rate or FALLBACK_RATE
     lead = moment.begin - min(Fraction(LEAD_SECONDS), LEAD_FRAMES / frames_per_second)
     begin = exact_seconds(float(lead)) if lead > 0 else None
     try:
-        reader = open_video(source, start=None if begin is None else float(begin), rate=rate)
+        start = None if begin is None else float(begin)
+        reader = open_video(source, start=start, rate=rate, field=field)
     except InputError:
         # The video has frames, as was seen above, but none from here on.
         raise _beyond_the_end(float(moment.at), metadata.duration_seconds) from None
@@ -153,6 +160,7 @@ def survey(
     return Survey(
         source=source,
         rate=rate,
+        field=field,
         metadata=metadata,
         plan=surveyor.plan,
         lead=begin,

@@ -1,7 +1,6 @@
 """Which encoder, pixel format and options write a video: the choice only, nothing is opened here."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from av.codec import Codec
 from av.codec.codec import UnknownCodecError
@@ -13,6 +12,7 @@ from stbn_cli.video.frames import (
     RANGE_LIMITED,
     UNSPECIFIED,
     ColorSpec,
+    FieldOrder,
     VideoMetadata,
     Warnings,
 )
@@ -136,7 +136,7 @@ class EncoderPlan:
     color: ColorSpec
     options: dict[str, str]
     codec_tag: str | None = None
-    field_order: Literal["top", "bottom"] | None = None  # as the output is marked; None = progressive
+    field_order: FieldOrder | None = None  # as the output is marked; None = progressive
 
     @property
     def on_device(self) -> bool:

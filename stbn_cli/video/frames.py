@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from stbn_cli.video.color import PixelLayout
 
 # FFmpeg's (and ITU-T H.273's) number for "not tagged" in matrix, primaries and transfer.
 UNSPECIFIED = 2
+# Which of a picture's two fields is first in time.
+FieldOrder: TypeAlias = Literal["top", "bottom"]
 # FFmpeg's AVColorRange numbers.
 RANGE_UNSPECIFIED, RANGE_LIMITED, RANGE_FULL = 0, 1, 2
 
@@ -56,7 +58,7 @@ class VideoMetadata:
     rotation: int = 0  # degrees counter-clockwise that a player turns the picture
     display_matrix: tuple[int, ...] | None = None  # the 9 integers of FFmpeg's display matrix
     has_alpha: bool = False
-    field_order: Literal["top", "bottom"] | None = None  # the field that is first in time; None = progressive
+    field_order: FieldOrder | None = None  # None = progressive
     by_fields: bool = False  # to be denoised as two fields; a choice (see `fields`), not a mark of the file
     codec: str | None = None  # canonical name, such as "h264"; None for image sequences
     container: str | None = None  # FFmpeg's demuxer name

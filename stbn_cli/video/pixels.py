@@ -8,7 +8,6 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import Literal
 
 import av
 import av.error
@@ -18,7 +17,15 @@ from av.video.format import VideoFormat
 
 from stbn_cli.errors import InputError, OptionError
 from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes
-from stbn_cli.video.frames import RANGE_FULL, RANGE_LIMITED, RANGE_UNSPECIFIED, UNSPECIFIED, ColorSpec, Frame
+from stbn_cli.video.frames import (
+    RANGE_FULL,
+    RANGE_LIMITED,
+    RANGE_UNSPECIFIED,
+    UNSPECIFIED,
+    ColorSpec,
+    FieldOrder,
+    Frame,
+)
 
 # H.273 matrix numbers that are a 3 x 3 matrix on gamma-encoded values. 3 is reserved: read as untagged.
 MATRIX_NAMES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}
@@ -216,7 +223,7 @@ def rgb_to_code_values(
     return planes
 
 
-def field_order(picture: av.VideoFrame) -> Literal["top", "bottom"] | None:
+def field_order(picture: av.VideoFrame) -> FieldOrder | None:
     """Which field of a picture is first in time, as it is marked; None: progressive."""
     if not picture.interlaced_frame:
         return None
@@ -232,7 +239,7 @@ def field_order(picture: av.VideoFrame) -> Literal["top", "bottom"] | None:
 class FieldMarker:
     """Marks pictures of one size and format as two fields."""
 
-    def __init__(self, first: Literal["top", "bottom"]) -> None:
+    def __init__(self, first: FieldOrder) -> None:
         self._mode = "tff" if first == "top" else "bff"
         self._graph: Graph | None = None
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
 
 import av
 import numpy as np
@@ -15,7 +14,7 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from stbn_cli.errors import OutputError
-from stbn_cli.video.frames import RANGE_UNSPECIFIED, UNSPECIFIED, ColorSpec
+from stbn_cli.video.frames import RANGE_UNSPECIFIED, UNSPECIFIED, ColorSpec, FieldOrder
 from stbn_cli.video.names import media_name
 from stbn_cli.video.pixels import field_order, to_fraction
 from stbn_cli.video.probe import error_reason
@@ -36,7 +35,7 @@ class Expected:
     color: ColorSpec
     aspect: Fraction | None
     rotation: int
-    field_order: Literal["top", "bottom"] | None
+    field_order: FieldOrder | None
 
 
 def verify_video(path: Path, expected: Expected) -> list[str]:

@@ -218,15 +218,16 @@ def test_images_can_be_parted(tmp_path, denoise, make_clip) -> None:
     assert denoise(folder, "--field", "on", to="again/").done()["by_fields"]
 
 
-def test_a_preview_is_the_full_run(tmp_path, model) -> None:
+@pytest.mark.parametrize("field", ["auto", "off"])
+def test_a_preview_is_the_full_run(tmp_path, model, field) -> None:
     def paint(index, planes):
         for plane in planes:
             plane[:] = 112 + plane % 32  # what the model makes of it stays among the code values
 
     clip = interlaced_clip(tmp_path / "in.mkv", "ffv1", "yuv444p", size=(64, 48), frames=7, paint=paint)
     denoiser = load_denoiser(model, sigma=30, precision="fp32", device="cpu")
-    denoise_file(clip, tmp_path / "out.mkv", denoiser, encode=EncodeOptions(lossless=True))
+    denoise_file(clip, tmp_path / "out.mkv", denoiser, encode=EncodeOptions(lossless=True), field=field)
     with open_video(tmp_path / "out.mkv", field="off") as reader:
         wanted = list(reader)[3].rgb
-    (shot,) = preview_frames(clip, denoiser, at=0.12)
+    (shot,) = preview_frames(clip, denoiser, at=0.12, field=field)
     np.testing.assert_allclose(shot.after, wanted, atol=2 / 255)
