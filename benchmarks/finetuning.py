@@ -23,7 +23,7 @@ from torch import Tensor
 from stbn_cli.api import finetune, load_denoiser
 from stbn_cli.bench.clips import find_clips, load_clean
 from stbn_cli.metrics import psnr
-from stbn_cli.noise.synthetic import protocol_noise
+from stbn_cli.synthesis.protocol import protocol_noise
 
 # Variance a x + b of the Poisson-Gaussian noise, and the standard deviations of R, G, B, on the 0-255 scale: at
 # middle grey both are about as strong as white noise of sigma 27 to 30.

@@ -19,7 +19,7 @@ import torch
 
 from stbn_cli import load_denoiser
 from stbn_cli.metrics import psnr
-from stbn_cli.noise.synthetic import protocol_noise
+from stbn_cli.synthesis.protocol import protocol_noise
 from stbn_cli.training.footage import load_clip
 
 BYTE = 255.0

@@ -22,7 +22,7 @@ from stbn_cli.bench.rivals.method import Method
 from stbn_cli.bench.rivals.registry import METHODS
 from stbn_cli.errors import StbnError
 from stbn_cli.metrics import psnr
-from stbn_cli.noise.synthetic import protocol_noise
+from stbn_cli.synthesis.protocol import protocol_noise
 from stbn_cli.training.footage import load_clip
 
 BYTE = 255.0

@@ -15,7 +15,7 @@ from stbn_cli.bench.results import NOISY, Failure, Score
 from stbn_cli.errors import InputError
 from stbn_cli.flow.estimator import create_flow_estimator
 from stbn_cli.metrics import SSIM_WINDOW, psnr, ssim, temporal_error
-from stbn_cli.noise.synthetic import protocol_noise
+from stbn_cli.synthesis.protocol import protocol_noise
 
 PROTOCOL_FRAMES = 85
 PROTOCOL_SIGMAS = (10.0, 20.0, 30.0, 40.0, 50.0)

@@ -35,6 +35,7 @@ class ModelInfo:
     flow: str = "dis"  # the flow estimator it was trained with, one of flow.ESTIMATOR_NAMES
     sigma_range: tuple[float, float] = (0.0, 255.0)  # noise levels it was trained for, 0-255 scale
     licence: str = ""
+    noise_kind: str = "white"  # what noise it was trained for, one of synthesis.kinds.KINDS
     training: dict[str, Any] = field(default_factory=dict)  # recipe, data, metrics; free form
     noise: dict[str, Any] | None = (
         None  # of the footage it was finetuned on, as `LearnedNoise.describe` gives it
@@ -125,8 +126,8 @@ def _parse_info(stated: dict[str, Any]) -> ModelInfo:
     """Raises KeyError, TypeError or ValueError for what describes no model."""
     low, high = (float(level) for level in stated["sigma_range"])
     info = ModelInfo(**{**stated, "sigma_range": (low, high)})
-    if not all(isinstance(text, str) for text in (info.name, info.flow, info.licence)):
-        raise TypeError("name, flow or licence is no text")
+    if not all(isinstance(text, str) for text in (info.name, info.flow, info.licence, info.noise_kind)):
+        raise TypeError("name, flow, licence or noise_kind is no text")
     if not isinstance(info.training, dict) or not isinstance(info.noise, dict | None):
         raise TypeError("training or noise is no table")
     if not 0 <= low <= high < float("inf"):

@@ -105,6 +105,16 @@ def train(
     ] = 4,
     patch_size: Annotated[int, opt.option(RECIPE, "--patch-size", help="Pixels.")] = 96,
     train_length: Annotated[int, opt.option(RECIPE, "--train-length", help="Frames of a sequence.")] = 8,
+    noise: Annotated[
+        str,
+        opt.option(
+            RECIPE,
+            "--noise",
+            metavar="white|sensor|camera|compressed",
+            help="What is added: the same noise everywhere; depending on brightness and channel; through a camera's "
+            "demosaicing and sharpening, or film grain; any of these, coded by H.264.",
+        ),
+    ] = "white",
     noise_interval: Annotated[
         tuple[float, float],
         opt.option(RECIPE, "--noise-interval", metavar="LOW HIGH", help="Noise levels, 0-255 scale."),

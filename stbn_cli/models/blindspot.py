@@ -15,14 +15,16 @@ class CentreMaskedConv2d(nn.Conv2d):
     """3x3 convolution, zero padded, whose centre weight does not act whatever its value is.
 
     The mask is applied at use: the stored weight is never changed and the gradient of the centre is exactly zero.
+    `blind`: False lets the centre act, for networks that learn from clean frames and may see the pixel itself.
     """
 
     centre_mask: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, blind: bool = True) -> None:
         super().__init__(channels, channels, kernel_size=3, padding=1)
         mask = torch.ones(1, 1, 3, 3)
-        mask[..., 1, 1] = 0.0
+        if blind:
+            mask[..., 1, 1] = 0.0
         self.register_buffer("centre_mask", mask, persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ class PropagationBranch(nn.Module):
     """Frame head (1x1, full resolution), centre-masked 3x3, then phase-domain layers.
 
     `noise_level`: whether the head has inputs for the noise map (the raw network has none).
-    `tail`: the three 1x1 layers of the published network that squeeze to half the channels and back.
+    `tail`: the three 1x1 layers of the published network that squeeze to half the channels and back. `blind_spot`:
+    whether the masked convolution is masked.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class PropagationBranch(nn.Module):
         blocks: int,
         noise_level: bool,
         tail: bool,
+        blind_spot: bool = True,
     ) -> None:
         super().__init__()
         self.image_channels = image_channels
@@ -32,7 +34,7 @@ class PropagationBranch(nn.Module):
         self.noise_level = noise_level
         inputs = image_channels + state_channels + (image_channels if noise_level else 0)
         self.head = nn.Conv2d(inputs, channels, kernel_size=1)
-        self.masked = CentreMaskedConv2d(channels)
+        self.masked = CentreMaskedConv2d(channels, blind=blind_spot)
         self.mix1 = nn.Conv2d(channels, channels, kernel_size=1)
         self.mix2 = nn.Conv2d(channels, channels, kernel_size=1)
         self.blocks = nn.ModuleList(PhaseResidualBlock(channels) for _ in range(blocks))

@@ -49,6 +49,9 @@ class STBNConfig:
     carry_frame: bool = False
     # The mean is predicted as the difference to a Gaussian mean of the pixels around (needs carry_frame).
     mean_residual: bool = False
+    # False: the network sees the pixel that it predicts, as denoisers do that learn from clean frames. For noise that
+    # neighbouring pixels share, which a blind spot would not hide.
+    blind_spot: bool = True
 
     def __post_init__(self) -> None:
         if self.head not in ("gaussian", "plain"):
@@ -128,7 +131,7 @@ MODEL_SIZES: dict[str, STBNConfig] = {
 
 
 class STBN(nn.Module):
-    """Predicts every pixel of every frame from its neighbours in space and time, never from itself."""
+    """Predicts every pixel of every frame from its neighbours in space and time, with a blind spot never from itself."""
 
     def __init__(self, config: STBNConfig) -> None:
         super().__init__()
@@ -143,6 +146,7 @@ class STBN(nn.Module):
                 blocks=config.blocks,
                 noise_level=config.noise_level,
                 tail=config.tail,
+                blind_spot=config.blind_spot,
             )
 
         self.forward_branch = branch()

@@ -64,6 +64,10 @@ class NoiseModel:
             total += (1.0 - (position - index).abs()).clamp_min(0.0) * column.view(-1, 1, 1)
         return total
 
+    def scaled(self, factor: float) -> Self:
+        """The same noise with `factor` times the standard deviation."""
+        return type(self)(tuple(tuple(factor**2 * value for value in row) for row in self.variances))
+
     def sigma_at(self, brightness: Tensor) -> Tensor:
         """Square root of `variance_at`."""
         return self.variance_at(brightness).sqrt()

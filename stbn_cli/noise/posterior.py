@@ -131,6 +131,29 @@ def posterior_variance(outputs: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
     return torch.stack(columns, CHANNEL_AXIS).clamp_min(0.0)
 
 
+def posterior_nll(outputs: Tensor, noisy: Tensor, sigma: Tensor, clean: Tensor) -> Tensor:
+    """Negative log likelihood `(..., H, W)` of the clean colours under the posterior, without `1.5 log(2 pi)`.
+
+    float32; shapes as in `gaussian_nll`, `clean` as `noisy`. For networks that learn from clean frames: whatever they
+    predict, the estimate that is used is the one that is judged.
+    """
+    estimate = posterior_mean(outputs, noisy, sigma)
+    variance = (sigma.float().square() + VARIANCE_FLOOR).expand_as(estimate)
+    columns = []
+    for channel in range(MEAN_CHANNELS):
+        unit = torch.zeros_like(variance)
+        unit.select(CHANNEL_AXIS, channel).copy_(variance.select(CHANNEL_AXIS, channel))
+        columns.append(posterior_response(outputs, sigma, unit).unbind(CHANNEL_AXIS))
+    (m00, m01, m02), (_, m11, m12), (_, _, m22) = columns
+    # Rounding may leave a hair less than nothing where noise of thousands of floors meets a certain prior.
+    covariance = _add_diagonal(
+        SymmetricMatrix(m00, m01, m02, m11, m12, m22), torch.full_like(variance, 0.1 * VARIANCE_FLOOR)
+    )
+    factored = _factor(covariance)
+    error = clean.float() - estimate
+    return 0.5 * (error * factored.solve(error)).sum(CHANNEL_AXIS) + 0.5 * factored.log_determinant()
+
+
 def _add_diagonal(matrix: SymmetricMatrix, diagonal: Tensor) -> SymmetricMatrix:
     """`matrix + diag(diagonal)`; `diagonal` has one or three channels on `CHANNEL_AXIS`."""
     if diagonal.shape[CHANNEL_AXIS] == 1:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,20 +13,36 @@ from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
 from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.levels import broadcast_sigma
-from stbn_cli.noise.posterior import gaussian_nll, posterior_mean
+from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.posterior import (
+    CHANNEL_AXIS,
+    MEAN_CHANNELS,
+    VARIANCE_FLOOR,
+    gaussian_nll,
+    posterior_mean,
+    posterior_nll,
+)
+from stbn_cli.synthesis.kinds import INDEPENDENT_KINDS, degrade
 from stbn_cli.training.flow_losses import inside
 from stbn_cli.training.footage import pseudo_rgb
 from stbn_cli.training.options import TrainOptions
-from stbn_cli.training.sequences import SequenceSource
-from stbn_cli.training.validation import Validation, validate_denoiser, validate_raw
+from stbn_cli.training.sequences import NOISE, SequenceSource
+from stbn_cli.training.validation import Validation, validate_denoiser, validate_on_kind, validate_raw
 
 # Flow is found on the crop and this margin around it (pixels), since flow at a border is poor.
 FLOW_MARGIN = 24
+# How far the measured level is off, standard deviation of its logarithm: of independent noise, and of correlated noise,
+# of which no measurement sees everything.
+MEASURED_DOUBT = 0.03
+CORRELATED_DOUBT = 0.25
+# Of the squared error, relative to the noise's variance, beside the likelihood: about as large as its gradient where
+# nine tenths of the variance are removed.
+ERROR_WEIGHT = 5.0
 NETWORK, FLOW = "network.", "pupil."  # prefixes in the state
 
 
 class DenoiserBatch(NamedTuple):
-    """Sequences `noisy (N, T, C, P, P)`, `sigma (N,)` on [0, 1], and the flows `(N, T, 2, P, P)` unless learned.
+    """Sequences `noisy (N, T, C, P, P)`, `sigma (N,)` or a map on [0, 1], and the flows `(N, T, 2, P, P)` unless learned.
 
     `matched`: the frames that a learned flow is found in, those of `noisy` under other noise.
     """
@@ -34,6 +51,8 @@ class DenoiserBatch(NamedTuple):
     sigma: Tensor
     flows: tuple[Tensor, Tensor] | None
     matched: Tensor | None = None
+    clean: Tensor | None = None  # as `noisy`, where it is learned from
+    noises: tuple[NoiseModel, ...] = ()  # of each sequence, where it is more than `sigma`
 
 
 class DenoiserTask(nn.Module):
@@ -82,6 +101,8 @@ class DenoiserTask(nn.Module):
     @torch.no_grad()
     def prepare(self, source: SequenceSource, numbers: range) -> DenoiserBatch:
         """The batch of these sequence numbers; depends on them and the seed alone."""
+        if self.options.noise != "white":
+            return self._prepare_supervised(source, numbers)
         noisy = matched = source.batch(numbers)
         sigma = torch.zeros(len(numbers), device=noisy.device)
         if self.network.config.noise_level:
@@ -108,8 +129,51 @@ class DenoiserTask(nn.Module):
         )
         return DenoiserBatch(noisy[inner].contiguous(), sigma, (to_previous, to_next))
 
+    def _prepare_supervised(self, source: SequenceSource, numbers: range) -> DenoiserBatch:
+        low, high = self.options.noise_interval
+        drawn = []
+        for number in numbers:
+            random = source.random(number, NOISE)
+            found = degrade(self.options.noise, source.sequence(number), random, (low / 255.0, high / 255.0))
+            # What will be measured is not the truth either.
+            drawn.append(found._replace(noise=found.noise.scaled(float(np.exp(random.normal(0.0, self._doubt))))))
+        noisy = torch.stack([part.noisy for part in drawn])
+        sigma = torch.stack([part.noise.sigma_at(part.noisy).expand_as(part.noisy) for part in drawn])
+        levels = torch.tensor([part.noise.level(part.noisy) for part in drawn]).to(noisy.device)
+        # Flow of the very frames, as it will be used: who learns from clean frames gains nothing by keeping noise.
+        inner = (..., slice(FLOW_MARGIN, -FLOW_MARGIN), slice(FLOW_MARGIN, -FLOW_MARGIN))
+        flows = estimate_clip_flows(self._batch_flow, noisy, levels)
+        to_previous, to_next = (flow[inner].contiguous() for flow in flows)
+        return DenoiserBatch(
+            noisy[inner].contiguous(),
+            sigma[inner].contiguous(),
+            (to_previous, to_next),
+            clean=torch.stack([part.clean for part in drawn])[inner].contiguous(),
+            noises=tuple(part.noise for part in drawn),
+        )
+
+    @property
+    def _doubt(self) -> float:
+        """Standard deviation of the logarithm of the level that the network is told, over the true one."""
+        return MEASURED_DOUBT if self.options.noise in INDEPENDENT_KINDS else CORRELATED_DOUBT
+
+    def _supervised_loss(self, batch: DenoiserBatch, outputs: Tensor) -> Tensor:
+        assert batch.clean is not None
+        means = outputs[:, :, :MEAN_CHANNELS].detach().float()
+        # The posterior's noise is that of the predicted brightness: of the seen one it would depend on the noise.
+        sigma = torch.stack(
+            [noise.sigma_at(mean).expand_as(mean) for noise, mean in zip(batch.noises, means, strict=True)]
+        )
+        loss = posterior_nll(outputs, batch.noisy, sigma, batch.clean).mean()
+        error = (posterior_mean(outputs, batch.noisy, sigma) - batch.clean).square().sum(CHANNEL_AXIS)
+        level = sigma.square().mean(dim=(1, 2, 3, 4)).view(-1, 1, 1, 1) + VARIANCE_FLOOR
+        return loss + ERROR_WEIGHT * (error / level).mean()
+
     def forward(self, batch: DenoiserBatch) -> Tensor:
         """The loss, in float32 whatever autocast has set for the networks."""
+        if batch.clean is not None:
+            assert batch.flows is not None
+            return self._supervised_loss(batch, self.network(batch.noisy, batch.sigma, *batch.flows))
         sigma = broadcast_sigma(batch.sigma, batch.noisy)
         flows, learned = batch.flows, None
         if flows is None:
@@ -144,6 +208,9 @@ class DenoiserTask(nn.Module):
             flow = flow.copy()
             flow.network.load_state_dict(_part(state, FLOW))
             flow.network.eval()
+        if self.options.noise != "white":
+            low, high = self.options.noise_interval
+            return validate_on_kind(network, flow, clips, self.options.noise, (low / 255.0, high / 255.0))
         return validate_denoiser(network, flow, clips, self.options.validation_noise)
 
     def save(self, path: Path, state: Mapping[str, Tensor], training: dict[str, Any]) -> None:
@@ -158,6 +225,7 @@ class DenoiserTask(nn.Module):
             flow=self.flow.name,
             sigma_range=self.options.noise_interval,
             licence="Apache-2.0",
+            noise_kind=self.options.noise,
             training=training,
         )
         weights = _part(state, NETWORK)

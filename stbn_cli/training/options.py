@@ -1,11 +1,12 @@
 """What a training run can be told. Where the published training code has an option, meaning and default are its own."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from stbn_cli.models.stbn import MODEL_SIZES
+from stbn_cli.models.stbn import MODEL_SIZES, STBNConfig
+from stbn_cli.synthesis.kinds import INDEPENDENT_KINDS, KINDS, NoiseKind
 from stbn_cli.training.footage import BayerFormat
 
 FLOW_MODEL = "flow-light"  # what --model calls the light flow network
@@ -31,7 +32,11 @@ class TrainOptions:
     patch_size: int = 96  # pixels
     patches_per_epoch: int = 32_000  # sequences
     train_length: int = 8  # frames of a sequence
-    noise_interval: tuple[float, float] = (5.0, 55.0)  # 0-255 scale, uniform, one draw a sequence
+    noise: NoiseKind = "white"  # what kind is added; all but "white" learn from the clean frames too
+    noise_interval: tuple[float, float] = (
+        5.0,
+        55.0,
+    )  # 0-255 scale, one draw a sequence, uniform (white) or in the logarithm
     validation_noise: tuple[float, ...] = (10.0, 30.0, 50.0)  # 0-255 scale
     schedule: Schedule = "milestones"
     milestones: tuple[int, ...] = (2, 4, 6, 8)  # epochs after which the learning rate is halved
@@ -67,6 +72,12 @@ class TrainOptions:
             problem = f"--model is one of {', '.join((*MODEL_SIZES, FLOW_MODEL))}, not {self.model!r}"
         elif not 0 <= low <= high:
             problem = f"--noise-interval LOW HIGH needs 0 <= LOW <= HIGH, got {low:g} {high:g}"
+        elif self.noise not in KINDS:
+            problem = f"--noise is one of {', '.join(KINDS)}, not {self.noise!r}"
+        elif self.noise != "white" and (self.model == FLOW_MODEL or self.is_raw or self.distillation):
+            problem = f"--noise {self.noise} is for denoisers of RGB video, without --distill"
+        elif self.patch_size % 2 and self.noise != "white":
+            problem = f"--patch-size is even for --noise {self.noise}, got {self.patch_size}"
         elif self.patch_size < SMALLEST_PATCH:
             problem = f"--patch-size is at least {SMALLEST_PATCH} pixels, got {self.patch_size}"
         elif self.train_length < 2:
@@ -91,6 +102,11 @@ class TrainOptions:
             problem = "--initial starts a run and --resume goes on with one: give one of them"
         if problem is not None:
             raise ValueError(problem)
+
+    @property
+    def config(self) -> STBNConfig:
+        """Shape of the denoiser: without a blind spot where that would not hide the noise."""
+        return replace(MODEL_SIZES[self.model], blind_spot=self.noise in INDEPENDENT_KINDS)
 
     @property
     def is_raw(self) -> bool:

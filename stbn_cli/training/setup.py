@@ -1,5 +1,6 @@
 """From the options of a run to its parts: networks, flow, footage."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,8 @@ from stbn_cli.checkpoints.store import find_flow
 from stbn_cli.errors import InputError
 from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
 from stbn_cli.models.lightflow import LightFlowNet
-from stbn_cli.models.stbn import MODEL_SIZES, STBN
+from stbn_cli.models.stbn import STBN
+from stbn_cli.synthesis.kinds import lead_of
 from stbn_cli.training.denoiser_task import DenoiserTask
 from stbn_cli.training.flow_task import FlowTask
 from stbn_cli.training.footage import Footage, load_footage
@@ -38,14 +40,20 @@ def create_task(
             network.load_state_dict(load_flow_checkpoint(options.initial).build().state_dict())
         return FlowTask(options, network)
     initial = load_checkpoint(options.initial) if options.initial is not None else None
-    config = MODEL_SIZES[options.model]
-    if initial is not None and initial.config != config:
+    config = options.config
+    if initial is not None and replace(initial.config, blind_spot=config.blind_spot) != config:
         raise InputError(
             f"The model {str(options.initial)!r} is of another size than --model {options.model}. "
             "Name its size, or another file."
         )
     # torch's default weights: scaling the residual branches down, or He's gain, learned more slowly.
-    network = STBN(config) if initial is None else initial.build().train()
+    network = STBN(config)
+    if initial is not None:
+        network.load_state_dict(initial.build().state_dict())
+        if initial.config.blind_spot and not config.blind_spot:
+            # What lies there never acted and was never learned.
+            for branch in (network.forward_branch, network.backward_branch):
+                branch.masked.weight.data[..., 1, 1] = 0.0
     return DenoiserTask(options, network, _create_flow(options, initial, device), precision)
 
 
@@ -70,7 +78,7 @@ def load_training_footage(options: TrainOptions) -> tuple[Footage, list[Tensor]]
 def sequence_options(options: TrainOptions, margin: int) -> SequenceOptions:
     """Shape and origin of the sequences, with `margin` pixels around the patch."""
     return SequenceOptions(
-        frames=PAIR if options.model == FLOW_MODEL else options.train_length,
+        frames=PAIR if options.model == FLOW_MODEL else options.train_length + lead_of(options.noise),
         size=options.patch_size + 2 * margin,
         still_share=options.still_share,
         seed=options.seed,

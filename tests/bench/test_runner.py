@@ -15,7 +15,7 @@ from stbn_cli.bench.results import Failure, Score, average, estimate_mean
 from stbn_cli.bench.runner import BenchOptions, run_bench
 from stbn_cli.errors import InputError
 from stbn_cli.metrics import psnr
-from stbn_cli.noise.synthetic import protocol_noise
+from stbn_cli.synthesis.protocol import protocol_noise
 from tests.bench.stand_ins import Failing, Halving, Hungry
 
 

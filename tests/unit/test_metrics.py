@@ -11,7 +11,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from stbn_cli.bench.clips import Clip, bundled_clip, load_clean
 from stbn_cli.metrics import psnr, ssim, temporal_error
-from stbn_cli.noise.synthetic import protocol_noise
+from stbn_cli.synthesis.protocol import protocol_noise
 
 AGREEMENT = 1e-4
 

@@ -11,7 +11,7 @@ import torch
 
 import stbn_cli
 from stbn_cli.metrics import psnr
-from stbn_cli.noise.synthetic import protocol_noise
+from stbn_cli.synthesis.protocol import protocol_noise
 from stbn_cli.training.footage import load_clip
 
 MODELS = ["stbn-xs", "stbn-s"]
