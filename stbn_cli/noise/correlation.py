@@ -148,6 +148,21 @@ def measure_correlation(frames: np.ndarray | Tensor) -> NoiseCorrelation:
     return NoiseCorrelation(min(luma, default=0.0), min(chroma, default=0.0), sigma, blocks, reliable)
 
 
+def aligned_pairs(frames: np.ndarray | Tensor) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+    """Blocks (n, 3, 256) of R, G, B of some frames of `(T, H, W, 3)`, what another frame shows of them, and whether
+    values are limited to [0, 1]."""
+    if min(frames.shape[1:3]) < BLOCK:
+        return
+    flow = DisFlow(DisOptions(FLOW_PRESET))
+    to_rgb = np.linalg.inv(_TO_YCC).astype(np.float32)
+    for first, second in _chosen_pairs(frames):
+        blocks = _aligned_blocks(first, second, flow)
+        if blocks is not None:
+            a, b = (np.einsum("ck,nkp->ncp", to_rgb, part[:, :3]) for part in blocks)
+            limited = all(frame.min() >= 0 and frame.max() <= 1 for frame in (first, second))
+            yield a, b, limited
+
+
 def _lower(values: Iterable[float | None]) -> float | None:
     """The lower quantile of what is known; None if nothing is."""
     known = _known(values)

@@ -82,8 +82,8 @@ def estimate_sigma(frames: np.ndarray | Tensor) -> SigmaEstimate:
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.shape[0] == 0:
         raise ValueError(f"expected frames of shape (T, H, W, 3), got {tuple(frames.shape)}")
     measured = []
-    for frame in _chosen_frames(frames):
-        picture = _without_borders(frame)
+    for frame in chosen_frames(frames):
+        picture = without_borders(frame)
         if min(picture.shape[:2]) >= BLOCK:
             luma = picture @ np.array(LUMA_WEIGHTS, dtype=np.float32)
             planes = [*(picture[..., channel] for channel in range(3)), luma]
@@ -103,7 +103,7 @@ def estimate_sigma(frames: np.ndarray | Tensor) -> SigmaEstimate:
     return SigmaEstimate(sigma, (red, green, blue), len(measured), reliable)
 
 
-def _chosen_frames(frames: np.ndarray | Tensor) -> list[np.ndarray]:
+def chosen_frames(frames: np.ndarray | Tensor) -> list[np.ndarray]:
     """Up to MAXIMUM_FRAMES different frames (H, W, 3) float32, spread over the clip."""
     count = min(len(frames), MAXIMUM_FRAMES)
     chosen: list[np.ndarray] = []
@@ -117,7 +117,7 @@ def _chosen_frames(frames: np.ndarray | Tensor) -> list[np.ndarray]:
     return chosen
 
 
-def _without_borders(frame: np.ndarray) -> np.ndarray:
+def without_borders(frame: np.ndarray) -> np.ndarray:
     """Cut constant rows and columns (letterbox, pillarbox) from the edges of (H, W, 3)."""
     for _ in range(2):  # rows, then (of what is left) columns
         span = (frame.max(axis=1) - frame.min(axis=1)).max(axis=-1) if frame.size else np.zeros(0)
@@ -141,14 +141,21 @@ def _transform() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.kron(rows, rows).astype(np.float32), ~high & (order > 0), high
 
 
-def _group_sigmas(channel: np.ndarray) -> list[float]:
-    """Noise std of each brightness group of one channel (H, W) float32; empty if too little can be used."""
+def dct_blocks(
+    channel: np.ndarray, maximum: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Blocks (n, 64) of (H, W) float32, about `maximum` at most, their DCT, and masks of low and high frequencies."""
     matrix, low, high = _transform()
     height, width = channel.shape
-    step = max(BLOCK_STEP, math.ceil(math.sqrt(height * width / MAXIMUM_BLOCKS)))
+    step = max(BLOCK_STEP, math.ceil(math.sqrt(height * width / maximum)))
     blocks = np.lib.stride_tricks.sliding_window_view(channel, (BLOCK, BLOCK))[::step, ::step]
     blocks = blocks.reshape(-1, BLOCK * BLOCK)
-    coefficients = blocks @ matrix.T
+    return blocks, blocks @ matrix.T, low, high
+
+
+def _group_sigmas(channel: np.ndarray) -> list[float]:
+    """Noise std of each brightness group of one channel (H, W) float32; empty if too little can be used."""
+    blocks, coefficients, low, high = dct_blocks(channel, MAXIMUM_BLOCKS)
     measures = _Blocks(
         mean=coefficients[:, 0] / BLOCK,
         flatness=np.square(coefficients[:, low]).sum(axis=1),
@@ -187,11 +194,11 @@ class _Blocks:
             count = min(max(round(len(group) * FLATTEST_PART), FEWEST_BLOCKS), len(group))
             flattest = group[np.argpartition(self.flatness[group], count - 1)[:count]]
             sigma = math.sqrt(float(np.median(np.square(self.high[flattest]).mean(axis=0))))
-            sigmas.append(_unclipped(sigma, float(np.median(self.mean[flattest]))) if unclip else sigma)
+            sigmas.append(clean_std(sigma, float(np.median(self.mean[flattest]))) if unclip else sigma)
         return sigmas
 
 
-def _unclipped(sigma: float, mean: float) -> float:
+def clean_std(sigma: float, mean: float) -> float:
     """Std of Gaussian noise around `mean` whose std is `sigma` after clipping to [0, 1]."""
     if sigma == 0:
         return 0.0

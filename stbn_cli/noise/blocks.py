@@ -1,0 +1,113 @@
+"""Groups of blocks of equal brightness, and the variance of the noise in each: what a noise-level function is fitted to.
+
+Knows nothing of video files or networks.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from torch import Tensor
+
+from stbn_cli.noise.correlation import BLOCK as PAIR_BLOCK
+from stbn_cli.noise.correlation import aligned_pairs
+from stbn_cli.noise.estimate import BLOCK, DARKEST_STEP, MAXIMUM_BLOCKS, clean_std, dct_blocks
+from stbn_cli.noise.model import CHANNELS
+
+# Of a group, this part with the least energy at low frequencies is measured, and at least so many blocks.
+FLATTEST_PART = 0.02
+FEWEST_BLOCKS = 24
+# The same of the blocks of a pair of frames, of which there are fewer.
+FLATTEST_PAIR_PART = 0.15
+FEWEST_PAIR_BLOCKS = 6
+# Blocks with more than this part of their pixels at 0 or 1 are left out where values are clipped.
+CLIPPED_PART = 0.05
+# Coefficients (i, j) of a 16x16 block with i + j of at least this are high frequencies: the same ones as of 8x8 blocks.
+HIGH_PAIR_FREQUENCY = 18
+LOW_PAIR_FREQUENCY = 18
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSet:
+    """Blocks of about one brightness in one channel of one frame, or pair of frames."""
+
+    channel: int
+    brightness: float  # mean, [0, 1]
+    variance: float  # of the noise, [0, 1] scale squared
+
+
+def flat_blocks(pictures: Sequence[np.ndarray], groups: int) -> list[BlockSet]:
+    """The flattest blocks of pictures (H, W, 3) float32, each by itself."""
+    found = []
+    for picture in pictures:
+        if min(picture.shape[:2]) < BLOCK:
+            continue
+        limited = bool(picture.min() >= 0 and picture.max() <= 1)
+        for channel in range(CHANNELS):
+            plane = np.ascontiguousarray(picture[..., channel])
+            blocks, coefficients, low, high = dct_blocks(plane, MAXIMUM_BLOCKS)
+            usable = np.arange(len(blocks))
+            if limited:
+                clipped = ((blocks <= 0) | (blocks >= 1)).mean(axis=1)
+                usable = np.flatnonzero(clipped <= CLIPPED_PART)
+            mean = coefficients[:, 0] / BLOCK
+            flatness = np.square(coefficients[:, low]).sum(axis=1)
+            for group in _by_brightness(usable, mean, groups):
+                count = min(max(round(len(group) * FLATTEST_PART), FEWEST_BLOCKS), len(group))
+                flattest = group[np.argpartition(flatness[group], count - 1)[:count]]
+                variance = float(np.median(np.square(coefficients[flattest][:, high]).mean(axis=0)))
+                found += _as_set(channel, float(np.median(mean[flattest])), variance, limited)
+    return found
+
+
+def aligned_blocks(frames: np.ndarray | Tensor, groups: int) -> list[BlockSet]:
+    """The flattest blocks of differences of aligned frames; `frames (T, H, W, 3)`."""
+    matrix, low, high = _pair_transform()
+    found = []
+    for first, second, limited in aligned_pairs(frames):
+        for channel in range(CHANNELS):
+            a, b = first[:, channel], second[:, channel]
+            usable = np.arange(len(a))
+            if limited:
+                clipped = np.maximum(((a <= 0) | (a >= 1)).mean(axis=1), ((b <= 0) | (b >= 1)).mean(axis=1))
+                usable = np.flatnonzero(clipped <= CLIPPED_PART)
+            mean = (a.mean(axis=1) + b.mean(axis=1)) / 2
+            # Sum and difference of independent noise are independent: flat by the sum, measured in the difference.
+            flatness = np.square(((a + b) @ matrix.T)[:, low]).sum(axis=1)
+            for group in _by_brightness(usable, mean, groups):
+                count = min(max(round(len(group) * FLATTEST_PAIR_PART), FEWEST_PAIR_BLOCKS), len(group))
+                flattest = group[np.argpartition(flatness[group], count - 1)[:count]]
+                squares = np.square(((a[flattest] - b[flattest]) @ matrix.T)[:, high]).mean(axis=1) / 2
+                if (squares > 0).any():
+                    variance = float(np.median(squares[squares > 0]))
+                    found += _as_set(channel, float(np.median(mean[flattest])), variance, limited)
+    return found
+
+
+def _as_set(channel: int, brightness: float, variance: float, limited: bool) -> list[BlockSet]:
+    sigma = math.sqrt(variance)
+    if limited:
+        if min(brightness, 1.0 - brightness) < max(DARKEST_STEP, 0.5 * sigma):
+            return []
+        sigma = clean_std(sigma, brightness)
+    return [BlockSet(channel, brightness, sigma**2)] if sigma > 0 else []
+
+
+def _by_brightness(usable: np.ndarray, mean: np.ndarray, groups: int) -> list[np.ndarray]:
+    ordered = usable[np.argsort(mean[usable])]
+    return [group for group in np.array_split(ordered, groups) if len(group) >= 2]
+
+
+@lru_cache(maxsize=1)
+def _pair_transform() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    index = np.arange(PAIR_BLOCK)
+    rows = np.sqrt(2 / PAIR_BLOCK) * np.cos(np.pi * (2 * index + 1) * index[:, None] / (2 * PAIR_BLOCK))
+    rows[0] /= math.sqrt(2)
+    order = (index[:, None] + index).ravel()
+    return (
+        np.kron(rows, rows).astype(np.float32),
+        (order > 0) & (order < LOW_PAIR_FREQUENCY),
+        order >= HIGH_PAIR_FREQUENCY,
+    )

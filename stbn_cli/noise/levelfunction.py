@@ -1,0 +1,166 @@
+"""How strong is a clip's noise at each brightness, in each channel? The noise-level function, from a few noisy frames.
+
+Two views of the same noise, both of which the picture can only make larger: the high frequencies of the flattest blocks
+of a frame (Ponomarenko et al., as analysed by Colom and Buades, IPOL 2013), and those of the difference of two frames
+that were aligned block by block, where texture cancels. Groups of blocks of equal brightness give points (brightness,
+variance), and the simplest variance function goes through them that leaves no point far below it. Knows nothing of
+video files or networks.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from stbn_cli.noise.blocks import BlockSet, aligned_blocks, flat_blocks
+from stbn_cli.noise.estimate import SigmaEstimate, chosen_frames, estimate_sigma, without_borders
+from stbn_cli.noise.model import CHANNELS, NoiseModel
+
+# Groups of blocks of equal brightness, in each frame and channel.
+GROUPS = 10
+# What is tried for the variance, the simplest first: (whether each channel has its own, knots of brightness).
+SHAPES = ((False, 1), (True, 1), (False, 2), (True, 2), (False, 5), (True, 5))
+# A point that lies above the function by this much (logarithm of the variance) counts half: texture. Below it, all do.
+TEXTURE_SCALE = 0.08
+BELOW_SCALE = 0.25
+ROUNDS = 40
+# A richer shape has to make the misfit smaller by this part for each parameter, and to change the standard deviation
+# by so much at some brightness.
+WORTH = 0.06
+SMALLEST_CHANGE = 0.06
+SMOOTHNESS = 0.02
+# By how much luma has to show more noise than the channels do; in 4:2:0 video it is up to 1.5.
+LUMA_FACTOR = 1.2
+SMALLEST_VARIANCE = (0.05 / 255) ** 2
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseEstimate:
+    """The noise of a clip whose pixels are noisy independently of each other."""
+
+    model: NoiseModel
+    # Standard deviation on [0, 1]: root mean square over the frames and channels.
+    level: float
+    # What was measured: (channel, brightness, standard deviation) each, [0, 1] scale.
+    points: tuple[tuple[int, float, float], ...]
+    # Brightness between these was seen (5 % and 95 % of the blocks).
+    brightness: tuple[float, float]
+    reliable: bool
+
+
+def estimate_noise(frames: np.ndarray | Tensor) -> NoiseEstimate:
+    """The noise-level function of frames `(T, H, W, 3)` float RGB, nominal [0, 1]; may exceed it.
+
+    Raises `ValueError` for other shapes, or if T is 0.
+    """
+    white = estimate_sigma(frames)
+    pictures = [without_borders(frame) for frame in chosen_frames(frames)]
+    sets = flat_blocks(pictures, GROUPS) + aligned_blocks(frames, GROUPS)
+    if not sets or white.frames_used == 0:
+        return NoiseEstimate(NoiseModel.white(white.sigma), white.sigma, (), (0.0, 1.0), reliable=False)
+    model = fit_level_function(sets)
+    values = np.concatenate([picture.reshape(-1, CHANNELS)[::37] for picture in pictures])
+    dark, bright = np.quantile(values, (0.05, 0.95)).clip(0.0, 1.0).tolist()
+    level = _level(model, values)
+    model, level = _with_luma(model, level, white)
+    points = tuple((part.channel, part.brightness, math.sqrt(part.variance)) for part in sets)
+    return NoiseEstimate(model, level, points, (dark, bright), white.reliable)
+
+
+def _level(model: NoiseModel, values: np.ndarray) -> float:
+    import torch
+
+    shown = torch.from_numpy(np.ascontiguousarray(values.T))[..., None]  # (3, n, 1)
+    return math.sqrt(float(model.variance_at(shown).expand_as(shown).mean()))
+
+
+def _with_luma(model: NoiseModel, level: float, white: SigmaEstimate) -> tuple[NoiseModel, float]:
+    """4:2:0 video shows in each channel little more than its luma's noise: then luma tells the level."""
+    channels = math.sqrt(sum(sigma**2 for sigma in white.per_channel) / CHANNELS)
+    if channels <= 0.0 or white.sigma <= LUMA_FACTOR * channels:
+        return model, level
+    factor = white.sigma / channels
+    return model.scaled(factor), level * factor
+
+
+def fit_level_function(sets: Sequence[BlockSet]) -> NoiseModel:
+    """The simplest variance function that the groups of blocks do not contradict."""
+    channel = np.array([part.channel for part in sets])
+    brightness = np.clip([part.brightness for part in sets], 0.0, 1.0)
+    target = np.log(np.maximum([part.variance for part in sets], SMALLEST_VARIANCE))
+    best = start = _robust_row(brightness, target, 1, None)
+    model = NoiseModel((tuple(np.exp(start)),))
+    cost = _misfit(target - _predicted(best, brightness))
+    for own, knots in SHAPES[1:]:
+        rows, predicted = [], np.empty_like(target)
+        for index in range(CHANNELS if own else 1):
+            mine = channel == index if own else np.ones(len(channel), bool)
+            row = _robust_row(brightness[mine], target[mine], knots, None)
+            predicted[mine] = _predicted(row, brightness[mine])
+            rows.append(tuple(np.exp(row).tolist()))
+        trial = NoiseModel(tuple(rows))
+        parameters = len(rows) * knots
+        before = sum(len(row) for row in model.variances)
+        worth = (1.0 - WORTH) ** max(parameters - before, 1)
+        trial_cost = _misfit(target - predicted)
+        current = _all_predicted(model, channel, brightness)
+        change = np.abs(np.expm1(0.5 * (predicted - current))).max()
+        if trial_cost < worth * cost and change >= SMALLEST_CHANGE:
+            model, cost = trial, trial_cost
+    return model
+
+
+def _all_predicted(model: NoiseModel, channel: np.ndarray, brightness: np.ndarray) -> np.ndarray:
+    rows = model.variances if len(model.variances) == CHANNELS else model.variances * CHANNELS
+    result = np.empty_like(brightness)
+    for index in range(CHANNELS):
+        mine = channel == index
+        result[mine] = _predicted(np.log(rows[index]), brightness[mine])
+    return result
+
+
+def _hats(brightness: np.ndarray, knots: int) -> np.ndarray:
+    position = brightness[:, None] * (knots - 1)
+    return np.clip(1.0 - np.abs(position - np.arange(knots)), 0.0, None)
+
+
+def _predicted(row: np.ndarray, brightness: np.ndarray) -> np.ndarray:
+    """Logarithm of the variance; it is the variance that is linear between knots."""
+    return np.log(_hats(brightness, len(row)) @ np.exp(row))
+
+
+def _weights(residual: np.ndarray) -> np.ndarray:
+    scale = np.where(residual > 0, TEXTURE_SCALE, BELOW_SCALE)
+    return 1.0 / (1.0 + np.square(residual / scale))
+
+
+def _misfit(residual: np.ndarray) -> float:
+    """Mean of a bounded measure of the residuals (logarithm of variances)."""
+    scale = np.where(residual > 0, TEXTURE_SCALE, BELOW_SCALE)
+    return float(np.log1p(np.square(residual / scale)).mean()) + 1e-3
+
+
+def _robust_row(
+    brightness: np.ndarray, target: np.ndarray, knots: int, start: np.ndarray | None
+) -> np.ndarray:
+    """Logarithms of the variance at the knots, by reweighted least squares on the logarithm (Gauss-Newton)."""
+    row = np.full(knots, np.quantile(target, 0.3)) if start is None else start
+    hats = _hats(brightness, knots)
+    bend = np.diff(np.eye(knots), n=2, axis=0) if knots > 2 else np.zeros((0, knots))
+    for _ in range(ROUNDS):
+        variance = np.exp(row)
+        total = hats @ variance
+        residual = target - np.log(total)
+        weights = _weights(residual)
+        slope = hats * variance / total[:, None]
+        # Between knots without points the function goes on as its neighbours do.
+        penalty = SMOOTHNESS * len(target) * bend.T @ bend + 1e-6 * len(target) * np.eye(knots)
+        matrix = slope.T @ (weights[:, None] * slope) + penalty
+        step = np.linalg.solve(matrix, slope.T @ (weights * residual) - SMOOTHNESS * len(target) * bend.T @ (bend @ row))
+        step = np.clip(step, -1.0, 1.0)
+        row = row + step
+        if np.abs(step).max() < 1e-4:
+            break
+    return np.clip(row, math.log(SMALLEST_VARIANCE), 0.0)
