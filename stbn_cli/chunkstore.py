@@ -178,6 +178,12 @@ class Kept:
     state: StreamState
 
 
+def _scene(stated: dict[str, Any]) -> SceneReport:
+    """Raises KeyError, TypeError or ValueError for what describes no scene."""
+    variances = tuple(tuple(float(value) for value in row) for row in stated["variances"])
+    return SceneReport(**{**stated, "variances": variances})
+
+
 def read_state(folder: Path) -> Kept | None:
     """What the run left that used `folder`; None if it kept nothing.
 
@@ -192,7 +198,7 @@ def read_state(folder: Path) -> Kept | None:
             tensor = file.get_tensor("state") if "state" in file.keys() else None  # noqa: SIM118 (it is no mapping)
         if content["format"] != FORMAT:
             raise ValueError("another format")
-        scenes = tuple(SceneReport(**scene) for scene in content["scenes"])
+        scenes = tuple(_scene(scene) for scene in content["scenes"])
         state = StreamState(content["frames"], scenes, ChunkSizes(**content["sizes"]), tensor)
         return Kept(RunKey(**content["key"]), content["picture"], content["segments"], state)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:

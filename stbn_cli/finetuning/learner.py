@@ -28,7 +28,7 @@ from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.correlation import NoiseCorrelation
 from stbn_cli.noise.luma import draw_given_luma
-from stbn_cli.noise.model import LearnedNoise, NoiseModel
+from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
 from stbn_cli.noise.posterior import gaussian_nll, split_head
 from stbn_cli.noise.risk import Gain
 from stbn_cli.training.optimisation import Optimisation
@@ -248,7 +248,7 @@ class Learner:
         )
         plan = engine.plan_for(*frames.shape[-2:])
         pictures = (frame.permute(1, 2, 0).cpu().numpy() for frame in frames)
-        denoised = engine.stream_scene(pictures, self._level, plan)
+        denoised = engine.stream_scene(pictures, SceneNoise(self._noise, self._level), plan)
         return torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in denoised]).to(
             frames.device
         )

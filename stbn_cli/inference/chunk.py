@@ -95,10 +95,10 @@ def forward_states(
     states: list[Tensor] = []
     finite: list[Tensor] = []
     state = _as_planned(state, plan)
-    level = chunk.scene.level(plan.device)
     with record_function("stbn.forward"):
         for frame in chunk.window[: chunk.count]:
-            noisy = frame.on(plan, transfers).to(plan.dtype)
+            noisy = frame.on(plan, transfers)
+            level, noisy = chunk.scene.level(noisy), noisy.to(plan.dtype)
             flow = None if state is None else frame.to_previous
             state = advance_state(network, plan, "forward", noisy, level, state, flow)
             finite.append(_is_finite(state))
@@ -116,13 +116,13 @@ def denoise(
     """
     estimates: list[Tensor] = []
     state: Tensor | None = None
-    level = chunk.scene.level(plan.device)
     waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # noisy, forward and backward state, latest frame first
     for index in reversed(range(len(chunk.window))):
         frame = chunk.window[index]
         noisy = frame.on(plan, transfers)
         with record_function("stbn.backward"):
             flow = None if state is None else frame.to_next
+            level = chunk.scene.level(noisy)
             state = advance_state(network, plan, "backward", noisy.to(plan.dtype), level, state, flow)
         if index < chunk.count:
             waiting.append((noisy, states[index], state))
@@ -141,14 +141,14 @@ def denoise_in_pairs(
     For whole frames that are too small to keep a GPU busy; takes the memory of both directions' states.
     """
     window, count = chunk.window, chunk.count
-    level = chunk.scene.level(plan.device)
     pictures = [frame.on(plan, transfers) for frame in window]
+    levels = [chunk.scene.level(picture) for picture in pictures]
     noisy = [picture.to(plan.dtype) for picture in pictures]
 
     def one(direction: Direction, at: int, state: Tensor | None) -> Tensor:
         flow = window[at].to_previous if direction == "forward" else window[at].to_next
         flow = None if state is None else flow
-        return advance_state(network, plan, direction, noisy[at], level, state, flow)
+        return advance_state(network, plan, direction, noisy[at], levels[at], state, flow)
 
     forward: list[Tensor] = []
     backward: list[Tensor] = []
@@ -161,7 +161,8 @@ def denoise_in_pairs(
                 assert ahead is not None and back is not None
                 flows = (window[step].to_previous, window[mirrored].to_next)
                 frames = (noisy[step], noisy[mirrored])
-                ahead, back = advance_both(network, plan, frames, level, (ahead, back), flows)
+                told = (levels[step], levels[mirrored])
+                ahead, back = advance_both(network, plan, frames, told, (ahead, back), flows)
             else:
                 ahead = one("forward", step, ahead) if step < count else ahead
                 back = one("backward", mirrored, back)

@@ -4,6 +4,7 @@ Splits the stream into scenes, finds each scene's noise level, runs the chunks, 
 precision do not suffice. Knows nothing of files or the command line.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -21,8 +22,11 @@ from stbn_cli.inference.scenes import CutDetector
 from stbn_cli.inference.schedule import Schedule
 from stbn_cli.inference.worker import Worker
 from stbn_cli.models.stbn import MINIMUM_SIZE, STBN
-from stbn_cli.noise.estimate import MAXIMUM_FRAMES, estimate_sigma
-from stbn_cli.noise.model import LearnedNoise, NoiseModel
+from stbn_cli.noise.correlation import measure_correlation
+from stbn_cli.noise.estimate import MAXIMUM_FRAMES
+from stbn_cli.noise.levelfunction import estimate_noise
+from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
+from stbn_cli.synthesis.kinds import INDEPENDENT_KINDS, NoiseKind
 
 # Noise that differs from the learned one by this factor is that of other footage.
 FOREIGN_NOISE = 1.4
@@ -35,8 +39,9 @@ class Denoiser:
 
     `device`: one, or several that share the chunks. `sigma_range`: noise levels ([0, 1]) the network was trained for.
     Outside, it is told the nearest one, while the posterior uses the true one. `noise`: that of the footage the model
-    was finetuned on; it takes the place of the estimate where `options.sigma` is None. `on_message` receives whole
-    sentences about fallbacks as they happen.
+    was finetuned on; it takes the place of the estimate where `options.sigma` is None. `noise_kind`: what the
+    network was trained for, which decides how noise is measured and what the network is told of it. `on_message`
+    receives whole sentences about fallbacks as they happen.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class Denoiser:
         dtype: torch.dtype,
         sigma_range: tuple[float, float] | None = None,
         noise: LearnedNoise | None = None,
+        noise_kind: NoiseKind = "white",
         on_message: Callable[[str], None] | None = None,
     ) -> None:
         self.devices = (device,) if isinstance(device, torch.device) else tuple(device)
@@ -66,6 +72,7 @@ class Denoiser:
         ]
         self._sigma_range = sigma_range
         self._noise = noise if options.sigma is None else None
+        self.noise_kind = noise_kind
         self._on_message = on_message
         self._size = (0, 0)  # height and width of the frames in work
         self._done = 0  # frames given out
@@ -181,9 +188,9 @@ class Denoiser:
             yield held
 
     def stream_scene(
-        self, frames: Iterable[np.ndarray], sigma: float, plan: Plan, *, skip: int = 0
+        self, frames: Iterable[np.ndarray], noise: SceneNoise, plan: Plan, *, skip: int = 0
     ) -> Iterator[np.ndarray]:
-        """As `stream`, for frames that are known to be one scene (or part of one) of noise level `sigma` ([0, 1]).
+        """As `stream`, for frames that are known to be one scene (or part of one) with this noise.
 
         `plan` is one of `plan_for`. The first `skip` frames, whole chunks of it, only carry the recurrence on, at a
         third of the cost; nothing is yielded for them.
@@ -192,7 +199,7 @@ class Denoiser:
         self._done = 0
         worker = self._workers[0]
         worker.start(plan, self.report)
-        queue = self._new_scene(sigma, first_frame=0)
+        queue = self._new_scene(noise, first_frame=0)
         with self._schedule([worker]) as schedule:
             for _, frame, pending in self._distinct(frames):
                 self._size = frame.shape[:2]
@@ -208,15 +215,15 @@ class Denoiser:
             yield from self._give(self._run_rest(schedule, queue, []))
             yield from self._give(schedule.finish())
 
-    def scene_sigma(self, opening: Sequence[np.ndarray]) -> float:
-        """Noise level ([0, 1]) that `stream` finds for a scene that opens with these frames `(H, W, 3)`.
+    def scene_noise(self, opening: Sequence[np.ndarray]) -> SceneNoise:
+        """The noise that `stream` finds for a scene that opens with these frames `(H, W, 3)`.
 
         `opening`: a chunk and its overlap, or the whole scene if that is shorter.
         """
         if self.options.sigma is not None:
-            return self.options.sigma
+            return SceneNoise.white(self.options.sigma)
         frames = [_to_tensor(frame, index) for index, frame in enumerate(opening)]
-        return self._learned_level(frames) if self._noise is not None else _estimate(frames)
+        return self._estimate(frames) if self._noise is None else self._learned(frames)
 
     def _window(self) -> int:
         """Frames that have to wait before a chunk can run."""
@@ -290,47 +297,62 @@ class Denoiser:
         """The scene that goes on after the frame `before`; None where a new one begins."""
         if resume.state is None:
             return None
-        return SceneQueue(self._scene(resume.scenes[-1].sigma), before, resume.state)
+        begun = resume.scenes[-1]
+        model = NoiseModel(begun.variances) if begun.variances else NoiseModel.white(begun.sigma)
+        return SceneQueue(self._scene(SceneNoise(model, begun.sigma)), before, resume.state)
 
     def _open_scene(self, waiting: list[PendingFrame], first_frame: int) -> SceneQueue:
         """A scene that begins with the frames that wait, with its noise level."""
-        sigma = self.options.sigma
-        if sigma is None:
+        if self.options.sigma is not None:
+            noise = SceneNoise.white(self.options.sigma)
+        else:
             noisy = [frame.noisy for frame in waiting]
-            sigma = _estimate(noisy)
+            noise = self._estimate(noisy)
             if self._noise is not None:
-                sigma = self._expected_level(noisy, sigma, first_frame)
-        queue = self._new_scene(sigma, first_frame=first_frame)
+                noise = self._expected(noisy, noise.level, first_frame)
+        queue = self._new_scene(noise, first_frame=first_frame)
         queue.pending.extend(waiting)
         return queue
 
-    def _expected_level(self, frames: list[Tensor], estimated: float, first_frame: int) -> float:
-        """The level of the learned noise in these frames; says so if that is not what was found there."""
-        sigma = self._learned_level(frames)
+    def _expected(self, frames: list[Tensor], estimated: float, first_frame: int) -> SceneNoise:
+        """The learned noise in these frames; says so if that is not what was found there."""
+        noise = self._learned(frames)
+        sigma = noise.level
         if not sigma / FOREIGN_NOISE <= estimated <= sigma * FOREIGN_NOISE:
             self._say(
                 f"The noise from frame {first_frame} on measures {255 * estimated:.3g}, the model was finetuned for "
                 f"{255 * sigma:.3g} there: other footage? Finetune on this one, or use the original model."
             )
-        return sigma
+        return noise
 
-    def _learned_level(self, frames: list[Tensor]) -> float:
+    def _learned(self, frames: list[Tensor]) -> SceneNoise:
         assert self._noise is not None
-        return self._noise.model.level(torch.cat(_some(frames)))
+        return SceneNoise(self._noise.model, self._noise.model.level(torch.cat(_some(frames))))
 
-    def _new_scene(self, sigma: float, *, first_frame: int) -> SceneQueue:
+    def _estimate(self, frames: list[Tensor]) -> SceneNoise:
+        """The noise of a scene's first frames `(1, C, H, W)`."""
+        pictures = torch.cat(_some(frames)).permute(0, 2, 3, 1)
+        if self.noise_kind in INDEPENDENT_KINDS:
+            found = estimate_noise(pictures)
+            return SceneNoise(found.model, found.level)
+        # What neighbours share is not in the high frequencies of a frame alone.
+        measured = measure_correlation(pictures)
+        return SceneNoise.white(measured.sigma if measured.reliable else estimate_noise(pictures).level)
+
+    def _new_scene(self, noise: SceneNoise, *, first_frame: int) -> SceneQueue:
         learned = self._noise is not None
         estimated = self.options.sigma is None and not learned
-        self.report.scenes.append(SceneReport(first_frame, sigma, estimated, learned))
-        return SceneQueue(self._scene(sigma))
+        variances = () if noise.model.is_white else noise.model.variances
+        self.report.scenes.append(SceneReport(first_frame, noise.level, estimated, learned, variances))
+        return SceneQueue(self._scene(noise))
 
-    def _scene(self, sigma: float) -> Scene:
+    def _scene(self, noise: SceneNoise) -> Scene:
         if self._noise is not None:
-            return Scene(self._noise.model, sigma, self._noise.told)
-        told = sigma
-        if self._sigma_range is not None:
-            told = min(max(sigma, self._sigma_range[0]), self._sigma_range[1])
-        return Scene(NoiseModel.white(sigma), sigma, told)
+            return Scene(noise.model, noise.level, self._noise.told)
+        low, high = self._sigma_range or (0.0, math.inf)
+        told = min(max(noise.level, low), high)
+        maps = (low, high) if self.noise_kind == "sensor" else None
+        return Scene(noise.model, noise.level, told, maps)
 
     def _say(self, message: str) -> None:
         self.report.messages.append(message)
@@ -341,11 +363,6 @@ class Denoiser:
 def _is_repeat(frame: np.ndarray, shown: np.ndarray) -> bool:
     """Whether two frames are equal value for value; some rows tell most pairs apart."""
     return np.array_equal(frame[::32], shown[::32]) and np.array_equal(frame, shown)
-
-
-def _estimate(frames: list[Tensor]) -> float:
-    """Noise level ([0, 1]) of a scene's first frames `(1, C, H, W)`."""
-    return estimate_sigma(torch.cat(_some(frames)).permute(0, 2, 3, 1)).sigma
 
 
 def _some(frames: list[Tensor]) -> list[Tensor]:

@@ -13,6 +13,8 @@ class SceneReport:
     sigma: float  # [0, 1]
     estimated: bool
     learned: bool = False  # known from finetuning, not from the user
+    # Variance of the noise by channel and brightness, as `NoiseModel` has it; empty: `sigma` says it all.
+    variances: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(slots=True)

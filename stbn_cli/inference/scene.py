@@ -44,10 +44,17 @@ class Scene:
     noise: NoiseModel  # what the posterior uses
     sigma: float  # its level, [0, 1]: what the flow is told
     network_sigma: float  # what the network is told (within its trained range)
+    # What it is told instead, where it was trained for maps: `noise` within this range.
+    map_range: tuple[float, float] | None = None
 
-    def level(self, device: torch.device) -> Tensor:
-        """`network_sigma` as the network takes it."""
-        return torch.full((1, 1, 1, 1), self.network_sigma, device=device)
+    def level(self, frame: Tensor) -> Tensor:
+        """What the network is told of a noisy `frame (N, C, H, W)`: one number, or a map of its shape.
+
+        The map is that of each pixel's own noisy value, so that a blind spot stays blind.
+        """
+        if self.map_range is None or self.noise.is_white:
+            return torch.full((1, 1, 1, 1), self.network_sigma, device=frame.device)
+        return self.noise.sigma_at(frame).clamp(*self.map_range).expand_as(frame)
 
 
 @dataclass(slots=True, eq=False)

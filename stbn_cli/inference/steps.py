@@ -45,7 +45,7 @@ def advance_both(
     network: STBN,
     plan: Plan,
     frames: tuple[Tensor, Tensor],
-    sigma: Tensor,
+    sigmas: tuple[Tensor, Tensor],
     states: tuple[Tensor, Tensor],
     flows: tuple[Tensor | None, Tensor | None],
 ) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ def advance_both(
     """
     flow = torch.cat([flow.to(plan.device) for flow in flows if flow is not None])
     aligned = warp_nearest(torch.cat(states), flow)
-    both = network.advance_both(frames, (sigma, sigma), aligned)
+    both = network.advance_both(frames, sigmas, aligned)
     return both[:1], both[1:]
 
 

@@ -141,9 +141,7 @@ def _transform() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.kron(rows, rows).astype(np.float32), ~high & (order > 0), high
 
 
-def dct_blocks(
-    channel: np.ndarray, maximum: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def dct_blocks(channel: np.ndarray, maximum: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Blocks (n, 64) of (H, W) float32, about `maximum` at most, their DCT, and masks of low and high frequencies."""
     matrix, low, high = _transform()
     height, width = channel.shape

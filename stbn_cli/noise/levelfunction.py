@@ -158,7 +158,9 @@ def _robust_row(
         # Between knots without points the function goes on as its neighbours do.
         penalty = SMOOTHNESS * len(target) * bend.T @ bend + 1e-6 * len(target) * np.eye(knots)
         matrix = slope.T @ (weights[:, None] * slope) + penalty
-        step = np.linalg.solve(matrix, slope.T @ (weights * residual) - SMOOTHNESS * len(target) * bend.T @ (bend @ row))
+        step = np.linalg.solve(
+            matrix, slope.T @ (weights * residual) - SMOOTHNESS * len(target) * bend.T @ (bend @ row)
+        )
         step = np.clip(step, -1.0, 1.0)
         row = row + step
         if np.abs(step).max() < 1e-4:

@@ -90,6 +90,19 @@ class NoiseModel:
 
 
 @dataclass(frozen=True, slots=True)
+class SceneNoise:
+    """The noise of one scene: the variance of every value, and one number for all of it."""
+
+    model: NoiseModel
+    level: float  # root mean square of the standard deviation over the scene's frames, [0, 1]
+
+    @classmethod
+    def white(cls, sigma: float) -> Self:
+        """Of one standard deviation ([0, 1] scale) everywhere."""
+        return cls(NoiseModel.white(sigma), sigma)
+
+
+@dataclass(frozen=True, slots=True)
 class LearnedNoise:
     """The noise that a model was finetuned for: what its posterior uses, and what its network is told."""
 

@@ -101,7 +101,7 @@ def make_preview(
     return Preview(
         begin=found.times[found.wanted.start],
         shown=len(found.wanted),
-        sigmas=tuple(part.sigma for part in found.parts),
+        sigmas=tuple(part.noise.level for part in found.parts),
         differences=tuple(differences(found)),
         forecast=forecast(found, efforts, tried),
         warnings=tried.warnings,
@@ -125,7 +125,7 @@ def timestamp(seconds: Fraction) -> str:
 
 
 def _sheet(found: Survey, shot: Shot) -> np.ndarray:
-    sigma = SIGMA_SCALE * found.parts[0].sigma
+    sigma = SIGMA_SCALE * found.parts[0].noise.level
     return compose_sheet(
         shot.before.rgb,
         shot.after,

@@ -91,7 +91,7 @@ def denoise_moment(found: Survey, denoiser: Denoiser, efforts: Efforts) -> Itera
                     part.first - part.start,
                     by_fields=by_fields,
                 ),
-                part.sigma,
+                part.noise,
                 found.plan,
                 skip=part.first - part.start,
             )

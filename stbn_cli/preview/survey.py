@@ -16,6 +16,7 @@ from stbn_cli.errors import InputError, OptionError
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.plan import Plan
 from stbn_cli.inference.scenes import HISTORY, CutDetector
+from stbn_cli.noise.model import SceneNoise
 from stbn_cli.preview.effort import Effort
 from stbn_cli.video.fields import AUTO, rows_by_field
 from stbn_cli.video.frames import Frame, FrameReader, VideoMetadata
@@ -55,7 +56,7 @@ class Part:
     first: int  # first frame that is denoised: a chunk's first
     stop: int  # one behind the last that is denoised: a chunk's end, or the scene's
     end: int  # one behind the last that the network sees
-    sigma: float  # [0, 1]
+    noise: SceneNoise
     known: bool  # begins at a cut or with the video, so that chunks and noise level are the full run's
     exact: bool  # the network starts where the full run does: nothing is left to converge
 
@@ -273,9 +274,9 @@ class _Surveyor:
         start = self._scene
         if not known or not self._within_reach(wanted - self._scene):
             start = min(first, self._chunk_start(max(wanted - WARMUP, self._scene)))
-        sigma = self._denoiser.scene_sigma(self._opening)
+        noise = self._denoiser.scene_noise(self._opening)
         exact = known and start == self._scene
-        self.parts.append(Part(start, first, min(stop, end), end, sigma, known, exact))
+        self.parts.append(Part(start, first, min(stop, end), end, noise, known, exact))
 
     def _within_reach(self, frames: int) -> bool:
         """Whether so many frames are better computed from the scene's beginning than from a warm-up."""

@@ -147,9 +147,7 @@ def draw_pipeline(random: np.random.Generator, sigma: float) -> CameraPipeline:
         pipeline = replace(pipeline, smoothing=float(random.uniform(0.3, 0.8)))
     if random.random() < 0.6:
         radius = float(random.uniform(0.6, 1.5))
-        pipeline = replace(
-            pipeline, sharpening=float(random.uniform(0.2, 1.2)), sharpening_radius=radius
-        )
+        pipeline = replace(pipeline, sharpening=float(random.uniform(0.2, 1.2)), sharpening_radius=radius)
     if random.random() < 0.35:
         pipeline = replace(pipeline, scale=float(np.exp(random.uniform(np.log(0.6), np.log(1.8)))))
     return pipeline

@@ -10,7 +10,7 @@ from stbn_cli.noise.model import NoiseModel
 from stbn_cli.synthesis.camera import draw_grain, draw_pipeline
 from stbn_cli.synthesis.sensor import SensorNoise, draw_sensor_noise
 
-# white: the same everywhere. sensor: independent from pixel to pixel, but not the same for every brightness and channel.
+# white: the same everywhere. sensor: independent from pixel to pixel, but not the same for every brightness and colour.
 # camera: spread over neighbours by demosaicing, sharpening, scaling, or film. compressed: what H.264 leaves of any.
 NoiseKind = Literal["white", "sensor", "camera", "compressed"]
 KINDS: tuple[NoiseKind, ...] = get_args(NoiseKind)

@@ -42,7 +42,7 @@ NETWORK, FLOW = "network.", "pupil."  # prefixes in the state
 
 
 class DenoiserBatch(NamedTuple):
-    """Sequences `noisy (N, T, C, P, P)`, `sigma (N,)` or a map on [0, 1], and the flows `(N, T, 2, P, P)` unless learned.
+    """Sequences `noisy (N, T, C, P, P)`, `sigma (N,)` or a map, and the flows `(N, T, 2, P, P)` unless learned.
 
     `matched`: the frames that a learned flow is found in, those of `noisy` under other noise.
     """
@@ -136,7 +136,9 @@ class DenoiserTask(nn.Module):
             random = source.random(number, NOISE)
             found = degrade(self.options.noise, source.sequence(number), random, (low / 255.0, high / 255.0))
             # What will be measured is not the truth either.
-            drawn.append(found._replace(noise=found.noise.scaled(float(np.exp(random.normal(0.0, self._doubt))))))
+            drawn.append(
+                found._replace(noise=found.noise.scaled(float(np.exp(random.normal(0.0, self._doubt)))))
+            )
         noisy = torch.stack([part.noisy for part in drawn])
         sigma = torch.stack([part.noise.sigma_at(part.noisy).expand_as(part.noisy) for part in drawn])
         levels = torch.tensor([part.noise.level(part.noisy) for part in drawn]).to(noisy.device)

@@ -23,7 +23,7 @@ from stbn_cli.inference.scene import PendingFrame, Scene, SceneQueue
 from stbn_cli.inference.transfer import Transfers
 from stbn_cli.models.stbn import MODEL_SIZES, STBN, Direction
 from stbn_cli.noise.levels import broadcast_sigma
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.model import NoiseModel, SceneNoise
 from stbn_cli.noise.posterior import posterior_mean
 from tests.networks import TINY
 
@@ -336,8 +336,8 @@ def test_frames_worked_on_together_come_out_as_one_by_one(in_pairs: bool, size: 
     single = denoiser_of(EngineOptions(sigma=SIGMA, chunk=4, chunk_overlap=2, scene_cuts=False))
     plan = single.plan_for(*size)
     together = dataclasses.replace(plan, fusion_batch=3, flow_batch=4, in_pairs=in_pairs)
-    expected = list(single.stream_scene(iter(clip), SIGMA, plan))
-    actual = list(single.stream_scene(iter(clip), SIGMA, together))
+    expected = list(single.stream_scene(iter(clip), SceneNoise.white(SIGMA), plan))
+    actual = list(single.stream_scene(iter(clip), SceneNoise.white(SIGMA), together))
     np.testing.assert_allclose(np.stack(actual), np.stack(expected), atol=3e-6)
 
 

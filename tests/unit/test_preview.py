@@ -12,6 +12,7 @@ import torch
 
 from stbn_cli.api import LoadedDenoiser, load_denoiser
 from stbn_cli.errors import OptionError
+from stbn_cli.noise.model import SceneNoise
 from stbn_cli.preview import survey as survey_module
 from stbn_cli.preview.effort import Effort
 from stbn_cli.preview.forecast import TrialResult, seconds_per_frame
@@ -193,7 +194,7 @@ def test_skipping_only_carries_the_recurrence(small_bikes, tiny) -> None:
         with open_video(small_bikes) as reader:
             yield from (frame.rgb for frame, _ in zip(reader, range(23), strict=False))
 
-    rest = list(denoiser.stream_scene(frames(), 20 / 255, plan, skip=8))
+    rest = list(denoiser.stream_scene(frames(), SceneNoise.white(20 / 255), plan, skip=8))
     assert len(rest) == 15
     for expected, actual in zip(full[8:], rest, strict=False):
         np.testing.assert_array_equal(actual, expected)
