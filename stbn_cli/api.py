@@ -31,6 +31,7 @@ from stbn_cli.inference.device import (
 from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.noise.model import LearnedNoise
 from stbn_cli.pipeline import DenoiseSummary, denoise_video, denoise_video_resumably
+from stbn_cli.synthesis.kinds import KINDS, NoiseKind
 
 if TYPE_CHECKING:
     from stbn_cli.chunkstore import ChunkStore
@@ -58,6 +59,11 @@ def load_denoiser(
     *,
     sigma: float | None = None,
     strength: float = 1.0,
+    luma: float = 1.0,
+    chroma: float = 1.0,
+    keep_grain: float = 0.0,
+    uncertainty: bool = False,
+    noise_model: NoiseKind | None = None,
     flow: str | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -75,6 +81,11 @@ def load_denoiser(
         sigma: standard deviation of the noise on the 0-255 scale; None estimates it for each scene, or takes what a
             finetuned model has learned of its footage.
         strength: share of the noise that is removed, 0 to 1.
+        luma, chroma: shares, 0 to 1, of what is to be removed that are: of its brightness, and of its colour.
+        keep_grain: share of the removed brightness noise that is put back, 0 to 1.
+        uncertainty: `stream` gives the standard deviation of every value behind it; see `Denoiser.stream`.
+        noise_model: which kind of noise the model "auto" is to be for: "white", "sensor", "camera" or "compressed"
+            (`stbn_cli.analyze` finds out); None: "white". Other models know what they are for.
         flow: optical flow, one of `flow.ESTIMATOR_NAMES`; None takes the one the model was trained with, but on CUDA
             "light" in place of "dis", which would keep the device waiting for the CPU.
         device: auto, cpu, cuda, cuda:N or mps, or several CUDA devices with commas between them, which share the
@@ -94,6 +105,10 @@ def load_denoiser(
         options = EngineOptions(
             sigma=None if sigma is None else sigma / SIGMA_SCALE,
             strength=strength,
+            luma=luma,
+            chroma=chroma,
+            keep_grain=keep_grain,
+            uncertainty=uncertainty,
             chunk=chunk,
             chunk_overlap=chunk_overlap,
             tile=tile,
@@ -102,8 +117,14 @@ def load_denoiser(
         )
     except ValueError as error:
         raise OptionError(f"The options cannot be used: {error}.") from error
+    if noise_model is not None and noise_model not in KINDS:
+        raise OptionError(f"The noise model {noise_model!r} is none of {', '.join(KINDS)}.")
+    if noise_model is not None and str(model) != AUTO:
+        raise OptionError(
+            f"The model {str(model)!r} is for one kind of noise, whatever the noise model says. Give one of them."
+        )
     devices = resolve_devices(device)
-    loaded = _load(model, flow, devices[0])
+    loaded = _load(model, flow, devices[0], noise_model or "white")
     checkpoint, estimator = loaded.checkpoint, loaded.flow
     low, high = checkpoint.info.sigma_range
     denoiser = LoadedDenoiser(
@@ -114,6 +135,7 @@ def load_denoiser(
         dtype=resolve_precision(precision, devices[0]),
         sigma_range=(low / SIGMA_SCALE, high / SIGMA_SCALE),
         noise=loaded.noise,
+        noise_kind=checkpoint.info.noise_kind,
         on_message=on_message,
     )
     denoiser.model_path, denoiser.info, denoiser.flow_name = loaded.path, checkpoint.info, estimator.name
@@ -307,11 +329,11 @@ class _Loaded(NamedTuple):
     noise: LearnedNoise | None  # of the footage it was finetuned on
 
 
-def _load(model: str | Path, flow: str | None, device: torch.device) -> _Loaded:
-    """`flow`: None for the one that suits the model and the device."""
+def _load(model: str | Path, flow: str | None, device: torch.device, noise: NoiseKind = "white") -> _Loaded:
+    """`flow`: None for the one that suits the model and the device; `noise`: what "auto" is to be for."""
     if device.type == "cpu":
         keep_freed_memory()
-    path = resolve(str(model), device=device)
+    path = resolve(str(model), device=device, noise=noise)
     checkpoint = load_checkpoint(path)
     _check_rgb(path, checkpoint)
     if flow is None:

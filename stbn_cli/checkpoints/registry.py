@@ -25,6 +25,7 @@ class CheckpointSpec:
     sigma_range: tuple[float, float]  # noise levels it was trained for, 0-255 scale
     sha256: str
     size: int  # bytes
+    noise: str = "white"  # kind of noise it was trained for, one of synthesis.kinds.KINDS
     kind: Literal["denoiser", "flow"] = "denoiser"  # "flow": a stand-alone network for --flow light
     bundled: bool = False  # comes with the package
     repo: str = ""  # Hub repository "owner/name"; "" = none
@@ -50,17 +51,17 @@ def load_registry() -> dict[str, CheckpointSpec]:
     return {spec.name: spec for spec in specs}
 
 
-def default_model(device: str) -> CheckpointSpec:
-    """The best model that runs well on `device` ("cpu", "cuda", "cuda:1", "mps").
+def default_model(device: str, noise: str = "white") -> CheckpointSpec:
+    """The best model for a kind of noise that runs well on `device` ("cpu", "cuda", "cuda:1", "mps").
 
     Raises `CheckpointError` if there is none.
     """
     device_type = device.partition(":")[0]
     for spec in load_registry().values():
-        if spec.kind == "denoiser" and device_type in spec.default_on:
+        if spec.kind == "denoiser" and spec.noise == noise and device_type in spec.default_on:
             return spec
     raise CheckpointError(
-        f"This installation has no default model for device {device_type!r}. "
+        f"This installation has no default model for {noise} noise on device {device_type!r}. "
         "Give --model the path of a .safetensors file (see stbn weights list and stbn weights import)."
     )
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from stbn_cli.errors import CheckpointError
 from stbn_cli.models.stbn import STBN, STBNConfig
+from stbn_cli.synthesis.kinds import KINDS, NoiseKind
 
 FORMAT = "stbn-1"
 FLOW_PREFIX = "flow."  # tensors of a flow network that travels with the model
@@ -35,7 +36,7 @@ class ModelInfo:
     flow: str = "dis"  # the flow estimator it was trained with, one of flow.ESTIMATOR_NAMES
     sigma_range: tuple[float, float] = (0.0, 255.0)  # noise levels it was trained for, 0-255 scale
     licence: str = ""
-    noise_kind: str = "white"  # what noise it was trained for, one of synthesis.kinds.KINDS
+    noise_kind: NoiseKind = "white"  # what noise it was trained for
     training: dict[str, Any] = field(default_factory=dict)  # recipe, data, metrics; free form
     noise: dict[str, Any] | None = (
         None  # of the footage it was finetuned on, as `LearnedNoise.describe` gives it
@@ -126,8 +127,10 @@ def _parse_info(stated: dict[str, Any]) -> ModelInfo:
     """Raises KeyError, TypeError or ValueError for what describes no model."""
     low, high = (float(level) for level in stated["sigma_range"])
     info = ModelInfo(**{**stated, "sigma_range": (low, high)})
-    if not all(isinstance(text, str) for text in (info.name, info.flow, info.licence, info.noise_kind)):
-        raise TypeError("name, flow, licence or noise_kind is no text")
+    if not all(isinstance(text, str) for text in (info.name, info.flow, info.licence)):
+        raise TypeError("name, flow or licence is no text")
+    if info.noise_kind not in KINDS:
+        raise ValueError(f"noise_kind is {info.noise_kind!r:.40}")
     if not isinstance(info.training, dict) or not isinstance(info.noise, dict | None):
         raise TypeError("training or noise is no table")
     if not 0 <= low <= high < float("inf"):

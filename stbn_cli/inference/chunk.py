@@ -18,7 +18,7 @@ from stbn_cli.inference.steps import advance_both, advance_state, fuse_states
 from stbn_cli.inference.transfer import Transfers
 from stbn_cli.models.fused import runs_kernels
 from stbn_cli.models.stbn import STBN, Direction
-from stbn_cli.noise.posterior import MEAN_CHANNELS, posterior_mean
+from stbn_cli.noise.posterior import MEAN_CHANNELS, posterior_mean, posterior_variance
 
 # Where the flow network may compute in bfloat16.
 BFLOAT16_DEVICES = ("cpu", "cuda")
@@ -183,7 +183,7 @@ def denoise_in_pairs(
 def _estimate(
     network: STBN, plan: Plan, scene: Scene, frames: Sequence[tuple[Tensor, Tensor, Tensor]]
 ) -> list[Tensor]:
-    """Estimates of frames given as noisy picture, forward and backward state; computed together."""
+    """Estimates `(1, C, H, W)`, with their standard deviations behind if the plan says so, of frames given as noisy picture, forward and backward state; computed together."""
     noisy, forward, backward = (_joined(parts) for parts in zip(*frames, strict=True))
     with record_function("stbn.fuse"):
         outputs = fuse_states(network, plan, forward, backward)
@@ -194,8 +194,13 @@ def _estimate(
         if runs_kernels(forward):
             from stbn_cli.models.kernels import posterior
 
-            return list(posterior.posterior_mean(outputs, noisy, sigma).split(1))
-        return list(posterior_mean(outputs, noisy, sigma).split(1))
+            estimates = posterior.posterior_mean(outputs, noisy, sigma)
+        else:
+            estimates = posterior_mean(outputs, noisy, sigma)
+        if plan.uncertainty:
+            spread = posterior_variance(outputs.float(), noisy, sigma).sqrt()
+            estimates = torch.cat((estimates, spread), 1)
+        return list(estimates.split(1))
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -124,6 +124,9 @@ class Denoiser:
     ) -> Iterator[np.ndarray]:
         """Denoise frames `(H, W, 3)` float32 RGB, nominal [0, 1], one by one; the same number in the same order.
 
+        With `options.uncertainty` they are `(H, W, 6)`: behind each value its standard deviation under the posterior,
+        before any share of the noise is put back.
+
         Lazy: looks ahead by a chunk and its overlap, by some chunks more on GPUs, or to the next scene cut. A frame
         that repeats the one before value for value has no noise of its own: it is not shown to the network and gets the
         first one's result. `on_chunk` is called between two chunks, when all frames before have been taken. With
@@ -298,8 +301,8 @@ class Denoiser:
         if resume.state is None:
             return None
         begun = resume.scenes[-1]
-        model = NoiseModel(begun.variances) if begun.variances else NoiseModel.white(begun.sigma)
-        return SceneQueue(self._scene(SceneNoise(model, begun.sigma)), before, resume.state)
+        noise = SceneNoise(NoiseModel(begun.variances), begun.sigma)
+        return SceneQueue(self._scene(noise), before, resume.state)
 
     def _open_scene(self, waiting: list[PendingFrame], first_frame: int) -> SceneQueue:
         """A scene that begins with the frames that wait, with its noise level."""
@@ -342,8 +345,9 @@ class Denoiser:
     def _new_scene(self, noise: SceneNoise, *, first_frame: int) -> SceneQueue:
         learned = self._noise is not None
         estimated = self.options.sigma is None and not learned
-        variances = () if noise.model.is_white else noise.model.variances
-        self.report.scenes.append(SceneReport(first_frame, noise.level, estimated, learned, variances))
+        self.report.scenes.append(
+            SceneReport(first_frame, noise.level, estimated, learned, noise.model.variances)
+        )
         return SceneQueue(self._scene(noise))
 
     def _scene(self, noise: SceneNoise) -> Scene:

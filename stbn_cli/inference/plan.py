@@ -39,6 +39,10 @@ class EngineOptions:
 
     sigma: float | None = None  # noise standard deviation on [0, 1]; None: estimated for each scene
     strength: float = 1.0  # share of the estimated noise that is removed
+    luma: float = 1.0  # of that, the share of its luma that is removed
+    chroma: float = 1.0  # and of its colour differences
+    keep_grain: float = 0.0  # share of the removed luma that is put back
+    uncertainty: bool = False  # also give the standard deviation of every value
     chunk: int | None = None  # frames
     chunk_overlap: int | None = None  # frames that the backward pass starts beyond the chunk
     tile: int | None = None  # pixels; 0: never tile
@@ -48,8 +52,9 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if self.sigma is not None and not 0.0 <= self.sigma <= 1.0:
             raise ValueError(f"expected sigma within 0 to 1, got {self.sigma}")
-        if not 0.0 <= self.strength <= 1.0:
-            raise ValueError(f"expected strength within 0 to 1, got {self.strength}")
+        for name in ("strength", "luma", "chroma", "keep_grain"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"expected {name} within 0 to 1, got {getattr(self, name)}")
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"expected a chunk of at least 1 frame, got {self.chunk}")
         if self.chunk_overlap is not None and self.chunk_overlap < 0:
@@ -58,6 +63,11 @@ class EngineOptions:
             raise ValueError(f"expected a tile of 0 or at least {SMALLEST_TILE} pixels, got {self.tile}")
         if self.tile_overlap is not None and self.tile_overlap < 0:
             raise ValueError(f"expected a tile overlap of at least 0 pixels, got {self.tile_overlap}")
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """What is removed in the end of the estimated noise's luma and colour differences."""
+        return self.strength * self.luma * (1.0 - self.keep_grain), self.strength * self.chroma
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,7 @@ class Plan:
     flow_network: bool = False  # flow is found by a network on the device
     flow_scale: int = 1  # pixels, along each axis, of a pixel that it sees
     in_pairs: bool = False  # both directions in one batch
+    uncertainty: bool = False  # standard deviations are given behind the estimates
 
     @property
     def propagation_tiles(self) -> tuple[Tile, ...]:
@@ -173,6 +184,7 @@ def make_plan(
             flow_network=flow_network,
             flow_scale=flow_scale,
             in_pairs=batch > 1 and alone,
+            uncertainty=options.uncertainty,
         ),
         config,
     )

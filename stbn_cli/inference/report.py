@@ -12,9 +12,8 @@ class SceneReport:
     first_frame: int
     sigma: float  # [0, 1]
     estimated: bool
-    learned: bool = False  # known from finetuning, not from the user
-    # Variance of the noise by channel and brightness, as `NoiseModel` has it; empty: `sigma` says it all.
-    variances: tuple[tuple[float, ...], ...] = ()
+    learned: bool  # known from finetuning, not from the user
+    variances: tuple[tuple[float, ...], ...]  # by channel and brightness, as `NoiseModel` has them
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from stbn_cli.inference.transfer import Transfers
 from stbn_cli.models import kernels
 from stbn_cli.models.fused import without_kernels
 from stbn_cli.models.stbn import MINIMUM_SIZE, STBN
+from stbn_cli.noise.luma import luma_of
 
 # Mean difference of the outputs over their mean size; half precision alone makes 1e-3 to 1e-2.
 KERNEL_TOLERANCE = 0.05
@@ -203,12 +204,14 @@ class Worker:
     def _finish(self, part: Chunk, estimates: list[Tensor]) -> list[np.ndarray]:
         """Estimates blended with the noisy frames, in host memory; empties `estimates`."""
         results = []
+        channels = self._network.config.image_channels
         with record_function("stbn.download"):
             for frame in part.window[: len(estimates)]:
                 # Taken out one by one: estimates and results need not all be there at once.
                 estimate = estimates.pop(0)
                 noisy = frame.on(self._current(), self._transfers)
-                blended = torch.lerp(noisy, estimate, self.options.strength)
+                colours, rest = estimate[:, :channels], estimate[:, channels:]
+                blended = torch.cat((blend(noisy, colours, *self.options.shares), rest), 1)
                 results.append(self._transfers.download(blended[0].permute(1, 2, 0).contiguous()))
             self._transfers.wait()
         return [result.numpy() for result in results]
@@ -231,6 +234,15 @@ class Worker:
     def _current(self) -> Plan:
         assert self._plan is not None
         return self._plan
+
+
+def blend(noisy: Tensor, estimate: Tensor, luma: float, chroma: float) -> Tensor:
+    """`noisy` without these shares of the difference to `estimate`, of its luma and of the rest; `(N, 3, H, W)` each."""
+    if luma == chroma:
+        return torch.lerp(noisy, estimate, luma)
+    removed = noisy - estimate
+    brightness = luma_of(removed)
+    return noisy - luma * brightness - chroma * (removed - brightness)
 
 
 def _place(network: STBN, device: torch.device, dtype: torch.dtype) -> STBN:
