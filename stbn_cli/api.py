@@ -35,8 +35,8 @@ from stbn_cli.synthesis.kinds import KINDS, NoiseKind
 
 if TYPE_CHECKING:
     from stbn_cli.chunkstore import ChunkStore
-    from stbn_cli.finetuning.footage import Clip
     from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult
+    from stbn_cli.runs import Clip
     from stbn_cli.video.encoders import EncodeOptions
     from stbn_cli.video.workfolder import WorkFolder
 
@@ -260,10 +260,10 @@ def finetune(
         ValueError: an array is of another shape or type.
     """
     from stbn_cli.finetuning.finetuner import Finetuner
-    from stbn_cli.finetuning.footage import Span
     from stbn_cli.finetuning.learner import StartingPoint
     from stbn_cli.finetuning.options import FinetuneOptions
     from stbn_cli.finetuning.output import check_files, state_path, write_outputs
+    from stbn_cli.runs import Span
 
     clips = [clips] if isinstance(clips, str | Path | np.ndarray) else list(clips)
     span = Span(start, end, rate, field)

@@ -36,11 +36,11 @@ class ModelInfo:
     flow: str = "dis"  # the flow estimator it was trained with, one of flow.ESTIMATOR_NAMES
     sigma_range: tuple[float, float] = (0.0, 255.0)  # noise levels it was trained for, 0-255 scale
     licence: str = ""
-    noise_kind: NoiseKind = "white"  # what noise it was trained for
     training: dict[str, Any] = field(default_factory=dict)  # recipe, data, metrics; free form
     noise: dict[str, Any] | None = (
         None  # of the footage it was finetuned on, as `LearnedNoise.describe` gives it
     )
+    noise_kind: NoiseKind = "white"  # what noise it was trained for
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,8 +37,8 @@ def models_folder() -> Path:
 def resolve(model: str, *, device: object = "cpu", noise: str = "white") -> Path:
     """The file of a denoiser: "auto", a name of the registry, a path, or "hf:owner/repo[@revision]/file.safetensors".
 
-    `device` (a `torch.device` or its name) and the kind of noise decide what "auto" is. Downloads where needed; checks size and SHA-256
-    of known models, and of others what the Hub states. Raises `CheckpointError` that says what to do.
+    `device` (a `torch.device` or its name) and the kind of noise decide what "auto" is. Downloads where needed; checks
+    size and SHA-256 of known models, and of others what the Hub states. Raises `CheckpointError` that says what to do.
     """
     if model == AUTO:
         return find(default_model(str(device), noise))

@@ -10,7 +10,7 @@ import torch
 
 from stbn_cli.errors import InputError, MemoryExhaustedError
 from stbn_cli.finetuning.crops import CropBatch
-from stbn_cli.finetuning.footage import Clip, NoisyRun, Span, read_runs, some_frames
+from stbn_cli.finetuning.footage import NoisyRun, read_runs, some_frames
 from stbn_cli.finetuning.learner import (
     Hooks,
     Learner,
@@ -29,6 +29,7 @@ from stbn_cli.noise.correlation import MAXIMUM_PAIRS, NoiseCorrelation, measure_
 from stbn_cli.noise.estimate import estimate_sigma
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.noise.risk import Gain
+from stbn_cli.runs import Clip, Span
 from stbn_cli.training.stopping import GracefulStop
 
 MINUTE = 60.0

@@ -9,9 +9,9 @@ import torch
 
 from stbn_cli.checkpoints.serial import save_checkpoint
 from stbn_cli.errors import InputError, OptionError, OutputError
-from stbn_cli.finetuning.footage import Clip, Span
 from stbn_cli.finetuning.result import FinetuneResult
 from stbn_cli.preview.picture import label
+from stbn_cli.runs import Clip, Span
 from stbn_cli.video.output import check_file, partial_path
 
 MODEL_SUFFIX = ".safetensors"

@@ -183,7 +183,10 @@ def denoise_in_pairs(
 def _estimate(
     network: STBN, plan: Plan, scene: Scene, frames: Sequence[tuple[Tensor, Tensor, Tensor]]
 ) -> list[Tensor]:
-    """Estimates `(1, C, H, W)`, with their standard deviations behind if the plan says so, of frames given as noisy picture, forward and backward state; computed together."""
+    """Estimates `(1, C, H, W)`, their standard deviations behind if the plan says so; computed together.
+
+    frames: noisy picture, forward and backward state of each.
+    """
     noisy, forward, backward = (_joined(parts) for parts in zip(*frames, strict=True))
     with record_function("stbn.fuse"):
         outputs = fuse_states(network, plan, forward, backward)

@@ -237,7 +237,7 @@ class Worker:
 
 
 def blend(noisy: Tensor, estimate: Tensor, luma: float, chroma: float) -> Tensor:
-    """`noisy` without these shares of the difference to `estimate`, of its luma and of the rest; `(N, 3, H, W)` each."""
+    """`noisy (N, 3, H, W)` without these shares of its difference to `estimate`: of that's luma and of the rest."""
     if luma == chroma:
         return torch.lerp(noisy, estimate, luma)
     removed = noisy - estimate

@@ -1,4 +1,4 @@
-"""Groups of blocks of equal brightness, and the variance of the noise in each: what a noise-level function is fitted to.
+"""Groups of blocks of equal brightness, and the noise of each: what a noise-level function is fitted to.
 
 Knows nothing of video files or networks.
 """

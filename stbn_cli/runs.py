@@ -1,0 +1,138 @@
+"""Runs of consecutive frames of one scene each, from all over a clip: a file, or an array of frames."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stbn_cli.errors import InputError
+from stbn_cli.inference.scenes import CutDetector
+
+if TYPE_CHECKING:
+    from stbn_cli.video.frames import FrameReader
+
+# A video file, a folder or pattern of images, or frames (T, H, W, 3): uint8, uint16, or floating point on [0, 1].
+Clip: TypeAlias = str | Path | np.ndarray
+
+RUN_FRAMES = 24  # of a run, where a clip has more than are wanted
+ASSUMED_RATE = 25.0  # frames a second, where a clip states none
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Which part of video files to take, in seconds, and the rate of image sequences."""
+
+    start: float | None = None
+    end: float | None = None
+    rate: Fraction | float | None = None
+    field: str = "auto"  # as `open_video` takes it
+
+
+class Run(NamedTuple):
+    """Consecutive frames of one scene, and the number of the first (about, where a file was not read from its start)."""
+
+    first: int
+    frames: Tensor  # (T, 3, H, W) float32 RGB, nominal [0, 1]
+
+
+def frames_of_array(frames: np.ndarray) -> np.ndarray:
+    """Frames `(T, H, W, 3)` as float32, integers scaled to [0, 1]. Raises `ValueError` for other shapes or types."""
+    if frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
+        raise ValueError(f"expected frames (T, H, W, 3), got {frames.shape}")
+    if frames.dtype in (np.uint8, np.uint16):
+        return frames.astype(np.float32) / np.float32(np.iinfo(frames.dtype).max)
+    if not np.issubdtype(frames.dtype, np.floating):
+        raise ValueError(f"expected uint8, uint16 or floating point frames, got {frames.dtype}")
+    return frames.astype(np.float32, copy=False)
+
+
+def runs_of_clip(
+    clip: Clip, span: Span, pixels: int, *, smallest_side: int = 1, run_frames: int = RUN_FRAMES
+) -> Iterator[Run]:
+    """Runs of about `pixels` pixels times frames together, evenly spread over the clip, split at scene cuts.
+
+    `run_frames`: of each, where the clip has more than are wanted. Raises `InputError` if the clip is missing, holds
+    nothing, is smaller than `smallest_side` pixels, or holds values that are not finite; `ValueError` for arrays that
+    are no frames.
+    """
+    if isinstance(clip, np.ndarray):
+        frames_of_array(clip[:1])  # refuses what are no frames
+        count = max(2, pixels // (clip.shape[1] * clip.shape[2]))
+        for first, length in _places(len(clip), count, run_frames):
+            frames = frames_of_array(clip[first : first + length])
+            yield from _scenes(frames, first, "the frames", smallest_side)
+        return
+    # Here, so that arrays need no PyAV.
+    from stbn_cli.video.reader import open_video
+
+    with open_video(clip, start=span.start, end=span.end, rate=span.rate, field=span.field) as reader:
+        metadata = reader.metadata
+        wanted = max(2, pixels // (metadata.width * metadata.height))
+        rate = float(metadata.average_rate or ASSUMED_RATE)
+        length = metadata.frame_count
+        if length is None and metadata.duration_seconds is not None:
+            length = round(metadata.duration_seconds * rate)
+        if length is None or length <= wanted:
+            yield from _scenes(_first(reader, wanted), 0, str(clip), smallest_side)
+            return
+    for first, count in _places(length, wanted, run_frames):
+        # Between two frames: containers that round times would else drop the first one.
+        begin = (span.start or 0.0) + max(first - 0.5, 0.0) / rate
+        try:
+            reader = open_video(clip, start=begin, end=span.end, rate=span.rate, field=span.field)
+        except InputError:
+            if first == 0:
+                raise
+            continue  # the stated length was too long
+        with reader:
+            yield from _scenes(_first(reader, count), first, str(clip), smallest_side)
+
+
+def _first(reader: "FrameReader", count: int) -> Iterator[np.ndarray]:
+    """Pixels as the denoiser takes them."""
+    from stbn_cli.video.fields import rows_by_field
+
+    for index, frame in enumerate(reader):
+        if index == count:
+            return
+        yield rows_by_field(frame.rgb) if reader.metadata.by_fields else frame.rgb
+
+
+def _places(length: int, wanted: int, run_frames: int = RUN_FRAMES) -> list[tuple[int, int]]:
+    """(first frame, number of frames) of runs that hold about `wanted` of `length` frames together."""
+    if length <= wanted:
+        return [(0, length)]
+    count = max(1, round(wanted / run_frames))
+    size = (
+        wanted // count
+    )  # not more, or runs could overlap, and what one holds out the other would learn from
+    # In the middle of equal parts of the clip.
+    return [(max(0, int((index + 0.5) * length / count - size / 2)), size) for index in range(count)]
+
+
+def _scenes(frames: Iterable[np.ndarray], start: int, name: str, smallest_side: int) -> Iterator[Run]:
+    """Frames `(H, W, 3)`, the first of which is number `start`, stacked scene by scene."""
+    detector = CutDetector()
+    scene: list[Tensor] = []
+    begin = start
+    for index, frame in enumerate(frames, start):
+        if min(frame.shape[:2]) < smallest_side:
+            raise InputError(
+                f"{name} is {frame.shape[1]}x{frame.shape[0]} pixels; at least {smallest_side}x{smallest_side} are "
+                "needed for this. Denoise it without."
+            )
+        if not np.isfinite(frame).all():
+            raise InputError(
+                f"Frame {index} of {name} holds values that are not finite (NaN or infinity). Check the input."
+            )
+        if detector.is_cut(frame) and scene:
+            yield Run(begin, torch.stack(scene))
+            scene, begin = [], index
+        scene.append(torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1))
+    if scene:
+        yield Run(begin, torch.stack(scene))
