@@ -34,7 +34,7 @@ class Span:
 
 
 class Run(NamedTuple):
-    """Consecutive frames of one scene, and the number of the first (about, where a file was not read from its start)."""
+    """Consecutive frames of one scene, and the number of the first (about, if the file was not read from its start)."""
 
     first: int
     frames: Tensor  # (T, 3, H, W) float32 RGB, nominal [0, 1]

@@ -131,7 +131,7 @@ MODEL_SIZES: dict[str, STBNConfig] = {
 
 
 class STBN(nn.Module):
-    """Predicts every pixel of every frame from its neighbours in space and time; with a blind spot never from itself."""
+    """Predicts every pixel of every frame from its neighbours in space and time (blind: never from itself)."""
 
     def __init__(self, config: STBNConfig) -> None:
         super().__init__()

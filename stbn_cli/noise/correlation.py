@@ -61,6 +61,10 @@ SMALLEST_SIGMA = 0.5 / 255
 # to 0.26.
 WHITE_LUMA = 0.1
 WHITE_CHROMA = 0.1
+# Distances at which the autocorrelation is given, pixels; noise that is more alike than this is not independent.
+LAGS = 8
+RELATED = 0.1
+LAG_MARGIN = 0.05
 
 # BT.601: luma and both colour differences from R, G, B.
 _CB_SCALE, _CR_SCALE = 0.5 / (1 - LUMA_WEIGHTS[2]), 0.5 / (1 - LUMA_WEIGHTS[0])
@@ -90,6 +94,14 @@ class NoiseCorrelation:
     blocks: int
     # False: too few blocks, no two different frames, or hardly any noise.
     reliable: bool
+    # Autocorrelation of the luma's noise at distances of 0 to LAGS pixels, mean of both directions. () if unknown.
+    lags: tuple[float, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Correlation length in pixels: luma's noise of pixels so far apart, or farther, is independent. At least 1."""
+        related = [lag for lag, value in enumerate(self.lags) if lag and abs(value) > RELATED]
+        return max(related, default=0) + 1
 
     @property
     def luma_is_white(self) -> bool:
@@ -145,7 +157,13 @@ def measure_correlation(frames: np.ndarray | Tensor) -> NoiseCorrelation:
     sigma = math.sqrt(sum(variances) / len(variances))
     blocks = sum(group.blocks for group in used)
     reliable = blocks >= FEWEST_BLOCKS and sigma >= SMALLEST_SIGMA
-    return NoiseCorrelation(min(luma, default=0.0), min(chroma, default=0.0), sigma, blocks, reliable)
+    white = min(luma, default=0.0)
+    # The groups that say the least correlation: what the others have more is the picture.
+    spectra = [
+        group.spectrum for group in used if group.luma is not None and group.luma <= white + LAG_MARGIN
+    ]
+    lags = _lags(np.mean(spectra, axis=0)) if spectra else ()
+    return NoiseCorrelation(white, min(chroma, default=0.0), sigma, blocks, reliable, lags)
 
 
 def aligned_pairs(frames: np.ndarray | Tensor) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
@@ -182,6 +200,7 @@ class _Group:
     chroma: float | None
     variance: float  # mean of R, G, B
     blocks: int
+    spectrum: np.ndarray  # (16, 16): power of the luma's coefficients, mean 1
 
 
 def _chosen_pairs(frames: np.ndarray | Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -292,7 +311,22 @@ def _measure_blocks(difference: np.ndarray, brightness: int) -> _Group:
     luma, *chroma = map(_correlation, power[:3])
     known = _known(chroma)
     colour = sum(known) / len(known) if known else None
-    return _Group(brightness, luma, colour, float(power[3:].mean()), len(difference))
+    spectrum = (power[0] / max(float(power[0].mean()), 1e-20)).reshape(BLOCK, BLOCK)
+    return _Group(brightness, luma, colour, float(power[3:].mean()), len(difference), spectrum)
+
+
+def _lags(spectrum: np.ndarray) -> tuple[float, ...]:
+    """Autocorrelation at 0 to LAGS pixels, mean of both directions, from the power (16, 16) of the coefficients.
+
+    As in `_correlation`, coefficient k of N stands for the frequency k / 2 N: what their powers weigh are cosines. The
+    blocks' ends are mirrored in them, which makes long distances a little too similar.
+    """
+    angles = np.pi * np.arange(LAGS + 1)[:, None] * np.arange(BLOCK) / BLOCK
+    profiles = [spectrum.mean(axis=axis) for axis in (0, 1)]
+    # The mean coefficient stands for half a step of frequency, the others for a whole one.
+    values = [np.cos(angles) @ profile - 0.5 * profile[0] for profile in profiles]
+    lags = sum(value / value[0] for value in values) / 2
+    return tuple(lags.tolist())
 
 
 def _correlation(power: np.ndarray) -> float | None:

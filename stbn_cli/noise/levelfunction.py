@@ -90,14 +90,14 @@ def fit_level_function(sets: Sequence[BlockSet]) -> NoiseModel:
     channel = np.array([part.channel for part in sets])
     brightness = np.clip([part.brightness for part in sets], 0.0, 1.0)
     target = np.log(np.maximum([part.variance for part in sets], SMALLEST_VARIANCE))
-    best = start = _robust_row(brightness, target, 1, None)
-    model = NoiseModel((tuple(np.exp(start)),))
-    cost = _misfit(target - _predicted(best, brightness))
+    flat = _robust_row(brightness, target, 1)
+    model = NoiseModel((tuple(np.exp(flat).tolist()),))
+    cost = _misfit(target - _predicted(flat, brightness))
     for own, knots in SHAPES[1:]:
         rows, predicted = [], np.empty_like(target)
         for index in range(CHANNELS if own else 1):
             mine = channel == index if own else np.ones(len(channel), bool)
-            row = _robust_row(brightness[mine], target[mine], knots, None)
+            row = _robust_row(brightness[mine], target[mine], knots)
             predicted[mine] = _predicted(row, brightness[mine])
             rows.append(tuple(np.exp(row).tolist()))
         trial = NoiseModel(tuple(rows))
@@ -142,11 +142,9 @@ def _misfit(residual: np.ndarray) -> float:
     return float(np.log1p(np.square(residual / scale)).mean()) + 1e-3
 
 
-def _robust_row(
-    brightness: np.ndarray, target: np.ndarray, knots: int, start: np.ndarray | None
-) -> np.ndarray:
+def _robust_row(brightness: np.ndarray, target: np.ndarray, knots: int) -> np.ndarray:
     """Logarithms of the variance at the knots, by reweighted least squares on the logarithm (Gauss-Newton)."""
-    row = np.full(knots, np.quantile(target, 0.3)) if start is None else start
+    row = np.full(knots, np.quantile(target, 0.3))
     hats = _hats(brightness, knots)
     bend = np.diff(np.eye(knots), n=2, axis=0) if knots > 2 else np.zeros((0, knots))
     for _ in range(ROUNDS):
@@ -158,9 +156,8 @@ def _robust_row(
         # Between knots without points the function goes on as its neighbours do.
         penalty = SMOOTHNESS * len(target) * bend.T @ bend + 1e-6 * len(target) * np.eye(knots)
         matrix = slope.T @ (weights[:, None] * slope) + penalty
-        step = np.linalg.solve(
-            matrix, slope.T @ (weights * residual) - SMOOTHNESS * len(target) * bend.T @ (bend @ row)
-        )
+        gradient = slope.T @ (weights * residual) - SMOOTHNESS * len(target) * bend.T @ (bend @ row)
+        step = np.linalg.solve(matrix, gradient)
         step = np.clip(step, -1.0, 1.0)
         row = row + step
         if np.abs(step).max() < 1e-4:
