@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -61,10 +62,13 @@ SMALLEST_SIGMA = 0.5 / 255
 # to 0.26.
 WHITE_LUMA = 0.1
 WHITE_CHROMA = 0.1
-# Distances at which the autocorrelation is given, pixels; noise that is more alike than this is not independent.
+# Distances at which the autocorrelation is given, pixels, and what it has fallen to at the correlation length.
 LAGS = 8
-RELATED = 0.1
+RELATED = 1.0 / math.e
 LAG_MARGIN = 0.05
+# Coefficients with i + j from LOW_FREQUENCY to below this tell how the spectrum goes on; see `_extended`.
+EXTENDED_FREQUENCY = 9
+MOST_RISE = 3.0
 
 # BT.601: luma and both colour differences from R, G, B.
 _CB_SCALE, _CR_SCALE = 0.5 / (1 - LUMA_WEIGHTS[2]), 0.5 / (1 - LUMA_WEIGHTS[0])
@@ -98,10 +102,15 @@ class NoiseCorrelation:
     lags: tuple[float, ...] = ()
 
     @property
-    def length(self) -> int:
-        """Correlation length in pixels: luma's noise of pixels so far apart, or farther, is independent. At least 1."""
-        related = [lag for lag, value in enumerate(self.lags) if lag and abs(value) > RELATED]
-        return max(related, default=0) + 1
+    def length(self) -> float:
+        """Correlation length in pixels: where the autocorrelation, linear between whole pixels, falls to 1 / e.
+
+        0.6 for white noise, 0 where nothing is known.
+        """
+        for lag, (near, far) in enumerate(pairwise(self.lags)):
+            if far < RELATED:
+                return lag + (near - RELATED) / (near - far)
+        return float(len(self.lags))
 
     @property
     def luma_is_white(self) -> bool:
@@ -307,12 +316,31 @@ def _measure_blocks(difference: np.ndarray, brightness: int) -> _Group:
     colours = np.einsum("ck,nkp->ncp", np.linalg.inv(_TO_YCC).astype(np.float32), coefficients)
     # (6, 256): luma, both colour differences, R, G, B. Half: a difference holds the noise of two frames.
     power = np.square(np.concatenate([coefficients, colours], axis=1)).mean(axis=0, dtype=np.float64) / 2
+    spectrum = _extended(power[0])
     power[:, low] = power[:, fill].mean(axis=1, keepdims=True)
     luma, *chroma = map(_correlation, power[:3])
     known = _known(chroma)
     colour = sum(known) / len(known) if known else None
-    spectrum = (power[0] / max(float(power[0].mean()), 1e-20)).reshape(BLOCK, BLOCK)
+    spectrum = (spectrum / max(float(spectrum.mean()), 1e-20)).reshape(BLOCK, BLOCK)
     return _Group(brightness, luma, colour, float(power[3:].mean()), len(difference), spectrum)
+
+
+def _extended(power: np.ndarray) -> np.ndarray:
+    """The power (256,) with its lowest frequencies continued from those above as a Gaussian spectrum would go on.
+
+    Blurred noise is strongest where pictures are too, and nothing else tells of it. Not above MOST_RISE times the
+    level that is measured next to them.
+    """
+    _, low, fill = _transform()
+    index = np.arange(BLOCK)
+    square = (np.square(index[:, None]) + np.square(index)).ravel().astype(float)
+    order = (index[:, None] + index).ravel()
+    known = (order >= LOW_FREQUENCY) & (order < EXTENDED_FREQUENCY)
+    level = float(power[fill].mean())
+    slope, offset = np.polyfit(square[known], np.log(np.maximum(power[known], 1e-6 * level + 1e-20)), 1)
+    result = power.copy()
+    result[low] = np.clip(np.exp(offset + min(slope, 0.0) * square[low]), None, MOST_RISE * level)
+    return result
 
 
 def _lags(spectrum: np.ndarray) -> tuple[float, ...]:

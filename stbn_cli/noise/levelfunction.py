@@ -48,6 +48,8 @@ class NoiseEstimate:
     # Brightness between these was seen (5 % and 95 % of the blocks).
     brightness: tuple[float, float]
     reliable: bool
+    # Share of the variance that frames have in common with the next: 0 if noise is new in every frame.
+    held: float = 0.0
 
 
 def estimate_noise(frames: np.ndarray | Tensor) -> NoiseEstimate:
@@ -57,7 +59,8 @@ def estimate_noise(frames: np.ndarray | Tensor) -> NoiseEstimate:
     """
     white = estimate_sigma(frames)
     pictures = [without_borders(frame) for frame in chosen_frames(frames)]
-    sets = flat_blocks(pictures, GROUPS) + aligned_blocks(frames, GROUPS)
+    flat, aligned = flat_blocks(pictures, GROUPS), aligned_blocks(frames, GROUPS)
+    sets = flat + aligned
     if not sets or white.frames_used == 0:
         return NoiseEstimate(NoiseModel.white(white.sigma), white.sigma, (), (0.0, 1.0), reliable=False)
     model = fit_level_function(sets)
@@ -66,7 +69,23 @@ def estimate_noise(frames: np.ndarray | Tensor) -> NoiseEstimate:
     level = _level(model, values)
     model, level = _with_luma(model, level, white)
     points = tuple((part.channel, part.brightness, math.sqrt(part.variance)) for part in sets)
-    return NoiseEstimate(model, level, points, (dark, bright), white.reliable)
+    return NoiseEstimate(model, level, points, (dark, bright), white.reliable, _held(flat, aligned))
+
+
+def _held(flat: Sequence[BlockSet], aligned: Sequence[BlockSet]) -> float:
+    """By how much frames' differences hold less noise than the frames themselves."""
+    ratios = []
+    for channel in range(CHANNELS):
+        still = sorted((part.brightness, part.variance) for part in flat if part.channel == channel)
+        if not still:
+            continue
+        brightness, variance = np.array(still).T
+        ratios += [
+            part.variance / max(float(np.interp(part.brightness, brightness, variance)), SMALLEST_VARIANCE)
+            for part in aligned
+            if part.channel == channel
+        ]
+    return float(np.clip(1.0 - np.median(ratios), 0.0, 1.0)) if ratios else 0.0
 
 
 def _level(model: NoiseModel, values: np.ndarray) -> float:

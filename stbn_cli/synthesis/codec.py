@@ -43,6 +43,8 @@ class H264:
         encoder.time_base, encoder.framerate = Fraction(1, RATE), Fraction(RATE)
         if self.bitrate is not None:
             encoder.bit_rate = self.bitrate
+            # Kept to within a second: the average of a short clip would be far above.
+            options |= {"maxrate": str(self.bitrate), "bufsize": str(self.bitrate)}
         encoder.options = options
         decoder = av.CodecContext.create("h264", "r")
         decoder.thread_count = 1

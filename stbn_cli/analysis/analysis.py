@@ -1,0 +1,162 @@
+"""The noise of a clip, measured all over it: how strong at which brightness, how related, of what kind."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from stbn_cli.analysis.picture import (
+    Bars,
+    clipped_shares,
+    find_bars,
+    find_repeats,
+    grid_strength,
+    without_bars,
+)
+from stbn_cli.analysis.verdict import Evidence, Verdict, judge
+from stbn_cli.errors import InputError
+from stbn_cli.noise.correlation import NoiseCorrelation, measure_correlation
+from stbn_cli.noise.levelfunction import NoiseEstimate, estimate_noise
+from stbn_cli.runs import Clip, Run, Span, runs_of_clip
+
+# Frames of a run, and pixels times frames that are looked at in all: eight runs of 8 frames of 1080p, more of smaller
+# ones.
+RUN_FRAMES = 8
+PIXELS = 64 * 1920 * 1080
+MOST_RUNS = 12
+SMALLEST_SIDE = 16
+FEWEST_FRAMES = 2  # of a run, to tell noise from picture
+
+
+@dataclass(frozen=True, slots=True)
+class RunAnalysis:
+    """What was found in consecutive frames of one scene."""
+
+    first_frame: int  # about, where the file was not read from its start
+    frames: int
+    noise: NoiseEstimate
+    correlation: NoiseCorrelation
+    held: float  # share of the noise's variance that a frame has in common with the next; 0 if it is new
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What was found in a clip; noise on the [0, 1] scale."""
+
+    width: int
+    height: int
+    frames: int  # looked at
+    runs: tuple[RunAnalysis, ...]
+    bars: Bars
+    black: float  # share of values
+    white: float
+    grid: float  # 1: no grid of 8 pixels is seen
+    repeated: float  # share of frames that are equal to the one before
+    alike: float  # share of frames that nearly are
+    skipped: float  # share of blocks that are equal to those of the frame before, though the frame is not
+    verdict: Verdict
+
+    @property
+    def typical(self) -> RunAnalysis:
+        """The run of median noise."""
+        order = sorted(self.runs, key=lambda run: run.noise.level)
+        return order[(len(order) - 1) // 2]
+
+    @property
+    def level(self) -> float:
+        """Noise of the typical run."""
+        run = self.typical
+        return max(run.noise.level, run.correlation.sigma if run.correlation.reliable else 0.0)
+
+
+def analyze(
+    clip: Clip, span: Span | None = None, *, progress: Callable[[int], None] | None = None
+) -> Analysis:
+    """Measure the noise of a video file, images, or frames `(T, H, W, 3)`: up to MOST_RUNS runs all over it.
+
+    progress: called with the number of frames looked at so far. Raises `InputError` if the clip cannot be read or is
+    smaller than SMALLEST_SIDE; `ValueError` for arrays that are no frames.
+    """
+    runs: list[RunAnalysis] = []
+    pictures: list[tuple[int, Bars, tuple[float, float], float]] = []
+    totals = np.zeros(4)  # pairs, same, alike, skipped blocks' share times pairs
+    size, seen = (0, 0), 0
+    for run in _chosen_runs(clip, span or Span()):
+        size = (run.frames.shape[-1], run.frames.shape[-2])
+        seen += len(run.frames)
+        bars = find_bars(run.frames)
+        inside = without_bars(run.frames, bars)
+        pictures.append((len(run.frames), bars, clipped_shares(inside), grid_strength(inside)))
+        repeats = find_repeats(inside)
+        totals += (repeats.pairs, repeats.same, repeats.alike, repeats.skipped * repeats.pairs)
+        if len(run.frames) >= FEWEST_FRAMES or not runs:
+            runs.append(_analyze_run(run.first, inside.permute(0, 2, 3, 1).numpy()))
+        if progress is not None:
+            progress(seen)
+    if not runs:
+        raise InputError("No frames could be read. Check the clip.")
+    weights = np.array([count for count, *_ in pictures], float) / seen
+    black, white = (sum(w * part[2][i] for w, part in zip(weights, pictures, strict=True)) for i in (0, 1))
+    pairs = max(totals[0], 1.0)
+    grid = float(np.median([strength for *_, strength in pictures]))
+    evidence = Evidence(
+        runs=tuple((run.noise, run.correlation) for run in runs),
+        skipped=float(totals[3] / pairs),
+        grid=grid,
+        held=float(np.median([run.held for run in runs])),
+    )
+    return Analysis(
+        width=size[0],
+        height=size[1],
+        frames=seen,
+        runs=tuple(runs),
+        bars=Bars(
+            *(min(getattr(part[1], side) for part in pictures) for side in ("top", "bottom", "left", "right"))
+        ),
+        black=float(black),
+        white=float(white),
+        grid=grid,
+        repeated=float(totals[1] / pairs),
+        alike=float(totals[2] / pairs),
+        skipped=evidence.skipped,
+        verdict=judge(evidence),
+    )
+
+
+def _chosen_runs(clip: Clip, span: Span):
+    runs = runs_of_clip(clip, span, PIXELS, smallest_side=SMALLEST_SIDE, run_frames=RUN_FRAMES)
+    short: Run | None = None
+    count = 0
+    for run in runs:
+        if len(run.frames) > RUN_FRAMES:
+            # A short clip comes whole: its beginning, its middle and its end.
+            for start in sorted({0, (len(run.frames) - RUN_FRAMES) // 2, len(run.frames) - RUN_FRAMES}):
+                count += 1
+                yield Run(run.first + start, run.frames[start : start + RUN_FRAMES])
+        elif len(run.frames) >= FEWEST_FRAMES:
+            count += 1
+            yield run
+        else:
+            short = short or run
+        if count >= MOST_RUNS:
+            return
+    if not count and short is not None:
+        yield short
+
+
+def _analyze_run(first: int, frames: np.ndarray) -> RunAnalysis:
+    noise = estimate_noise(frames)
+    correlation = measure_correlation(frames)
+    return RunAnalysis(first, len(frames), noise, correlation, noise.held)
+
+
+def level_at(run: RunAnalysis, brightness: float, channel: int) -> float:
+    """Standard deviation of the noise by the fitted function."""
+    rows = run.noise.model.variances
+    row = rows[channel % len(rows)]
+    return (
+        math.sqrt(float(np.interp(brightness, np.linspace(0, 1, len(row)), row)))
+        if len(row) > 1
+        else math.sqrt(row[0])
+    )
