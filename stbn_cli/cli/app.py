@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stbn_cli import __version__
-from stbn_cli.cli import bench, compare, denoise, doctor, finetune, preview, train, weights
+from stbn_cli.cli import analyze, bench, compare, denoise, doctor, finetune, preview, train, weights
 from stbn_cli.cli.console import show
 from stbn_cli.cli.exits import FAILED, report_error
 from stbn_cli.cli.options import EXIT_CODES
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.command("denoise", epilog=denoise.EXAMPLES, no_args_is_help=True)(denoise.denoise)
 app.command("preview", epilog=preview.EXAMPLES, no_args_is_help=True)(preview.preview)
+app.command("analyze", epilog=analyze.EXAMPLES, no_args_is_help=True)(analyze.analyze)
 app.command("compare", epilog=compare.EXAMPLES, no_args_is_help=True)(compare.compare)
 app.command("finetune", epilog=finetune.EXAMPLES, no_args_is_help=True)(finetune.finetune)
 app.command("bench", epilog=bench.EXAMPLES)(bench.bench)

@@ -353,8 +353,7 @@ def _lags(spectrum: np.ndarray) -> tuple[float, ...]:
     profiles = [spectrum.mean(axis=axis) for axis in (0, 1)]
     # The mean coefficient stands for half a step of frequency, the others for a whole one.
     values = [np.cos(angles) @ profile - 0.5 * profile[0] for profile in profiles]
-    lags = sum(value / value[0] for value in values) / 2
-    return tuple(lags.tolist())
+    return tuple(np.mean([value / value[0] for value in values], axis=0).tolist())
 
 
 def _correlation(power: np.ndarray) -> float | None:

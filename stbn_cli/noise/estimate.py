@@ -63,6 +63,8 @@ class SigmaEstimate:
     frames_used: int
     # False: nothing could be measured, or frames or brightness levels disagree by more than half.
     reliable: bool
+    # What was measured in luma.
+    luma: float = 0.0
 
 
 def estimate_sigma(frames: np.ndarray | Tensor) -> SigmaEstimate:
@@ -100,7 +102,7 @@ def estimate_sigma(frames: np.ndarray | Tensor) -> SigmaEstimate:
     reliable = all(
         values.max() <= AGREEMENT_FACTOR * values.min() + AGREEMENT_OFFSET for values in disagreement
     )
-    return SigmaEstimate(sigma, (red, green, blue), len(measured), reliable)
+    return SigmaEstimate(sigma, (red, green, blue), len(measured), reliable, luma_sigma)
 
 
 def chosen_frames(frames: np.ndarray | Tensor) -> list[np.ndarray]:

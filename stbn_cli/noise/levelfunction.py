@@ -15,7 +15,13 @@ import numpy as np
 from torch import Tensor
 
 from stbn_cli.noise.blocks import BlockSet, aligned_blocks, flat_blocks
-from stbn_cli.noise.estimate import SigmaEstimate, chosen_frames, estimate_sigma, without_borders
+from stbn_cli.noise.estimate import (
+    LUMA_WEIGHTS,
+    SigmaEstimate,
+    chosen_frames,
+    estimate_sigma,
+    without_borders,
+)
 from stbn_cli.noise.model import CHANNELS, NoiseModel
 
 # Groups of blocks of equal brightness, in each frame and channel.
@@ -31,7 +37,7 @@ ROUNDS = 40
 WORTH = 0.06
 SMALLEST_CHANGE = 0.06
 SMOOTHNESS = 0.02
-# By how much luma has to show more noise than the channels do; in 4:2:0 video it is up to 1.5.
+# By how much luma has to show more noise than independent channels would; in 4:2:0 video it is up to 1.5.
 LUMA_FACTOR = 1.2
 SMALLEST_VARIANCE = (0.05 / 255) ** 2
 
@@ -97,10 +103,11 @@ def _level(model: NoiseModel, values: np.ndarray) -> float:
 
 def _with_luma(model: NoiseModel, level: float, white: SigmaEstimate) -> tuple[NoiseModel, float]:
     """4:2:0 video shows in each channel little more than its luma's noise: then luma tells the level."""
-    channels = math.sqrt(sum(sigma**2 for sigma in white.per_channel) / CHANNELS)
-    if channels <= 0.0 or white.sigma <= LUMA_FACTOR * channels:
+    weighted = zip(LUMA_WEIGHTS, white.per_channel, strict=True)
+    expected = math.sqrt(sum((weight * sigma) ** 2 for weight, sigma in weighted))
+    if expected <= 0.0 or white.luma <= LUMA_FACTOR * expected:
         return model, level
-    factor = white.sigma / channels
+    factor = white.luma / expected
     return model.scaled(factor), level * factor
 
 

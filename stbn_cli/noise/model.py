@@ -64,6 +64,16 @@ class NoiseModel:
             total += (1.0 - (position - index).abs()).clamp_min(0.0) * column.view(-1, 1, 1)
         return total
 
+    def variances_at(self, brightness: np.ndarray) -> np.ndarray:
+        """Variance (3, n) of red, green and blue of the clean values `brightness` (n,), [0, 1] scale."""
+        rows = [
+            np.interp(
+                brightness, np.linspace(0.0, 1.0, max(len(row), 2)), np.broadcast_to(row, max(len(row), 2))
+            )
+            for row in self.variances
+        ]
+        return np.broadcast_to(rows, (CHANNELS, len(brightness)))
+
     def scaled(self, factor: float) -> Self:
         """The same noise with `factor` times the standard deviation."""
         return type(self)(tuple(tuple(factor**2 * value for value in row) for row in self.variances))
