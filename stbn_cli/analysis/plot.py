@@ -6,7 +6,7 @@ import numpy as np
 
 from stbn_cli.analysis.analysis import Analysis
 from stbn_cli.errors import OptionError, OutputError
-from stbn_cli.video.output import check_file, partial_path
+from stbn_cli.video.output import check_file, whole_file
 
 SUFFIXES = (".png", ".svg", ".pdf")
 BYTE = 255.0
@@ -62,10 +62,8 @@ def draw_plot(found: Analysis, path: Path) -> None:
     time.set(title="Noise over time", xlabel="frame", ylabel="standard deviation")
     time.set_ylim(bottom=0.0)
     time.legend(frameon=False, fontsize="small")
-    partial = partial_path(path)
     try:
-        figure.savefig(partial, format=path.suffix[1:].lower(), dpi=DOTS)
-        partial.replace(path)
+        with whole_file(path) as partial:
+            figure.savefig(partial, format=path.suffix[1:].lower(), dpi=DOTS)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise OutputError(f"The plot {str(path)!r} cannot be written ({error.strerror or error}).") from error

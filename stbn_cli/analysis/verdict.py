@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stbn_cli.noise.correlation import NoiseCorrelation
+from stbn_cli.noise.correlation import WHITE_CHROMA, WHITE_LUMA, NoiseCorrelation
 from stbn_cli.noise.levelfunction import NoiseEstimate
 from stbn_cli.synthesis.kinds import NoiseKind
 
@@ -17,10 +17,20 @@ UNEVEN = 1.25
 SKIPPED = 0.03
 # A grid this strong is a coder's.
 GRID = 1.06
-# High frequencies hold less than this part of the noise's standard deviation where a coder took them.
-MISSING_DETAIL = 0.62
+# What a residual of the picture adds to the correlation of neighbours, times the square of the level (0-255 scale).
+PICTURE_SHARE = 4.0
 # Noise that a frame shares with the next by more than this part is copied.
 HELD = 0.4
+
+
+TOLD: dict[NoiseKind, str] = {
+    "white": "It is about equally strong everywhere: `stbn denoise` takes the model for white noise.",
+    "sensor": "It depends on brightness or colour, as a sensor's does: `stbn denoise` takes the model that is told the "
+    "noise of every pixel.",
+    "camera": "That is what demosaicing, sharpening, scaling, 4:2:0 sampling or film leave: `stbn denoise` takes the "
+    "model for noise of that kind.",
+    "compressed": "Traces of a coder lie in it: `stbn denoise` takes the model for compressed noise.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +41,7 @@ class Evidence:
     skipped: float
     grid: float
     held: float
+    lossy: bool = False  # the file is coded with so few bits that a coder's traces are to be expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,75 +59,42 @@ def judge(evidence: Evidence) -> Verdict:
     level = BYTE * float(np.median(levels))
     known = [found for _, found in evidence.runs if found.reliable]
     if level < FAINT:
-        return Verdict(
-            "white",
-            True,
-            (
-                f"There is hardly any noise ({level:.1f} on the 0-255 scale): denoising would change little, and "
-                "`stbn denoise` will leave the clip nearly as it is.",
-            ),
+        text = (
+            f"There is hardly any noise ({level:.1f} on the 0-255 scale): denoising would change little, and "
+            "`stbn denoise` will leave the clip nearly as it is."
         )
+        return Verdict("white", True, (text,))
     if not known:
         kind = _independent_kind(evidence)
-        return Verdict(
-            kind,
-            False,
-            (
-                "Frames do not tell picture and noise apart (too few, or all alike), so the noise is taken to be "
-                "independent from pixel to pixel.",
-                _told(kind),
-            ),
+        text = (
+            "Frames do not tell picture and noise apart (too few, or all alike), so the noise is taken to be "
+            "independent from pixel to pixel."
         )
+        return Verdict(kind, False, (text, TOLD[kind]))
     luma = float(np.median([found.luma for found in known]))
     chroma = float(np.median([found.chroma for found in known]))
-    white = sum(found.is_white for found in known) * 2 > len(known)
-    detail = [
-        noise.level / found.sigma for noise, found in evidence.runs if found.reliable and found.sigma > 0
-    ]
-    missing = float(np.median(detail)) < MISSING_DETAIL
-    coded = evidence.skipped > SKIPPED or evidence.grid > GRID or missing or evidence.held > HELD
-    if white:
-        kind: NoiseKind = _independent_kind(evidence)
-        first = (
-            f"The noise is independent from pixel to pixel (correlation of neighbours {luma:.2f} in brightness, "
-            f"{chroma:.2f} in colour): a blind spot of one pixel sees none of it, and `stbn finetune` can learn from it."
+    # In weak noise what is left of the picture counts more.
+    limit = WHITE_LUMA + PICTURE_SHARE / level**2
+    measured = f"correlation {luma:.2f} in brightness, {chroma:.2f} in colour"
+    if abs(luma) <= limit and abs(chroma) <= WHITE_CHROMA:
+        kind = _independent_kind(evidence)
+        text = (
+            f"The noise is independent from pixel to pixel ({measured}): a blind spot of one pixel sees none of it, "
+            "and `stbn finetune` can learn it."
         )
-    else:
-        kind = "compressed" if coded else "camera"
-        where = (
-            "brightness and colour"
-            if abs(luma) > 0.1 and abs(chroma) > 0.1
-            else "colour"
-            if abs(luma) <= 0.1
-            else "brightness"
-        )
-        first = (
-            f"Neighbouring pixels share their noise (correlation {luma:.2f} in brightness, {chroma:.2f} in colour; "
-            f"{where} is not white): a blind spot of one pixel would see it, and `stbn finetune` cannot learn from it."
-        )
-    return Verdict(kind, False, (first, _told(kind)))
+        return Verdict(kind, False, (text, TOLD[kind]))
+    traces = evidence.skipped > SKIPPED or evidence.grid > GRID or evidence.held > HELD
+    kind = "compressed" if traces or evidence.lossy else "camera"
+    text = (
+        f"Neighbouring pixels share their noise ({measured}): a blind spot of one pixel would see it, and "
+        "`stbn finetune` cannot learn from it."
+    )
+    return Verdict(kind, False, (text, TOLD[kind]))
 
 
 def _independent_kind(evidence: Evidence) -> NoiseKind:
     spreads = []
     for noise, _ in evidence.runs:
-        low, high = noise.brightness
-        inside = np.linspace(low, high, 9)
-        rows = [
-            np.interp(inside, np.linspace(0, 1, len(row)), row) if len(row) > 1 else np.full(9, row[0])
-            for row in noise.model.variances
-        ]
-        values = np.sqrt(np.concatenate(rows))
-        spreads.append(values.max() / max(values.min(), 1e-6))
+        sigmas = np.sqrt(noise.model.variances_at(np.linspace(*noise.brightness, 9)))
+        spreads.append(sigmas.max() / max(float(sigmas.min()), 1e-6))
     return "sensor" if float(np.median(spreads)) > UNEVEN else "white"
-
-
-def _told(kind: NoiseKind) -> str:
-    return {
-        "white": "It is about equally strong everywhere: `stbn denoise` takes the model for white noise.",
-        "sensor": "It depends on brightness or colour, as a sensor's does: `stbn denoise` takes the model that is told "
-        "the noise of every pixel.",
-        "camera": "That is what demosaicing, sharpening, scaling, 4:2:0 sampling or film leave: `stbn denoise` takes the "
-        "model for a camera's noise.",
-        "compressed": "Traces of a coder lie in it: `stbn denoise` takes the model for compressed noise.",
-    }[kind]

@@ -133,13 +133,9 @@ def _rows(found: "Analysis") -> list[tuple[str, str]]:
         ("noise level", f"{BYTE * found.level:.3g} on the 0-255 scale"),
     ]
     if len(levels) > 1:
+        places = zip(found.runs, levels, strict=True)
         rows.append(
-            (
-                "over time",
-                ", ".join(
-                    f"{part.first_frame}: {level:.3g}" for part, level in zip(found.runs, levels, strict=True)
-                ),
-            )
+            ("from frame on", ", ".join(f"{part.first_frame}: {level:.3g}" for part, level in places))
         )
     functions = _level_function(run)
     for name, values in zip(CHANNELS, functions, strict=True):
