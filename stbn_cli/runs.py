@@ -1,6 +1,6 @@
 """Runs of consecutive frames of one scene each, from all over a clip: a file, or an array of frames."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 # A video file, a folder or pattern of images, or frames (T, H, W, 3): uint8, uint16, or floating point on [0, 1].
 Clip: TypeAlias = str | Path | np.ndarray
 
-RUN_FRAMES = 24  # of a run, where a clip has more than are wanted
 ASSUMED_RATE = 25.0  # frames a second, where a clip states none
 
 
@@ -51,19 +50,19 @@ def frames_of_array(frames: np.ndarray) -> np.ndarray:
     return frames.astype(np.float32, copy=False)
 
 
-def runs_of_clip(
-    clip: Clip, span: Span, pixels: int, *, smallest_side: int = 1, run_frames: int = RUN_FRAMES
-) -> Iterator[Run]:
-    """Runs of about `pixels` pixels times frames together, evenly spread over the clip, split at scene cuts.
+# Where to look, from the clip's length in frames (None: unknown) and the pixels of a frame: first frames and lengths.
+Places: TypeAlias = Callable[[int | None, int], list[tuple[int, int]]]
 
-    `run_frames`: of each, where the clip has more than are wanted. Raises `InputError` if the clip is missing, holds
-    nothing, is smaller than `smallest_side` pixels, or holds values that are not finite; `ValueError` for arrays that
-    are no frames.
+
+def runs_of_clip(clip: Clip, span: Span, places: Places, *, smallest_side: int = 1) -> Iterator[Run]:
+    """The runs that `places` asks for, split at scene cuts.
+
+    Raises `InputError` if the clip is missing, holds nothing, is smaller than `smallest_side` pixels, or holds values
+    that are not finite; `ValueError` for arrays that are no frames.
     """
     if isinstance(clip, np.ndarray):
         frames_of_array(clip[:1])  # refuses what are no frames
-        count = max(2, pixels // (clip.shape[1] * clip.shape[2]))
-        for first, length in _places(len(clip), count, run_frames):
+        for first, length in places(len(clip), clip.shape[1] * clip.shape[2]):
             frames = frames_of_array(clip[first : first + length])
             yield from _scenes(frames, first, "the frames", smallest_side)
         return
@@ -72,22 +71,20 @@ def runs_of_clip(
 
     with open_video(clip, start=span.start, end=span.end, rate=span.rate, field=span.field) as reader:
         metadata = reader.metadata
-        wanted = max(2, pixels // (metadata.width * metadata.height))
         rate = float(metadata.average_rate or ASSUMED_RATE)
         length = metadata.frame_count
         if length is None and metadata.duration_seconds is not None:
             length = round(metadata.duration_seconds * rate)
-        if length is None or length <= wanted:
-            yield from _scenes(_first(reader, wanted), 0, str(clip), smallest_side)
-            return
-    for first, count in _places(length, wanted, run_frames):
+        chosen = places(length, metadata.width * metadata.height)
+        if chosen[0][0] == 0:
+            yield from _scenes(_first(reader, chosen[0][1]), 0, str(clip), smallest_side)
+            del chosen[0]
+    for first, count in chosen:
         # Between two frames: containers that round times would else drop the first one.
         begin = (span.start or 0.0) + max(first - 0.5, 0.0) / rate
         try:
             reader = open_video(clip, start=begin, end=span.end, rate=span.rate, field=span.field)
         except InputError:
-            if first == 0:
-                raise
             continue  # the stated length was too long
         with reader:
             yield from _scenes(_first(reader, count), first, str(clip), smallest_side)
@@ -101,18 +98,6 @@ def _first(reader: "FrameReader", count: int) -> Iterator[np.ndarray]:
         if index == count:
             return
         yield rows_by_field(frame.rgb) if reader.metadata.by_fields else frame.rgb
-
-
-def _places(length: int, wanted: int, run_frames: int = RUN_FRAMES) -> list[tuple[int, int]]:
-    """(first frame, number of frames) of runs that hold about `wanted` of `length` frames together."""
-    if length <= wanted:
-        return [(0, length)]
-    count = max(1, round(wanted / run_frames))
-    size = (
-        wanted // count
-    )  # not more, or runs could overlap, and what one holds out the other would learn from
-    # In the middle of equal parts of the clip.
-    return [(max(0, int((index + 0.5) * length / count - size / 2)), size) for index in range(count)]
 
 
 def _scenes(frames: Iterable[np.ndarray], start: int, name: str, smallest_side: int) -> Iterator[Run]:

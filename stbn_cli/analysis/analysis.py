@@ -20,10 +20,7 @@ from stbn_cli.noise.correlation import NoiseCorrelation, measure_correlation
 from stbn_cli.noise.levelfunction import NoiseEstimate, estimate_noise
 from stbn_cli.runs import Clip, Run, Span, runs_of_clip
 
-# Frames of a run, and pixels times frames that are looked at in all: eight runs of 8 frames of 1080p, more of smaller
-# ones.
 RUN_FRAMES = 8
-PIXELS = 64 * 1920 * 1080
 MOST_RUNS = 12
 SMALLEST_SIDE = 16
 # Bits of a pixel below which a coder has to leave traces: 0.5 is 6.5 Mbit/s for 960x540 at 25 frames a second.
@@ -77,9 +74,13 @@ class Analysis:
 
 
 def analyze(
-    clip: Clip, span: Span | None = None, *, progress: Callable[[int], None] | None = None
+    clip: Clip,
+    span: Span | None = None,
+    *,
+    most_runs: int = MOST_RUNS,
+    progress: Callable[[int], None] | None = None,
 ) -> Analysis:
-    """Measure the noise of a video file, images, or frames `(T, H, W, 3)`: up to MOST_RUNS runs all over it.
+    """Measure the noise of a video file, images, or frames `(T, H, W, 3)`: up to `most_runs` runs all over it.
 
     progress: called with the number of frames looked at so far. Raises `InputError` if the clip cannot be read or is
     smaller than SMALLEST_SIDE; `ValueError` for arrays that are no frames.
@@ -88,7 +89,7 @@ def analyze(
     pictures: list[tuple[int, Bars, tuple[float, float], float]] = []
     totals = np.zeros(4)  # pairs, same, alike, skipped blocks' share times pairs
     size, seen = (0, 0), 0
-    for run in _chosen_runs(clip, span or Span()):
+    for run in _chosen_runs(clip, span or Span(), most_runs):
         size = (run.frames.shape[-1], run.frames.shape[-2])
         seen += len(run.frames)
         bars = find_bars(run.frames)
@@ -131,24 +132,25 @@ def analyze(
     )
 
 
-def _chosen_runs(clip: Clip, span: Span) -> Iterator[Run]:
-    runs = runs_of_clip(clip, span, PIXELS, smallest_side=SMALLEST_SIDE, run_frames=RUN_FRAMES)
+def _chosen_runs(clip: Clip, span: Span, most: int) -> Iterator[Run]:
+    """Up to `most` runs of up to RUN_FRAMES frames; a single frame only if there is nothing else."""
+
+    def places(length: int | None, size: int) -> list[tuple[int, int]]:
+        if length is None or length <= RUN_FRAMES:
+            return [(0, RUN_FRAMES)]
+        count = min(most, max(length // RUN_FRAMES, 1))
+        starts = np.linspace(0, length - RUN_FRAMES, count).round().astype(int).tolist()
+        return [(start, RUN_FRAMES) for start in starts]
+
     short: Run | None = None
-    count = 0
-    for run in runs:
-        if len(run.frames) > RUN_FRAMES:
-            # A short clip comes whole: its beginning, its middle and its end.
-            for start in sorted({0, (len(run.frames) - RUN_FRAMES) // 2, len(run.frames) - RUN_FRAMES}):
-                count += 1
-                yield Run(run.first + start, run.frames[start : start + RUN_FRAMES])
-        elif len(run.frames) >= FEWEST_FRAMES:
-            count += 1
+    found = False
+    for run in runs_of_clip(clip, span, places, smallest_side=SMALLEST_SIDE):
+        if len(run.frames) >= FEWEST_FRAMES:
+            found = True
             yield run
         else:
             short = short or run
-        if count >= MOST_RUNS:
-            return
-    if not count and short is not None:
+    if not found and short is not None:
         yield short
 
 

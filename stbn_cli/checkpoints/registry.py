@@ -66,6 +66,15 @@ def default_model(device: str, noise: str = "white") -> CheckpointSpec:
     )
 
 
+def has_model(device: str, noise: str) -> bool:
+    """Whether `default_model` finds one."""
+    try:
+        default_model(device, noise)
+    except CheckpointError:
+        return False
+    return True
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """ " Did you mean 'x'?" with a leading space, or "" where nothing is similar."""
     close = difflib.get_close_matches(name.lower(), list(known), n=1)

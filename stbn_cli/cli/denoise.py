@@ -12,6 +12,7 @@ from stbn_cli.cli.batch import Item, Naming, output_folder, plan_batch, run_batc
 from stbn_cli.cli.console import say, show_json, show_table
 from stbn_cli.cli.exits import InterruptedByUserError
 from stbn_cli.cli.interruption import StopRequest
+from stbn_cli.cli.noise_choice import with_noise_model
 from stbn_cli.cli.parsing import AUTO, PIPE, check_pipes, engine_arguments, parse_time
 from stbn_cli.cli.progress import FinetuneDisplay, FrameProgress
 from stbn_cli.cli.progress_store import open_store, resume_hint, room_for, take_over
@@ -78,9 +79,14 @@ def denoise(
     fps: opt.FpsOpt = None,
     max_pixels: opt.MaxPixelsOpt = MAX_PIXELS,
     field: opt.FieldOpt = AUTO,
+    uncertainty: opt.UncertaintyOpt = None,
     dry_run: opt.DryRunOpt = False,
     sigma: opt.SigmaOpt = AUTO,
+    noise_model: opt.NoiseModelOpt = AUTO,
     strength: opt.StrengthOpt = 1.0,
+    luma: opt.LumaOpt = 1.0,
+    chroma: opt.ChromaOpt = 1.0,
+    keep_grain: opt.KeepGrainOpt = 0.0,
     model: opt.ModelOpt = AUTO,
     flow: opt.FlowOpt = None,
     scene_cuts: opt.SceneCutsOpt = True,
@@ -116,7 +122,11 @@ def denoise(
     engine = engine_arguments(
         model=model,
         sigma=sigma,
+        noise_model=noise_model,
         strength=strength,
+        luma=luma,
+        chroma=chroma,
+        keep_grain=keep_grain,
         flow=flow,
         scene_cuts=scene_cuts,
         device=device,
@@ -225,6 +235,7 @@ def _run(request: Request) -> None:
         if request.adapt_minutes is not None and not request.dry_run:
             place = Path(stack.enter_context(TemporaryDirectory())) if folder is None else folder.path
             engine, adaptation = _adapt(request, place / ADAPTED_FILE, notes)
+        engine = with_noise_model(engine, request.source, request.span, quiet=request.verbosity <= QUIET)
         denoiser = load_denoiser(**engine, on_message=notes)
         job = Job(
             request.source, request.output, metadata, encoding, request.engine["sigma"], denoiser, notes

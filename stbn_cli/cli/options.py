@@ -1,5 +1,6 @@
 """The options of the commands, each once: names, help texts, panels. Defaults stand at the commands."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -168,6 +169,48 @@ SigmaOpt = Annotated[
 StrengthOpt = Annotated[
     float,
     option(DENOISING, "--strength", help="Share of the noise that is removed.", min=0.0, max=1.0),
+]
+LumaOpt = Annotated[
+    float,
+    option(
+        DENOISING, "--luma", help="Of that, the share of brightness noise that is removed.", min=0.0, max=1.0
+    ),
+]
+ChromaOpt = Annotated[
+    float,
+    option(
+        DENOISING, "--chroma", help="Of that, the share of colour noise that is removed.", min=0.0, max=1.0
+    ),
+]
+KeepGrainOpt = Annotated[
+    float,
+    option(
+        DENOISING,
+        "--keep-grain",
+        metavar="PERCENT",
+        help="Put back so much of the brightness noise that was removed.",
+        min=0.0,
+        max=100.0,
+    ),
+]
+NoiseModelOpt = Annotated[
+    str,
+    option(
+        DENOISING,
+        "--noise-model",
+        metavar="auto|white|sensor|camera|compressed",
+        help="Which noise to expect; auto: what `stbn analyze` finds, white for a pipe.",
+    ),
+]
+UncertaintyOpt = Annotated[
+    Path | None,
+    option(
+        INPUT_OUTPUT,
+        "--uncertainty",
+        metavar="OUT.mkv",
+        help="Also write how sure each value is: its standard deviation times 8, lossless, 16 bits.",
+        default=False,
+    ),
 ]
 ModelOpt = Annotated[
     str,

@@ -12,6 +12,7 @@ AUTO = "auto"
 MAXIMUM_SIGMA = 255.0
 DENOISED = "denoised"
 FALLBACK_SUFFIX = ".mkv"  # where the input's own container cannot be written
+PERCENT = 100.0
 PIPE = "-"  # as input: y4m from standard input; as output: to standard output
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
 
@@ -61,6 +62,18 @@ def parse_time(text: str | None, option: str) -> float | None:
     return 3600 * hours + 60 * minutes + seconds
 
 
+def check_choice(noise_model: str, model: str) -> None:
+    """Refuse a kind of noise that is none, or that a named model is not asked for. Raises `OptionError`."""
+    from stbn_cli.synthesis.kinds import KINDS
+
+    if noise_model != AUTO and noise_model not in KINDS:
+        raise OptionError(f"--noise-model is one of {AUTO}, {', '.join(KINDS)}, not {noise_model!r}.")
+    if noise_model != AUTO and model != AUTO:
+        raise OptionError(
+            f"--model {model} is for one kind of noise, which --noise-model cannot change. Give one of them."
+        )
+
+
 def parse_count(text: str, option: str, minimum: int) -> int | None:
     """A whole number of at least `minimum`; None for auto."""
     if text.lower() == AUTO:
@@ -71,11 +84,25 @@ def parse_count(text: str, option: str, minimum: int) -> int | None:
 
 
 def engine_arguments(
-    *, sigma: str, chunk: str, chunk_overlap: str, tile: str, tile_overlap: str, **others: Any
+    *,
+    sigma: str,
+    noise_model: str,
+    keep_grain: float,
+    chunk: str,
+    chunk_overlap: str,
+    tile: str,
+    tile_overlap: str,
+    **others: Any,
 ) -> dict[str, Any]:
-    """Arguments of `load_denoiser` from the options of the commands that denoise; `others` are taken as they are."""
+    """Arguments of `load_denoiser` from the options of the commands that denoise; `others` are taken as they are.
+
+    `noise_model` stays "auto" if it is; see `noise_choice`.
+    """
+    check_choice(noise_model, others["model"])
     return {
         **others,
+        "noise_model": noise_model,
+        "keep_grain": keep_grain / PERCENT,
         "sigma": parse_sigma(sigma),
         "chunk": parse_count(chunk, "--chunk", 1),
         "chunk_overlap": parse_count(chunk_overlap, "--chunk-overlap", 0),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, show_json
 from stbn_cli.cli.exits import InterruptedByUserError
+from stbn_cli.cli.noise_choice import with_noise_model
 from stbn_cli.cli.parsing import (
     AUTO,
     DENOISED,
@@ -102,7 +103,11 @@ def preview(
     fps: opt.FpsOpt = None,
     field: opt.FieldOpt = AUTO,
     sigma: opt.SigmaOpt = AUTO,
+    noise_model: opt.NoiseModelOpt = AUTO,
     strength: opt.StrengthOpt = 1.0,
+    luma: opt.LumaOpt = 1.0,
+    chroma: opt.ChromaOpt = 1.0,
+    keep_grain: opt.KeepGrainOpt = 0.0,
     model: opt.ModelOpt = AUTO,
     flow: opt.FlowOpt = None,
     scene_cuts: opt.SceneCutsOpt = True,
@@ -128,7 +133,11 @@ def preview(
     engine = engine_arguments(
         model=model,
         sigma=sigma,
+        noise_model=noise_model,
         strength=strength,
+        luma=luma,
+        chroma=chroma,
+        keep_grain=keep_grain,
         flow=flow,
         scene_cuts=scene_cuts,
         device=device,
@@ -182,7 +191,9 @@ def _run(request: Request) -> None:
     full_output, encoding = _plan_full_run(request.source, metadata, encode, notes)
     from stbn_cli.api import load_denoiser
 
-    denoiser = load_denoiser(**request.engine, on_message=notes)
+    span = {"start": None, "end": None, "rate": request.rate, "field": request.field}
+    engine = with_noise_model(request.engine, request.source, span, quiet=request.quiet)
+    denoiser = load_denoiser(**engine, on_message=notes)
     job = Job(request.source, full_output, metadata, encoding, request.engine["sigma"], denoiser, notes)
     if request.verbose:
         for name, value in fields(job.plan()):

@@ -53,7 +53,7 @@ class Job:
             "by_fields": self.metadata.by_fields,
             "encoding": self.encoding,
             "sigma": "auto" if self.sigma is None else self.sigma,
-            "strength": self.denoiser.options.strength,
+            **self._shares(),
             **self._engine(),
             "warnings": self.notes.messages,
         }
@@ -69,7 +69,7 @@ class Job:
             "fps": round(summary.frames_per_second, 3),
             "encoding": self.encoding,
             "by_fields": self.metadata.by_fields,
-            "strength": self.denoiser.options.strength,
+            **self._shares(),
             **self._engine(),
             "scenes": self.scenes(),
             "repeated_frames": report.repeated_frames,
@@ -90,6 +90,7 @@ class Job:
                 "sigma": round(SIGMA_SCALE * scene.sigma, 3),
                 "estimated": scene.estimated,
                 "learned": scene.learned,
+                "variances": [[SIGMA_SCALE**2 * value for value in row] for row in scene.variances],
             }
             for scene in self.denoiser.report.scenes
         ]
@@ -123,11 +124,16 @@ class Job:
         speed = f"{summary.frames} frames{damage} in {clock(summary.seconds)} ({summary.frames_per_second:.2f} fps)"
         return f"{self.output}: {speed}{repeats}, {self._noise()}, {self._how()}"
 
+    def _shares(self) -> dict[str, float]:
+        options = self.denoiser.options
+        return {name: getattr(options, name) for name in ("strength", "luma", "chroma", "keep_grain")}
+
     def _engine(self) -> dict[str, Any]:
         denoiser = self.denoiser
         plan = denoiser.report.plan or denoiser.plan_for(self.metadata.height, self.metadata.width)
         return {
             "model": denoiser.info.name,
+            "noise_model": denoiser.noise_kind,
             "model_file": str(denoiser.model_path),
             "flow": denoiser.flow_name,
             "device": denoiser.device_names,

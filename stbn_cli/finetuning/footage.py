@@ -11,6 +11,7 @@ from torch import Tensor
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
 from stbn_cli.runs import Clip, Span, runs_of_clip
 
+RUN_FRAMES = 24  # of a run, where a clip has more than are wanted
 SMALLEST_SIDE = 32  # pixels
 HELD_OUT = 0.05  # of the pixels are never a target
 
@@ -42,8 +43,12 @@ def read_runs(clips: Sequence[Clip], span: Span, pixels: int, seed: int) -> list
     """
     runs: list[NoisyRun] = []
     clips = _each_once(clips)
+
+    def places(length: int | None, size: int) -> list[tuple[int, int]]:
+        return _places(length, max(2, pixels // len(clips) // size))
+
     for number, clip in enumerate(clips):
-        found = runs_of_clip(clip, span, pixels // len(clips), smallest_side=SMALLEST_SIDE)
+        found = runs_of_clip(clip, span, places, smallest_side=SMALLEST_SIDE)
         name = f"clip {number + 1}" if isinstance(clip, np.ndarray) else Path(clip).name
         for index, (_, frames) in enumerate(found):
             generator = torch.Generator().manual_seed((seed * 1009 + number) * 100_003 + index)
@@ -64,3 +69,15 @@ def _each_once(clips: Sequence[Clip]) -> list[Clip]:
 def some_frames(frames: Tensor) -> Tensor:
     """A few of `frames (T, ...)`, evenly spread, for measurements that copy them."""
     return frames[:: -(-len(frames) // MAXIMUM_FRAMES)]
+
+
+def _places(length: int | None, wanted: int) -> list[tuple[int, int]]:
+    """(first frame, number of frames) of runs that hold about `wanted` of `length` frames together."""
+    if length is None or length <= wanted:
+        return [(0, wanted if length is None else length)]
+    count = max(1, round(wanted / RUN_FRAMES))
+    size = (
+        wanted // count
+    )  # not more, or runs could overlap, and what one holds out the other would learn from
+    # In the middle of equal parts of the clip.
+    return [(max(0, int((index + 0.5) * length / count - size / 2)), size) for index in range(count)]

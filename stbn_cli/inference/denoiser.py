@@ -336,11 +336,12 @@ class Denoiser:
         """The noise of a scene's first frames `(1, C, H, W)`."""
         pictures = torch.cat(_some(frames)).permute(0, 2, 3, 1)
         if self.noise_kind in INDEPENDENT_KINDS:
-            found = estimate_noise(pictures)
-            return SceneNoise(found.model, found.level)
+            return estimate_noise(pictures).scene_noise
         # What neighbours share is not in the high frequencies of a frame alone.
         measured = measure_correlation(pictures)
-        return SceneNoise.white(measured.sigma if measured.reliable else estimate_noise(pictures).level)
+        if measured.reliable:
+            return SceneNoise.white(measured.sigma)
+        return SceneNoise.white(estimate_noise(pictures).scene_noise.level)
 
     def _new_scene(self, noise: SceneNoise, *, first_frame: int) -> SceneQueue:
         learned = self._noise is not None

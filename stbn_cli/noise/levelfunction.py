@@ -22,7 +22,7 @@ from stbn_cli.noise.estimate import (
     estimate_sigma,
     without_borders,
 )
-from stbn_cli.noise.model import CHANNELS, NoiseModel
+from stbn_cli.noise.model import CHANNELS, NoiseModel, SceneNoise
 
 # Groups of blocks of equal brightness, in each frame and channel.
 GROUPS = 10
@@ -56,6 +56,14 @@ class NoiseEstimate:
     reliable: bool
     # Share of the variance that frames have in common with the next: 0 if noise is new in every frame.
     held: float = 0.0
+    # 4:2:0 video shows in each channel little more than its luma's noise. Independent channels whose luma has as much
+    # would have so many times the noise of `model`.
+    luma_factor: float = 1.0
+
+    @property
+    def scene_noise(self) -> SceneNoise:
+        """The noise as a denoiser has to expect it."""
+        return SceneNoise(self.model.scaled(self.luma_factor), self.level * self.luma_factor)
 
 
 def estimate_noise(frames: np.ndarray | Tensor) -> NoiseEstimate:
@@ -73,9 +81,9 @@ def estimate_noise(frames: np.ndarray | Tensor) -> NoiseEstimate:
     values = np.concatenate([picture.reshape(-1, CHANNELS)[::37] for picture in pictures])
     dark, bright = np.quantile(values, (0.05, 0.95)).clip(0.0, 1.0).tolist()
     level = _level(model, values)
-    model, level = _with_luma(model, level, white)
+    factor = _luma_factor(white)
     points = tuple((part.channel, part.brightness, math.sqrt(part.variance)) for part in sets)
-    return NoiseEstimate(model, level, points, (dark, bright), white.reliable, _held(flat, aligned))
+    return NoiseEstimate(model, level, points, (dark, bright), white.reliable, _held(flat, aligned), factor)
 
 
 def _held(flat: Sequence[BlockSet], aligned: Sequence[BlockSet]) -> float:
@@ -101,14 +109,13 @@ def _level(model: NoiseModel, values: np.ndarray) -> float:
     return math.sqrt(float(model.variance_at(shown).expand_as(shown).mean()))
 
 
-def _with_luma(model: NoiseModel, level: float, white: SigmaEstimate) -> tuple[NoiseModel, float]:
-    """4:2:0 video shows in each channel little more than its luma's noise: then luma tells the level."""
+def _luma_factor(white: SigmaEstimate) -> float:
+    """See `NoiseEstimate.luma_factor`."""
     weighted = zip(LUMA_WEIGHTS, white.per_channel, strict=True)
     expected = math.sqrt(sum((weight * sigma) ** 2 for weight, sigma in weighted))
     if expected <= 0.0 or white.luma <= LUMA_FACTOR * expected:
-        return model, level
-    factor = white.luma / expected
-    return model.scaled(factor), level * factor
+        return 1.0
+    return white.luma / expected
 
 
 def fit_level_function(sets: Sequence[BlockSet]) -> NoiseModel:

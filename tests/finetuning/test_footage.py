@@ -15,12 +15,14 @@ from stbn_cli.errors import InputError
 from stbn_cli.finetuning import footage
 from stbn_cli.finetuning.footage import (
     HELD_OUT,
+    RUN_FRAMES,
     NoisyRun,
+    _places,
     read_runs,
     some_frames,
 )
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
-from stbn_cli.runs import RUN_FRAMES, Span, _places, frames_of_array
+from stbn_cli.runs import Span, frames_of_array
 from stbn_cli.video.reader import open_video
 
 ALL = 10**9
