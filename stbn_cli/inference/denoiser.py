@@ -26,7 +26,7 @@ from stbn_cli.noise.correlation import measure_correlation
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
 from stbn_cli.noise.levelfunction import estimate_noise
 from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
-from stbn_cli.synthesis.kinds import INDEPENDENT_KINDS, NoiseKind
+from stbn_cli.synthesis.kinds import INDEPENDENT_KINDS, SMALLEST_CODED_LEVEL, NoiseKind
 
 # Noise that differs from the learned one by this factor is that of other footage.
 FOREIGN_NOISE = 1.4
@@ -339,9 +339,10 @@ class Denoiser:
             return estimate_noise(pictures).scene_noise
         # What neighbours share is not in the high frequencies of a frame alone.
         measured = measure_correlation(pictures)
-        if measured.reliable:
-            return SceneNoise.white(measured.sigma)
-        return SceneNoise.white(estimate_noise(pictures).scene_noise.level)
+        level = measured.sigma if measured.reliable else estimate_noise(pictures).scene_noise.level
+        return SceneNoise.white(
+            max(level, SMALLEST_CODED_LEVEL) if self.noise_kind == "compressed" else level
+        )
 
     def _new_scene(self, noise: SceneNoise, *, first_frame: int) -> SceneQueue:
         learned = self._noise is not None

@@ -17,6 +17,9 @@ KINDS: tuple[NoiseKind, ...] = get_args(NoiseKind)
 # Those whose pixels know nothing of their neighbours' noise, so that a blind spot of one pixel sees none of it.
 INDEPENDENT_KINDS: frozenset[NoiseKind] = frozenset({"white", "sensor"})
 
+# Of compressed noise little can be measured: where the coder took most of it, most of what is wrong stays the same from
+# frame to frame. No less than this is assumed, and the network is taught to look for itself.
+SMALLEST_CODED_LEVEL = 8 / 255
 # Shares of the draws.
 PIPELINE_SHARE = 0.65  # of camera noise; the rest is grain
 SAMPLED_SHARE = 0.6  # of camera noise that is seen through 4:2:0

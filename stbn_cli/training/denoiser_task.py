@@ -22,7 +22,7 @@ from stbn_cli.noise.posterior import (
     posterior_mean,
     posterior_nll,
 )
-from stbn_cli.synthesis.kinds import INDEPENDENT_KINDS, degrade
+from stbn_cli.synthesis.kinds import SMALLEST_CODED_LEVEL, NoiseKind, degrade
 from stbn_cli.training.flow_losses import inside
 from stbn_cli.training.footage import pseudo_rgb
 from stbn_cli.training.options import TrainOptions
@@ -31,10 +31,9 @@ from stbn_cli.training.validation import Validation, validate_denoiser, validate
 
 # Flow is found on the crop and this margin around it (pixels), since flow at a border is poor.
 FLOW_MARGIN = 24
-# How far the measured level is off, standard deviation of its logarithm: of independent noise, and of correlated noise,
-# of which no measurement sees everything.
-MEASURED_DOUBT = 0.03
-CORRELATED_DOUBT = 0.25
+# How far the measured level is off, standard deviation of its logarithm: little for independent noise; of correlated
+# noise no measurement sees everything.
+DOUBTS: dict[NoiseKind, float] = {"sensor": 0.03, "camera": 0.25, "compressed": 0.5}
 # Of the squared error, relative to the noise's variance, beside the likelihood: about as large as its gradient where
 # nine tenths of the variance are removed.
 ERROR_WEIGHT = 5.0
@@ -135,10 +134,10 @@ class DenoiserTask(nn.Module):
         for number in numbers:
             random = source.random(number, NOISE)
             found = degrade(self.options.noise, source.sequence(number), random, (low / 255.0, high / 255.0))
-            # What will be measured is not the truth either.
-            drawn.append(
-                found._replace(noise=found.noise.scaled(float(np.exp(random.normal(0.0, self._doubt)))))
-            )
+            noise = found.noise.scaled(float(np.exp(random.normal(0.0, doubt))))
+            if self.options.noise == "compressed":
+                noise = NoiseModel.white(max(noise.level(found.noisy), SMALLEST_CODED_LEVEL))
+            drawn.append(found._replace(noise=noise))
         noisy = torch.stack([part.noisy for part in drawn])
         sigma = torch.stack([part.noise.sigma_at(part.noisy).expand_as(part.noisy) for part in drawn])
         levels = torch.tensor([part.noise.level(part.noisy) for part in drawn]).to(noisy.device)
@@ -153,11 +152,6 @@ class DenoiserTask(nn.Module):
             clean=torch.stack([part.clean for part in drawn])[inner].contiguous(),
             noises=tuple(part.noise for part in drawn),
         )
-
-    @property
-    def _doubt(self) -> float:
-        """Standard deviation of the logarithm of the level that the network is told, over the true one."""
-        return MEASURED_DOUBT if self.options.noise in INDEPENDENT_KINDS else CORRELATED_DOUBT
 
     def _supervised_loss(self, batch: DenoiserBatch, outputs: Tensor) -> Tensor:
         assert batch.clean is not None

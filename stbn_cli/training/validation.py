@@ -12,8 +12,9 @@ from stbn_cli.flow.estimator import FlowEstimator
 from stbn_cli.metrics import psnr
 from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.levels import broadcast_sigma
+from stbn_cli.noise.model import NoiseModel
 from stbn_cli.noise.posterior import MEAN_CHANNELS, posterior_mean
-from stbn_cli.synthesis.kinds import NoiseKind, degrade, lead_of
+from stbn_cli.synthesis.kinds import SMALLEST_CODED_LEVEL, NoiseKind, degrade, lead_of
 from stbn_cli.synthesis.protocol import protocol_noise
 from stbn_cli.training.camera import draw_scene, render, true_flow
 from stbn_cli.training.flow_losses import warp_bilinear
@@ -91,6 +92,9 @@ def validate_on_kind(
             lead = lead_of(kind)
             frames = torch.cat((clean[1 : 1 + lead].flip(0), clean)) if lead else clean
             found = degrade(kind, frames, random, sigma_range)
+            if kind == "compressed":
+                level = max(found.noise.level(found.noisy), SMALLEST_CODED_LEVEL)
+                found = found._replace(noise=NoiseModel.white(level))
             noisy, target = found.noisy.to(device), found.clean.to(device)
             flows = estimate_clip_flows(flow, noisy, found.noise.level(noisy))
             sigma = found.noise.sigma_at(noisy).expand_as(noisy)[None]
