@@ -30,7 +30,7 @@ from stbn_cli.inference.device import (
 )
 from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.noise.model import LearnedNoise
-from stbn_cli.pipeline import DenoiseSummary, denoise_video, denoise_video_resumably
+from stbn_cli.pipeline import DenoiseSummary, SpreadWriter, denoise_video, denoise_video_resumably
 from stbn_cli.synthesis.kinds import KINDS, NoiseKind
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 SIGMA_SCALE = 255.0  # users give noise levels on the 0-255 scale, the engine computes on [0, 1]
 RGB_CHANNELS = 3
+# What standard deviations are multiplied by in an uncertainty video: 32 of 255 is white.
+UNCERTAINTY_GAIN = 8.0
 # What CUDA devices use in place of flow that is found on the CPU: as good (docs/gpu.md), and nothing waits.
 CUDA_FLOWS = {"dis": "light"}
 
@@ -158,6 +160,7 @@ def denoise_file(
     max_pixels: int | None = None,
     field: str = "auto",
     progress: Callable[[int], None] | None = None,
+    uncertainty: str | Path | None = None,
     folder: "WorkFolder | None" = None,
     store: "ChunkStore | None" = None,
     stop: Callable[[], bool] = lambda: False,
@@ -175,6 +178,8 @@ def denoise_file(
         max_pixels: of one picture; an input that states more is refused. None: 8192 x 8192.
         field: "on" denoises the two fields of each picture apart, "off" does not, "auto" goes by the input's marks.
         progress: called with the number of frames denoised so far.
+        uncertainty: a .mkv to write the standard deviation of every value to, times UNCERTAINTY_GAIN, in lossless RGB
+            of 16 bits; for a denoiser that was loaded with `uncertainty`, and without `store`.
         folder: the locked place of what is not finished; None: one is made beside the output for this call.
         store: where finished chunks are kept, and taken from; None: an interrupted run starts again.
         stop: asked after each chunk if there is a store; True ends the run with KeyboardInterrupt once that is kept.
@@ -183,6 +188,7 @@ def denoise_file(
         StbnError: one of its classes, with a sentence that says what to do.
     """
     # Here, so that arrays can be denoised and measured on machines without PyAV.
+    from stbn_cli.video.changed import without_streams
     from stbn_cli.video.encoders import EncodeOptions
     from stbn_cli.video.limits import MAX_PIXELS
     from stbn_cli.video.output import STANDARD_STREAM, check_output
@@ -204,7 +210,12 @@ def denoise_file(
         hidden = None if folder is None else folder.path
         writer = stack.enter_context(create_video(output, reader, encode, overwrite=overwrite, folder=hidden))
         if store is None:
-            summary = denoise_video(reader, denoiser, writer, progress=progress)
+            spread = None
+            if uncertainty is not None:
+                coding = EncodeOptions(codec="ffv1", pix_fmt="gbrp16le", dither=False)
+                made = create_video(uncertainty, without_streams(reader), coding, overwrite=overwrite)
+                spread = SpreadWriter(stack.enter_context(made), UNCERTAINTY_GAIN)
+            summary = denoise_video(reader, denoiser, writer, spread=spread, progress=progress)
         else:
             store.begin(writer.layout, asdict(writer.color))
             summary = denoise_video_resumably(reader, denoiser, writer, store, progress=progress, stop=stop)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
+COLOURS = 3
 # What may wait between two stages: the denoiser takes and gives whole chunks at a time, and while it computes one, the
 # next should be decoded and the last be encoded. So many frames in any case; more, up to the longest chunk, while they
 # are within the bytes.
@@ -45,6 +46,14 @@ class ResumableDenoiser(Protocol):
     ) -> Iterator[np.ndarray]:
         """As `Denoiser.stream`."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class SpreadWriter:
+    """Where the standard deviations go that a denoiser gives behind its values, times `gain`."""
+
+    writer: FrameWriter
+    gain: float
 
 
 class FrameDenoiser(Protocol):
@@ -79,14 +88,15 @@ def denoise_video(
     denoiser: FrameDenoiser,
     writer: FrameWriter,
     *,
+    spread: SpreadWriter | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> DenoiseSummary:
     """Denoise every frame of `reader` into `writer` and finish the writer (verify and put in place).
 
-    progress: called in the calling thread with the number of frames denoised so far. Raises whatever reader,
+    spread: for a denoiser whose frames have six channels. progress: called in the calling thread with the number of frames denoised so far. Raises whatever reader,
     denoiser or writer raise, KeyboardInterrupt included; the threads have ended by then.
     """
-    return _run(reader, lambda frames, encoded: denoiser.stream(frames), writer, None, progress)
+    return _run(reader, lambda frames, encoded: denoiser.stream(frames), writer, None, progress, spread)
 
 
 def denoise_video_resumably(
@@ -126,6 +136,7 @@ def _run(
     writer: FrameWriter,
     store: "ChunkStore | None",
     progress: Callable[[int], None] | None,
+    spread: SpreadWriter | None = None,
 ) -> DenoiseSummary:
     begin = time.perf_counter()
     decoded: _Channel[Frame] = _Channel()
@@ -134,25 +145,39 @@ def _run(
         threading.Thread(target=_decode, args=(reader, decoded, encoded), name="stbn-decode", daemon=True),
         threading.Thread(target=_encode, args=(writer, store, encoded), name="stbn-encode", daemon=True),
     ]
+    spreads: _Channel[Frame | StreamState] = _Channel()
+    if spread is not None:
+        threads.append(
+            threading.Thread(
+                target=_encode, args=(spread.writer, None, spreads), name="stbn-spread", daemon=True
+            )
+        )
     for thread in threads:
         thread.start()
     try:
         stored = store.frames if store is not None else 0
-        count = _denoise(decoded, stream, encoded, stored, progress, by_fields=reader.metadata.by_fields)
+        split = _splitter(spread, spreads)
+        by_fields = reader.metadata.by_fields
+        count = _denoise(decoded, stream, encoded, stored, progress, split, by_fields=by_fields)
         encoded.finish()
+        spreads.finish()
         for thread in threads:
             while thread.is_alive():
                 thread.join(WAIT_SECONDS)
     except BaseException as error:
         decoded.stop(error)
         encoded.stop(error)
+        spreads.stop(error)
         reader.close()  # a pipe that stands still
         _join_all(threads)
         raise
     encoded.raise_error()
+    spreads.raise_error()
     writer.finish()
-    notes = tuple(dict.fromkeys([*reader.warnings, *writer.warnings]))
-    return DenoiseSummary(count, time.perf_counter() - begin, notes)
+    notes = [*reader.warnings, *writer.warnings]
+    if spread is not None:
+        spread.writer.finish()
+    return DenoiseSummary(count, time.perf_counter() - begin, tuple(dict.fromkeys(notes)))
 
 
 def _denoise(
@@ -161,6 +186,7 @@ def _denoise(
     encoded: "_Channel[Frame | StreamState]",
     stored: int,
     progress: Callable[[int], None] | None,
+    split: "Callable[[np.ndarray, Frame], np.ndarray]",
     *,
     by_fields: bool,
 ) -> int:
@@ -191,6 +217,7 @@ def _denoise(
         if not waiting:
             raise RuntimeError("the denoiser returned more frames than it was given")
         frame, shape = waiting.popleft()
+        rgb = split(rgb, frame)
         if rgb.shape != shape:
             raise RuntimeError(f"the denoiser returned a frame of shape {rgb.shape} instead of {shape}")
         frame.rgb = rgb
@@ -201,6 +228,21 @@ def _denoise(
     if waiting or next(iter(decoded), None) is not None:
         raise RuntimeError("the denoiser returned fewer frames than it was given")
     return count
+
+
+def _splitter(
+    spread: SpreadWriter | None, spreads: "_Channel[Frame | StreamState]"
+) -> "Callable[[np.ndarray, Frame], np.ndarray]":
+    """What takes the standard deviations off a frame, and hands them on."""
+
+    def split(values: np.ndarray, timed: Frame) -> np.ndarray:
+        if spread is None:
+            return values
+        shown = values[..., COLOURS:] * np.float32(spread.gain)
+        spreads.put(Frame(shown, timed.pts, timed.time_base, timed.duration), shown.nbytes)
+        return np.ascontiguousarray(values[..., :COLOURS])
+
+    return split
 
 
 def _join_all(threads: list[threading.Thread]) -> None:

@@ -57,6 +57,7 @@ class Request:
     engine: dict[str, Any]  # arguments of `load_denoiser`
     hardware: str | None  # that decodes
     max_pixels: int  # of one picture
+    uncertainty: str | None  # file of the standard deviations
     coding: dict[str, Any]  # fields of `EncodeOptions`
     adapt_minutes: float | None  # of finetuning before; None: none
     verbosity: int
@@ -127,6 +128,7 @@ def denoise(
         luma=luma,
         chroma=chroma,
         keep_grain=keep_grain,
+        uncertainty=uncertainty is not None,
         flow=flow,
         scene_cuts=scene_cuts,
         device=device,
@@ -157,6 +159,10 @@ def denoise(
         raise OptionError("--skip-existing and --overwrite contradict each other. Give one of them.")
     if adapt and adapt_minutes is None:
         adapt_minutes = ADAPT_MINUTES
+    if uncertainty is not None and uncertainty.suffix.lower() != ".mkv":
+        raise OptionError(
+            f"--uncertainty {uncertainty} is lossless video of 16 bits: give it the suffix .mkv."
+        )
     batch = plan_batch(sources, Naming(output, output_dir, template), _writable_suffixes())
 
     def run(item: Item) -> None:
@@ -173,6 +179,7 @@ def denoise(
                 engine=engine,
                 hardware=hardware,
                 max_pixels=max_pixels,
+                uncertainty=None if uncertainty is None else str(uncertainty),
                 coding=coding,
                 adapt_minutes=adapt_minutes,
                 verbosity=verbosity,
@@ -180,6 +187,10 @@ def denoise(
             )
         )
 
+    if uncertainty is not None and batch.many:
+        raise OptionError(
+            "--uncertainty names one file, but there are several inputs. Denoise them one by one."
+        )
     for item in batch.items:
         check_pipes(item.source, item.output, adapt=adapt_minutes is not None, json=json)
     with output_folder(batch.folder):
@@ -222,6 +233,8 @@ def _run(request: Request) -> None:
     limits = {"hardware": request.hardware, "max_pixels": request.max_pixels}
     with open_video(request.source, **request.span, **limits) as reader:
         check_output(request.source, request.output, request.overwrite)
+        if request.uncertainty is not None:
+            check_output(request.source, request.uncertainty, request.overwrite)
         refuse_known_losses(reader, request.output, encode)
         metadata, notes = reader.metadata, Notes()
         encoding = plan_encoding(metadata, request.output, encode, notes)
@@ -244,8 +257,8 @@ def _run(request: Request) -> None:
             _show_plan(request, job)
             return
         store = None
-        # A pipe cannot be read again.
-        wanted = request.keep_progress and request.source != PIPE
+        # A pipe cannot be read again, and of two outputs one alone is kept.
+        wanted = request.keep_progress and request.source != PIPE and request.uncertainty is None
         if folder is not None and wanted and room_for(folder, metadata, notes):
             store = open_store(folder, reader, denoiser, _deciding(request))
         if request.verbosity >= VERBOSE:
@@ -343,6 +356,7 @@ def _denoise(
                 **request.span,
                 hardware=request.hardware,
                 max_pixels=request.max_pixels,
+                uncertainty=request.uncertainty,
                 progress=progress,
                 folder=folder,
                 store=store,

@@ -14,8 +14,8 @@ def with_noise_model(
 ) -> dict[str, Any]:
     """Arguments of `load_denoiser` with the kind of noise in place of "auto".
 
-    A clip is analysed where --model and --noise-model are both left to stbn; a pipe, which passes once, cannot be. Where
-    there is no model for the kind on the device, it is that for white noise.
+    A clip is analysed where --model and --noise-model are both left to stbn; a pipe, which passes once, cannot be.
+    Where there is no model for the kind on the device, it is that for white noise.
     """
     wanted = engine["noise_model"]
     if wanted != AUTO:

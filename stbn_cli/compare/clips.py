@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
 from stbn_cli.errors import InputError
-from stbn_cli.video.frames import Frame, FrameReader, StreamSource, VideoMetadata, Warnings
+from stbn_cli.video.changed import ChangedReader
+from stbn_cli.video.frames import Frame, FrameReader, VideoMetadata, Warnings
 from stbn_cli.video.images import is_image_source
 from stbn_cli.video.reader import FALLBACK_RATE, open_video
 
@@ -160,44 +159,6 @@ class _Clock:
             f"From frame {number} on, times of {self._name} differ from those of A by more than half a frame; "
             "if frames were left out or repeated, frames of different moments were compared."
         )
-
-
-class ChangedReader:
-    """A reader whose frames or metadata are told differently; a `FrameReader`.
-
-    `turns`: quarter turns counter-clockwise of every frame. What `metadata` and `stream_source` say is the caller's.
-    """
-
-    def __init__(
-        self, reader: FrameReader, metadata: VideoMetadata, stream_source: StreamSource | None, turns: int = 0
-    ) -> None:
-        self.path = reader.path
-        self.metadata = metadata
-        self.stream_source = stream_source
-        self.image_names = reader.image_names
-        self._reader = reader
-        self._turns = turns
-
-    @property
-    def warnings(self) -> list[str]:
-        """Those of the reader itself."""
-        return self._reader.warnings
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._reader.close()
-
-    def __iter__(self) -> Iterator[Frame]:
-        for frame in self._reader:
-            frame.rgb = np.ascontiguousarray(np.rot90(frame.rgb, self._turns))
-            yield frame
 
 
 def _upright(reader: FrameReader) -> FrameReader:

@@ -9,8 +9,9 @@ from typing import Self
 
 import numpy as np
 
-from stbn_cli.compare.clips import ChangedReader, Clips, Pictures
+from stbn_cli.compare.clips import Clips, Pictures
 from stbn_cli.errors import OptionError
+from stbn_cli.video.changed import ChangedReader
 from stbn_cli.video.frames import Frame, FrameWriter, StreamSource
 from stbn_cli.video.images import exact_seconds
 from stbn_cli.video.reader import FALLBACK_RATE

@@ -134,7 +134,8 @@ class DenoiserTask(nn.Module):
         for number in numbers:
             random = source.random(number, NOISE)
             found = degrade(self.options.noise, source.sequence(number), random, (low / 255.0, high / 255.0))
-            noise = found.noise.scaled(float(np.exp(random.normal(0.0, doubt))))
+            # What will be measured is not the truth either.
+            noise = found.noise.scaled(float(np.exp(random.normal(0.0, DOUBTS[self.options.noise]))))
             if self.options.noise == "compressed":
                 noise = NoiseModel.white(max(noise.level(found.noisy), SMALLEST_CODED_LEVEL))
             drawn.append(found._replace(noise=noise))
