@@ -93,8 +93,9 @@ def denoise_video(
 ) -> DenoiseSummary:
     """Denoise every frame of `reader` into `writer` and finish the writer (verify and put in place).
 
-    spread: for a denoiser whose frames have six channels. progress: called in the calling thread with the number of frames denoised so far. Raises whatever reader,
-    denoiser or writer raise, KeyboardInterrupt included; the threads have ended by then.
+    spread: for a denoiser whose frames have six channels. progress: called in the calling thread with the number of
+    frames denoised so far. Raises whatever reader, denoiser or writer raise, KeyboardInterrupt included; the threads
+    have ended by then.
     """
     return _run(reader, lambda frames, encoded: denoiser.stream(frames), writer, None, progress, spread)
 
