@@ -1,0 +1,266 @@
+"""How well noise is measured, and what knowing it is worth.
+
+    python benchmarks/noise.py estimate CLIP [CLIP ...]    # levels, noise-level functions, correlation lengths
+    python benchmarks/noise.py denoise CLIP [CLIP ...]     # everything automatic against the truth, and against rivals
+
+Noise is made over the first frames of clean clips by `stbn_cli.synthesis`, always the same draw. `estimate` takes each clip
+as it is, darkened, between bars, and standing still. `denoise` crops the middle of the frames. PSNR in dB. One JSON
+document on stdout, one line for every measurement on stderr. `--rivals nlmeans,hqdn3d,bm3d` needs FFmpeg and the package
+bm3d; each rival, and the white-noise model, is shown at the best of several strengths.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import stbn_cli
+from stbn_cli.analysis.analysis import analyze
+from stbn_cli.bench.rivals.registry import RIVALS
+from stbn_cli.metrics import psnr
+from stbn_cli.noise.correlation import RELATED, measure_correlation
+from stbn_cli.noise.levelfunction import estimate_noise
+from stbn_cli.noise.model import NoiseModel, SceneNoise
+from stbn_cli.synthesis.camera import CameraPipeline, Grain, gaussian
+from stbn_cli.synthesis.codec import H264, sampled
+from stbn_cli.synthesis.kinds import KINDS
+from stbn_cli.synthesis.sensor import SensorNoise, poisson_gaussian
+from stbn_cli.training.footage import load_clip
+
+SIGMAS = (2, 5, 10, 20, 30, 50, 75)
+SENSORS = {
+    "shot 0.01, read 5": poisson_gaussian(0.01, 5 / 255),
+    "shot 0.02, read 3, 8 bits": poisson_gaussian(0.02, 3 / 255, clipped=True),
+    "shot 0.005, read 2, 8 bits": poisson_gaussian(0.005, 2 / 255, clipped=True),
+    "shot 0.01 0.004 0.02, read 5 3 8": poisson_gaussian((0.01, 0.004, 0.02), (5 / 255, 3 / 255, 8 / 255)),
+}
+GRAINS = (0.0, 0.6, 0.8, 1.0, 1.3)  # pixels
+CAMERAS = {
+    "corrected demosaicing, sharpened": CameraPipeline(shot=0.008, read=0.008, sharpening=0.5),
+    "bilinear, smoothed, sharpened": CameraPipeline(
+        shot=0.02, read=0.01, gains=(1.8, 1.6), corrected=False, smoothing=0.5, sharpening=0.8
+    ),
+    "corrected demosaicing": CameraPipeline(shot=0.004, read=0.005),
+}
+BITRATES = (2, 4, 8)  # Mbit/s of 960x540 at 25 frames a second
+CODED_SIGMA = 20
+STRENGTHS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # of the white-noise model and of rivals, over the true level
+LEAD = 16  # frames that are coded before those that are measured
+WIDTH, HEIGHT = 320, 256  # of the crop
+
+
+def load(path: str, frames: int) -> Tensor:
+    """(T, 3, H, W) on [0, 1], of even size."""
+    clip = torch.from_numpy(load_clip(Path(path), frames)).permute(0, 3, 1, 2).float() / 255
+    height, width = (side // 2 * 2 for side in clip.shape[-2:])
+    return clip[..., :height, :width]
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def frames_of(clip: Tensor) -> np.ndarray:
+    return clip.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def tell(row: dict[str, Any]) -> dict[str, Any]:
+    print(json.dumps(row), file=sys.stderr, flush=True)
+    return row
+
+
+def variants(clip: Tensor) -> Iterator[tuple[str, Tensor, int]]:
+    """Name, clean frames, rows of the bars at either side."""
+    yield "", clip, 0
+    yield " dark", clip * 0.2, 0
+    yield " letterboxed", clip, clip.shape[-2] // 9
+    yield " static", clip[:1].expand_as(clip), 0
+
+
+def barred(noisy: Tensor, bar: int) -> np.ndarray:
+    if bar:
+        noisy = noisy.clone()
+        noisy[..., :bar, :] = 0.0
+        noisy[..., -bar:, :] = 0.0
+    return frames_of(noisy)
+
+
+def function_error(noise: SensorNoise, clean: Tensor, found: NoiseModel, bar: int) -> float:
+    """Largest relative error of the standard deviation over the brightness that is there, and hardly clipped."""
+    picture = clean[..., bar : clean.shape[-2] - bar, :]
+    worst = 0.0
+    for channel in range(3):
+        low, high = np.quantile(picture[:, channel].numpy(), (0.05, 0.95))
+        if noise.clipped:
+            margin = 1.6 * np.sqrt(noise.model.variances_at(np.array([low]))[channel, 0])
+            low, high = max(low, margin), min(high, 1 - margin)
+        shown = np.linspace(low, max(low, high), 20)
+        truth, estimate = (model.variances_at(shown)[channel] for model in (noise.model, found))
+        worst = max(worst, float(np.abs(np.sqrt(estimate / truth) - 1).max()))
+    return worst
+
+
+def length_of(size: float) -> float:
+    """Correlation length of grain, from its kernel."""
+    kernel = gaussian(size, torch.zeros(1)).numpy() if size else np.ones(1)
+    lags = np.correlate(kernel, kernel, "full")[len(kernel) - 1 :]
+    lags = np.append(lags / lags[0], 0.0)
+    first = int(np.argmax(lags < RELATED))
+    return first - 1 + (lags[first - 1] - RELATED) / (lags[first - 1] - lags[first])
+
+
+def estimate(arguments: argparse.Namespace) -> dict[str, Any]:
+    levels, functions, lengths = [], [], []
+    for path in arguments.clips:
+        for name, clean, bar in variants(load(path, arguments.frames)):
+            clip = Path(path).stem + name
+            for sigma in SIGMAS:
+                for clipped in (False, True):
+                    noise = SensorNoise(NoiseModel.white(sigma / 255), clipped)
+                    found = estimate_noise(barred(noise.add_to(clean, generator()), bar))
+                    error = found.scene_noise.level * 255 / sigma - 1
+                    levels.append(tell({"clip": clip, "sigma": sigma, "8 bits": clipped, "error": error}))
+            for label, noise in SENSORS.items():
+                found = estimate_noise(barred(noise.add_to(clean, generator()), bar))
+                error = function_error(noise, clean, found.model, bar)
+                functions.append(tell({"clip": clip, "noise": label, "largest error": error}))
+            if name:
+                continue
+            for size in GRAINS:
+                noisy = Grain(NoiseModel.white(20 / 255), size).add_to(clean, generator())
+                found_length, true = measure_correlation(frames_of(noisy)).length, length_of(size)
+                lengths.append(tell({"clip": clip, "grain": size, "length": found_length, "true": true}))
+    errors = np.abs([row["error"] for row in levels])
+    summary = {
+        "level, median error": float(np.median(errors)),
+        "level, worst error": float(errors.max()),
+        "level, share within 15 %": float((errors <= 0.15).mean()),
+        "function, largest error": max(row["largest error"] for row in functions),
+        "function, share within 10 %": float(np.mean([row["largest error"] <= 0.1 for row in functions])),
+        "length, share within half a pixel": float(
+            np.mean([abs(row["length"] - row["true"]) <= 0.5 for row in lengths])
+        ),
+    }
+    return {"summary": summary, "levels": levels, "functions": functions, "lengths": lengths}
+
+
+def middle(clip: Tensor) -> Tensor:
+    top, left = (clip.shape[-2] - HEIGHT) // 4 * 2, (clip.shape[-1] - WIDTH) // 4 * 2
+    return clip[..., max(top, 0) : top + HEIGHT, max(left, 0) : left + WIDTH]
+
+
+def score(denoised: np.ndarray, clean: Tensor) -> float:
+    return float(psnr(torch.from_numpy(denoised).permute(0, 3, 1, 2), clean).mean())
+
+
+def automatic(noisy: np.ndarray) -> tuple[str, np.ndarray]:
+    """The kind that is found, and the frames as `stbn denoise` makes them."""
+    kind = analyze(noisy).verdict.kind
+    known = {spec for spec in KINDS if has_model(spec)}
+    denoiser = stbn_cli.load_denoiser(noise_model=kind if kind in known else "white")
+    return kind, denoiser(noisy)
+
+
+def has_model(kind: str) -> bool:
+    from stbn_cli.checkpoints.registry import has_model as known
+
+    return known("cpu", kind)
+
+
+def told(noisy: np.ndarray, noise: SceneNoise, kind: str) -> np.ndarray:
+    denoiser = stbn_cli.load_denoiser(noise_model=kind if has_model(kind) else "white")  # type: ignore[arg-type]
+    plan = denoiser.plan_for(*noisy.shape[1:3])
+    return np.stack(list(denoiser.stream_scene(iter(noisy), noise, plan)))
+
+
+def against_rivals(noisy: np.ndarray, clean: Tensor, kind: str, rivals: list[str]) -> dict[str, Any]:
+    level = 255 * float((torch.from_numpy(noisy).permute(0, 3, 1, 2) - clean).square().mean().sqrt())
+    sigmas = [factor * level for factor in STRENGTHS]
+    white = stbn_cli.load_denoiser("stbn-xs")
+    best = {"white, best sigma": 0.0, **dict.fromkeys(rivals, 0.0)}
+    for sigma in sigmas:
+        white.options = replace(white.options, sigma=sigma / 255)
+        best["white, best sigma"] = max(best["white, best sigma"], score(white(noisy), clean))
+        for name in rivals:
+            best[name] = max(best[name], score(RIVALS[name].denoise(noisy, sigma), clean))
+    found, denoised = automatic(noisy)
+    named = denoised if found == kind else stbn_cli.load_denoiser(noise_model=kind)(noisy)  # type: ignore[arg-type]
+    return {
+        "level": level,
+        "noisy": score(noisy, clean),
+        **best,
+        "found": found,
+        "automatic": score(denoised, clean),
+        kind: score(named, clean),
+    }
+
+
+def denoise(arguments: argparse.Namespace) -> dict[str, Any]:
+    rivals = [name for name in arguments.rivals.split(",") if name]
+    rows = []
+    for path in arguments.clips:
+        clip = load(path, LEAD + arguments.frames)
+        clean = middle(clip[LEAD:]) if len(clip) > LEAD else middle(clip)
+        name = Path(path).stem
+        independent = {f"white {sigma}": SensorNoise(NoiseModel.white(sigma / 255)) for sigma in (10, 30)}
+        for label, noise in (independent | SENSORS).items():
+            noisy = noise.add_to(clean, generator())
+            kind = "white" if noise.model.is_white else "sensor"
+            truth = SceneNoise(noise.model, noise.model.level(clean))
+            found, denoised = automatic(frames_of(noisy))
+            rows.append(
+                tell(
+                    {
+                        "clip": name,
+                        "noise": label,
+                        "found": found,
+                        "noisy": score(frames_of(noisy), clean),
+                        "automatic": score(denoised, clean),
+                        "told": score(told(frames_of(noisy), truth, kind), clean),
+                    }
+                )
+            )
+        for label, camera in CAMERAS.items():
+            shown = sampled(camera.deliver(clean, None))
+            noisy = frames_of(sampled(camera.deliver(clean, generator())))
+            rows.append(
+                tell({"clip": name, "noise": label, **against_rivals(noisy, shown, "camera", rivals)})
+            )
+        noise = SensorNoise(NoiseModel.white(CODED_SIGMA / 255), clipped=True)
+        noisy = noise.add_to(clip, generator())
+        for megabits in BITRATES:
+            rate = megabits * 1_000_000 * clip.shape[-1] * clip.shape[-2] // (960 * 540)
+            coded, size = H264(bitrate=rate).code(noisy)
+            coded = frames_of(middle(coded[LEAD:]))
+            made = size * 8 * 25 / len(clip) * 960 * 540 / (clip.shape[-1] * clip.shape[-2]) / 1e6
+            label = f"sigma {CODED_SIGMA}, {megabits} Mbit/s ({made:.1f})"
+            rows.append(
+                tell({"clip": name, "noise": label, **against_rivals(coded, clean, "compressed", rivals)})
+            )
+        kind, kept = automatic(frames_of(clean))
+        rows.append(tell({"clip": name, "noise": "none", "found": kind, "kept": score(kept, clean)}))
+    return {"rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("estimate", "denoise"))
+    parser.add_argument("clips", nargs="+")
+    parser.add_argument("--frames", type=int, default=6)
+    parser.add_argument("--rivals", default="")
+    arguments = parser.parse_args()
+    result = estimate(arguments) if arguments.what == "estimate" else denoise(arguments)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

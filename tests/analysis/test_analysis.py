@@ -1,0 +1,128 @@
+"""What an analysis says of clips whose noise is known."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stbn_cli.analysis.analysis import RUN_FRAMES, Analysis, analyze
+from stbn_cli.analysis.picture import (
+    Bars,
+    clipped_shares,
+    find_bars,
+    find_repeats,
+    grid_strength,
+    without_bars,
+)
+from stbn_cli.noise.model import NoiseModel
+from stbn_cli.synthesis.camera import CameraPipeline, Grain
+from stbn_cli.synthesis.sensor import SensorNoise, poisson_gaussian
+
+
+@pytest.fixture(scope="module")
+def clean() -> torch.Tensor:
+    """(T, 3, H, W): a smooth picture that drifts by two pixels a frame."""
+    coarse = torch.rand((1, 3, 9, 13), generator=torch.Generator().manual_seed(5)) * 0.6 + 0.2
+    picture = F.interpolate(coarse, (176, 300), mode="bicubic")[0].clamp(0.02, 0.98)
+    return torch.stack([picture[..., 2 * t : 2 * t + 256] for t in range(8)])
+
+
+def frames_of(noisy: torch.Tensor) -> np.ndarray:
+    return noisy.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def analysed(noisy: torch.Tensor) -> Analysis:
+    return analyze(frames_of(noisy))
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_white_noise(clean: torch.Tensor) -> None:
+    found = analysed(SensorNoise(NoiseModel.white(15 / 255)).add_to(clean, seeded()))
+    assert found.verdict.kind == "white" and not found.verdict.faint
+    assert found.level * 255 == pytest.approx(15, rel=0.06)
+    assert found.typical.correlation.length == pytest.approx(0.65, abs=0.1)
+    assert (found.repeated, found.alike, found.skipped) == (0.0, 0.0, 0.0)
+    assert not found.bars.any
+
+
+def test_sensor_noise(clean: torch.Tensor) -> None:
+    found = analysed(poisson_gaussian(0.02, 0.01).add_to(clean, seeded()))
+    assert found.verdict.kind == "sensor"
+
+
+@pytest.mark.parametrize("size", [0.6, 1.0])
+def test_grain_is_correlated_noise(clean: torch.Tensor, size: float) -> None:
+    found = analysed(Grain(NoiseModel.white(20 / 255), size).add_to(clean, seeded()))
+    assert found.verdict.kind == "camera"
+    expected = {0.6: 1.2, 1.0: 2.0}[size]
+    assert found.typical.correlation.length == pytest.approx(expected, abs=0.4)
+    assert found.level * 255 == pytest.approx(20, rel=0.2)
+
+
+def test_noise_through_a_camera_is_correlated_noise(clean: torch.Tensor) -> None:
+    found = analysed(CameraPipeline(0.02, 0.01, corrected=False).deliver(clean, seeded()))
+    assert found.verdict.kind == "camera"
+
+
+def test_hardly_any_noise_is_said_to_be_that(clean: torch.Tensor) -> None:
+    found = analysed(SensorNoise(NoiseModel.white(0.4 / 255)).add_to(clean, seeded()))
+    assert found.verdict.faint and found.verdict.kind == "white"
+    assert "hardly any noise" in found.verdict.sentences[0]
+
+
+def test_a_single_frame_is_measured_and_said_to_tell_little(clean: torch.Tensor) -> None:
+    found = analysed(SensorNoise(NoiseModel.white(15 / 255)).add_to(clean[:1], seeded()))
+    assert found.frames == 1 and found.level * 255 == pytest.approx(15, rel=0.1)
+    assert found.verdict.kind == "white" and "too few" in found.verdict.sentences[0]
+
+
+def test_runs_come_from_all_over_a_long_clip_and_no_more_than_asked_for(clean: torch.Tensor) -> None:
+    strong, weak = (
+        SensorNoise(NoiseModel.white(sigma / 255)).add_to(clean.repeat(3, 1, 1, 1), seeded())
+        for sigma in (30, 10)
+    )
+    clip = frames_of(torch.cat((weak, strong)))
+    found = analyze(clip, most_runs=3)
+    assert [run.first_frame for run in found.runs] == [0, 20, 40]
+    assert all(run.frames <= RUN_FRAMES for run in found.runs)
+    assert found.runs[0].noise.level < found.runs[-1].noise.level / 2
+
+
+def test_bars_are_found_and_left_out(clean: torch.Tensor) -> None:
+    noisy = SensorNoise(NoiseModel.white(15 / 255)).add_to(clean, seeded())
+    framed = torch.zeros(8, 3, 216, 272)
+    framed[:, :, 20:196, 6:262] = noisy
+    assert find_bars(framed) == Bars(20, 20, 6, 10)
+    assert torch.equal(without_bars(framed, Bars(20, 20, 6, 10)), noisy)
+    found = analysed(framed)
+    assert found.bars == Bars(20, 20, 6, 10)
+    assert found.level * 255 == pytest.approx(15, rel=0.06)
+    assert find_bars(torch.zeros(2, 3, 16, 16)) == Bars()
+
+
+def test_clipped_values_are_counted() -> None:
+    frames = torch.full((1, 3, 10, 10), 0.5)
+    frames[..., :2, :] = 0.0
+    frames[..., 9, :] = 1.0
+    assert clipped_shares(frames) == (pytest.approx(0.2), pytest.approx(0.1))
+
+
+def test_a_grid_of_blocks_is_seen(clean: torch.Tensor) -> None:
+    noisy = SensorNoise(NoiseModel.white(4 / 255)).add_to(clean, seeded())
+    blocks = torch.rand((8, 3, 22, 32), generator=seeded()) * 0.05
+    blocky = noisy + blocks.repeat_interleave(8, -1).repeat_interleave(8, -2)
+    assert grid_strength(noisy) == pytest.approx(1.0, abs=0.04)
+    assert grid_strength(blocky) > 1.2
+
+
+def test_repeated_frames_and_skipped_blocks(clean: torch.Tensor) -> None:
+    noisy = SensorNoise(NoiseModel.white(8 / 255)).add_to(clean, seeded())
+    noisy[3] = noisy[2]
+    noisy[5] = noisy[4] + 0.0005 * torch.randn(noisy[4].shape, generator=seeded())
+    noisy[7, :, :16, :128] = noisy[6, :, :16, :128]
+    found = find_repeats(noisy)
+    assert (found.pairs, found.same, found.alike) == (7, 1, 1)
+    assert found.skipped == pytest.approx(8 / (11 * 16) / 5)
