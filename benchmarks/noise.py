@@ -3,10 +3,10 @@
     python benchmarks/noise.py estimate CLIP [CLIP ...]    # levels, noise-level functions, correlation lengths
     python benchmarks/noise.py denoise CLIP [CLIP ...]     # everything automatic against the truth, and against rivals
 
-Noise is made over the first frames of clean clips by `stbn_cli.synthesis`, always the same draw. `estimate` takes each clip
-as it is, darkened, between bars, and standing still. `denoise` crops the middle of the frames. PSNR in dB. One JSON
-document on stdout, one line for every measurement on stderr. `--rivals nlmeans,hqdn3d,bm3d` needs FFmpeg and the package
-bm3d; each rival, and the white-noise model, is shown at the best of several strengths.
+Noise is made over the first frames of clean clips by `stbn_cli.synthesis`, always the same draw. `estimate` takes each
+clip as it is, darkened, between bars, and standing still. `denoise` crops the middle of the frames. PSNR in dB. One
+JSON document on stdout, one line for every measurement on stderr. `--rivals nlmeans,hqdn3d,bm3d` needs FFmpeg and the
+package bm3d; each rival, and the white-noise model, is shown at the best of several strengths.
 """
 
 import argparse

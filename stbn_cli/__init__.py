@@ -6,14 +6,19 @@ Importing the package imports neither torch nor PyAV; they come with the first u
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stbn_cli.analysis.analysis import analyze
     from stbn_cli.api import denoise_file, finetune, load_denoiser
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "denoise_file", "finetune", "load_denoiser"]
+__all__ = ["__version__", "analyze", "denoise_file", "finetune", "load_denoiser"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "analyze":
+        from stbn_cli.analysis.analysis import analyze
+
+        return analyze
     if name in ("denoise_file", "finetune", "load_denoiser"):
         from stbn_cli import api
 
