@@ -23,14 +23,15 @@ from torch import Tensor
 
 import stbn_cli
 from stbn_cli.analysis.analysis import analyze
+from stbn_cli.api import LoadedDenoiser
 from stbn_cli.bench.rivals.registry import RIVALS
+from stbn_cli.checkpoints.registry import has_model
 from stbn_cli.metrics import psnr
 from stbn_cli.noise.correlation import RELATED, measure_correlation
 from stbn_cli.noise.levelfunction import estimate_noise
 from stbn_cli.noise.model import NoiseModel, SceneNoise
 from stbn_cli.synthesis.camera import CameraPipeline, Grain, gaussian
 from stbn_cli.synthesis.codec import H264, sampled
-from stbn_cli.synthesis.kinds import KINDS
 from stbn_cli.synthesis.sensor import SensorNoise, poisson_gaussian
 from stbn_cli.training.footage import load_clip
 
@@ -160,28 +161,28 @@ def score(denoised: np.ndarray, clean: Tensor) -> float:
     return float(psnr(torch.from_numpy(denoised).permute(0, 3, 1, 2), clean).mean())
 
 
-def automatic(noisy: np.ndarray) -> tuple[str, np.ndarray]:
-    """The kind that is found, and the frames as `stbn denoise` makes them."""
-    kind = analyze(noisy).verdict.kind
-    known = {spec for spec in KINDS if has_model(spec)}
-    denoiser = stbn_cli.load_denoiser(noise_model=kind if kind in known else "white")
-    return kind, denoiser(noisy)
+def automatic(noisy: Tensor, kind: str | None = None) -> tuple[str, np.ndarray]:
+    """The kind that is found in whole frames (or that is named), and their middle as `stbn denoise` makes it."""
+    frames = frames_of(noisy)
+    found = kind or analyze(frames).verdict.kind
+    denoiser = denoiser_for(found)
+    noise = denoiser.scene_noise(list(frames))
+    return found, told(middle(noisy), noise, found)
 
 
-def has_model(kind: str) -> bool:
-    from stbn_cli.checkpoints.registry import has_model as known
-
-    return known("cpu", kind)
+def denoiser_for(kind: str) -> LoadedDenoiser:
+    return stbn_cli.load_denoiser(noise_model=kind if has_model("cpu", kind) else "white")  # type: ignore[arg-type]
 
 
-def told(noisy: np.ndarray, noise: SceneNoise, kind: str) -> np.ndarray:
-    denoiser = stbn_cli.load_denoiser(noise_model=kind if has_model(kind) else "white")  # type: ignore[arg-type]
-    plan = denoiser.plan_for(*noisy.shape[1:3])
-    return np.stack(list(denoiser.stream_scene(iter(noisy), noise, plan)))
+def told(noisy: Tensor, noise: SceneNoise, kind: str) -> np.ndarray:
+    denoiser = denoiser_for(kind)
+    plan = denoiser.plan_for(*noisy.shape[-2:])
+    return np.stack(list(denoiser.stream_scene(iter(frames_of(noisy)), noise, plan)))
 
 
-def against_rivals(noisy: np.ndarray, clean: Tensor, kind: str, rivals: list[str]) -> dict[str, Any]:
-    level = 255 * float((torch.from_numpy(noisy).permute(0, 3, 1, 2) - clean).square().mean().sqrt())
+def against_rivals(whole: Tensor, reference: Tensor, kind: str, rivals: list[str]) -> dict[str, Any]:
+    clean, noisy = middle(reference), frames_of(middle(whole))
+    level = 255 * float((middle(whole) - clean).square().mean().sqrt())
     sigmas = [factor * level for factor in STRENGTHS]
     white = stbn_cli.load_denoiser("stbn-xs")
     best = {"white, best sigma": 0.0, **dict.fromkeys(rivals, 0.0)}
@@ -190,8 +191,8 @@ def against_rivals(noisy: np.ndarray, clean: Tensor, kind: str, rivals: list[str
         best["white, best sigma"] = max(best["white, best sigma"], score(white(noisy), clean))
         for name in rivals:
             best[name] = max(best[name], score(RIVALS[name].denoise(noisy, sigma), clean))
-    found, denoised = automatic(noisy)
-    named = denoised if found == kind else stbn_cli.load_denoiser(noise_model=kind)(noisy)  # type: ignore[arg-type]
+    found, denoised = automatic(whole)
+    named = denoised if found == kind else automatic(whole, kind)[1]
     return {
         "level": level,
         "noisy": score(noisy, clean),
@@ -207,29 +208,30 @@ def denoise(arguments: argparse.Namespace) -> dict[str, Any]:
     rows = []
     for path in arguments.clips:
         clip = load(path, LEAD + arguments.frames)
-        clean = middle(clip[LEAD:]) if len(clip) > LEAD else middle(clip)
+        whole = clip[LEAD:] if len(clip) > LEAD else clip
+        clean = middle(whole)
         name = Path(path).stem
         independent = {f"white {sigma}": SensorNoise(NoiseModel.white(sigma / 255)) for sigma in (10, 30)}
         for label, noise in (independent | SENSORS).items():
-            noisy = noise.add_to(clean, generator())
+            noisy = noise.add_to(whole, generator())
             kind = "white" if noise.model.is_white else "sensor"
             truth = SceneNoise(noise.model, noise.model.level(clean))
-            found, denoised = automatic(frames_of(noisy))
+            found, denoised = automatic(noisy)
             rows.append(
                 tell(
                     {
                         "clip": name,
                         "noise": label,
                         "found": found,
-                        "noisy": score(frames_of(noisy), clean),
+                        "noisy": score(frames_of(middle(noisy)), clean),
                         "automatic": score(denoised, clean),
-                        "told": score(told(frames_of(noisy), truth, kind), clean),
+                        "told": score(told(middle(noisy), truth, kind), clean),
                     }
                 )
             )
         for label, camera in CAMERAS.items():
-            shown = sampled(camera.deliver(clean, None))
-            noisy = frames_of(sampled(camera.deliver(clean, generator())))
+            shown = sampled(camera.deliver(whole, None))
+            noisy = sampled(camera.deliver(whole, generator()))
             rows.append(
                 tell({"clip": name, "noise": label, **against_rivals(noisy, shown, "camera", rivals)})
             )
@@ -238,13 +240,18 @@ def denoise(arguments: argparse.Namespace) -> dict[str, Any]:
         for megabits in BITRATES:
             rate = megabits * 1_000_000 * clip.shape[-1] * clip.shape[-2] // (960 * 540)
             coded, size = H264(bitrate=rate).code(noisy)
-            coded = frames_of(middle(coded[LEAD:]))
             made = size * 8 * 25 / len(clip) * 960 * 540 / (clip.shape[-1] * clip.shape[-2]) / 1e6
             label = f"sigma {CODED_SIGMA}, {megabits} Mbit/s ({made:.1f})"
             rows.append(
-                tell({"clip": name, "noise": label, **against_rivals(coded, clean, "compressed", rivals)})
+                tell(
+                    {
+                        "clip": name,
+                        "noise": label,
+                        **against_rivals(coded[LEAD:], whole, "compressed", rivals),
+                    }
+                )
             )
-        kind, kept = automatic(frames_of(clean))
+        kind, kept = automatic(whole)
         rows.append(tell({"clip": name, "noise": "none", "found": kind, "kept": score(kept, clean)}))
     return {"rows": rows}
 

@@ -29,9 +29,9 @@ from stbn_cli.inference.device import (
     resolve_precision,
 )
 from stbn_cli.inference.plan import EngineOptions
+from stbn_cli.noise.kinds import KINDS, NoiseKind
 from stbn_cli.noise.model import LearnedNoise
 from stbn_cli.pipeline import DenoiseSummary, SpreadWriter, denoise_video, denoise_video_resumably
-from stbn_cli.synthesis.kinds import KINDS, NoiseKind
 
 if TYPE_CHECKING:
     from stbn_cli.chunkstore import ChunkStore

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from stbn_cli.noise.correlation import WHITE_CHROMA, WHITE_LUMA, NoiseCorrelation
+from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levelfunction import NoiseEstimate
-from stbn_cli.synthesis.kinds import NoiseKind
 
 BYTE = 255.0
 # Less noise than this (0-255 scale) is not worth a model for it: the white-noise model leaves such clips as they are.

@@ -25,7 +25,7 @@ class CheckpointSpec:
     sigma_range: tuple[float, float]  # noise levels it was trained for, 0-255 scale
     sha256: str
     size: int  # bytes
-    noise: str = "white"  # kind of noise it was trained for, one of synthesis.kinds.KINDS
+    noise: str = "white"  # kind of noise it was trained for, one of noise.kinds.KINDS
     kind: Literal["denoiser", "flow"] = "denoiser"  # "flow": a stand-alone network for --flow light
     bundled: bool = False  # comes with the package
     repo: str = ""  # Hub repository "owner/name"; "" = none

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stbn_cli.errors import CheckpointError
 from stbn_cli.models.stbn import STBN, STBNConfig
-from stbn_cli.synthesis.kinds import KINDS, NoiseKind
+from stbn_cli.noise.kinds import KINDS, NoiseKind
 
 FORMAT = "stbn-1"
 FLOW_PREFIX = "flow."  # tensors of a flow network that travels with the model

@@ -64,7 +64,7 @@ def parse_time(text: str | None, option: str) -> float | None:
 
 def check_choice(noise_model: str, model: str) -> None:
     """Refuse a kind of noise that is none, or that a named model is not asked for. Raises `OptionError`."""
-    from stbn_cli.synthesis.kinds import KINDS
+    from stbn_cli.noise.kinds import KINDS
 
     if noise_model != AUTO and noise_model not in KINDS:
         raise OptionError(f"--noise-model is one of {AUTO}, {', '.join(KINDS)}, not {noise_model!r}.")

@@ -24,9 +24,9 @@ from stbn_cli.inference.worker import Worker
 from stbn_cli.models.stbn import MINIMUM_SIZE, STBN
 from stbn_cli.noise.correlation import measure_correlation
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
+from stbn_cli.noise.kinds import INDEPENDENT_KINDS, SMALLEST_CODED_LEVEL, NoiseKind
 from stbn_cli.noise.levelfunction import estimate_noise
 from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
-from stbn_cli.synthesis.kinds import INDEPENDENT_KINDS, SMALLEST_CODED_LEVEL, NoiseKind
 
 # Noise that differs from the learned one by this factor is that of other footage.
 FOREIGN_NOISE = 1.4

@@ -1,25 +1,16 @@
-"""The kinds of noise that there are models for, each drawn at random over clean frames."""
+"""Every kind of noise that there are models for, drawn at random over clean frames."""
 
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.synthesis.camera import draw_grain, draw_pipeline
 from stbn_cli.synthesis.sensor import SensorNoise, draw_sensor_noise
 
-# white: the same everywhere. sensor: independent from pixel to pixel, but not the same for every brightness and colour.
-# camera: spread over neighbours by demosaicing, sharpening, scaling, or film. compressed: what H.264 leaves of any.
-NoiseKind = Literal["white", "sensor", "camera", "compressed"]
-KINDS: tuple[NoiseKind, ...] = get_args(NoiseKind)
-# Those whose pixels know nothing of their neighbours' noise, so that a blind spot of one pixel sees none of it.
-INDEPENDENT_KINDS: frozenset[NoiseKind] = frozenset({"white", "sensor"})
-
-# Of compressed noise little can be measured: where the coder took most of it, most of what is wrong stays the same from
-# frame to frame. No less than this is assumed, and the network is taught to look for itself.
-SMALLEST_CODED_LEVEL = 8 / 255
 # Shares of the draws.
 PIPELINE_SHARE = 0.65  # of camera noise; the rest is grain
 SAMPLED_SHARE = 0.6  # of camera noise that is seen through 4:2:0

@@ -12,6 +12,7 @@ from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, save_checkpoint
 from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
 from stbn_cli.models.stbn import STBN
+from stbn_cli.noise.kinds import SMALLEST_CODED_LEVEL, NoiseKind
 from stbn_cli.noise.levels import broadcast_sigma
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.noise.posterior import (
@@ -22,7 +23,7 @@ from stbn_cli.noise.posterior import (
     posterior_mean,
     posterior_nll,
 )
-from stbn_cli.synthesis.kinds import SMALLEST_CODED_LEVEL, NoiseKind, degrade
+from stbn_cli.synthesis.kinds import degrade
 from stbn_cli.training.flow_losses import inside
 from stbn_cli.training.footage import pseudo_rgb
 from stbn_cli.training.options import TrainOptions

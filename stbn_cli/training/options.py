@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from stbn_cli.models.stbn import MODEL_SIZES, STBNConfig
-from stbn_cli.synthesis.kinds import INDEPENDENT_KINDS, KINDS, NoiseKind
+from stbn_cli.noise.kinds import INDEPENDENT_KINDS, KINDS, NoiseKind
 from stbn_cli.training.footage import BayerFormat
 
 FLOW_MODEL = "flow-light"  # what --model calls the light flow network

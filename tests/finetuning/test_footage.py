@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from stbn_cli.errors import InputError
-from stbn_cli.finetuning import footage
 from stbn_cli.finetuning.footage import (
     HELD_OUT,
     RUN_FRAMES,
@@ -70,7 +69,7 @@ def no_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
         def is_cut(self, frame: np.ndarray) -> bool:
             return False
 
-    monkeypatch.setattr(footage, "CutDetector", Blind)
+    monkeypatch.setattr(runs, "CutDetector", Blind)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])

@@ -100,7 +100,7 @@ def test_auto_takes_the_first_that_suits_the_device(folders, know) -> None:
         (bundled / spec.file).write_bytes(b"hello")
     assert store.resolve("auto") == bundled / "small.safetensors"
     assert store.resolve("auto", device="cuda:1") == bundled / "large.safetensors"
-    with pytest.raises(CheckpointError, match="no default model for device 'mps'"):
+    with pytest.raises(CheckpointError, match="no default model for white noise on device 'mps'"):
         store.resolve("auto", device="mps")
 
 
