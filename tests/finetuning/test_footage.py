@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stbn_cli import runs
 from stbn_cli.errors import InputError
 from stbn_cli.finetuning.footage import (
     HELD_OUT,
