@@ -34,7 +34,7 @@ from stbn_cli.training.validation import Validation, validate_denoiser, validate
 FLOW_MARGIN = 24
 # How far the measured level is off, standard deviation of its logarithm: little for independent noise; of correlated
 # noise no measurement sees everything.
-DOUBTS: dict[NoiseKind, float] = {"sensor": 0.03, "camera": 0.25, "compressed": 0.5}
+DOUBTS: dict[NoiseKind, float] = {"sensor": 0.03, "camera": 0.4, "compressed": 0.5}
 # Of the squared error, relative to the noise's variance, beside the likelihood: about as large as its gradient where
 # nine tenths of the variance are removed.
 ERROR_WEIGHT = 5.0
