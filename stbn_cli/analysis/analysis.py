@@ -70,7 +70,7 @@ class Analysis:
     def level(self) -> float:
         """Noise of the typical run."""
         run = self.typical
-        return max(run.noise.level, run.correlation.sigma if run.correlation.reliable else 0.0)
+        return max(run.noise.level, run.correlation.level if run.correlation.reliable else 0.0)
 
 
 def analyze(

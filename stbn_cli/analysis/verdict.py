@@ -11,6 +11,8 @@ from stbn_cli.noise.levelfunction import NoiseEstimate
 BYTE = 255.0
 # Less noise than this (0-255 scale) is not worth a model for it: the white-noise model leaves such clips as they are.
 FAINT = 1.0
+# The same of noise that neighbours share, where it is least; traces of the picture look like it (clean clips: up to 1.6).
+FAINT_SHARED = 2.0
 # Noise that varies by more than this factor over brightness and channels is that of a sensor.
 UNEVEN = 1.25
 # So much of the picture repeats in moving footage only where a coder skipped it.
@@ -55,10 +57,12 @@ class Verdict:
 
 def judge(evidence: Evidence) -> Verdict:
     """The kind of noise that most of the clip has."""
-    levels = [max(noise.level, found.sigma if found.reliable else 0.0) for noise, found in evidence.runs]
+    levels = [max(noise.level, found.level if found.reliable else 0.0) for noise, found in evidence.runs]
     level = BYTE * float(np.median(levels))
     known = [found for _, found in evidence.runs if found.reliable]
-    if level < FAINT:
+    independent = BYTE * float(np.median([noise.level for noise, _ in evidence.runs]))
+    shared = BYTE * float(np.median([found.least for _, found in evidence.runs]))
+    if independent < FAINT and shared < FAINT_SHARED:
         text = (
             f"There is hardly any noise ({level:.1f} on the 0-255 scale): denoising would change little, and "
             "`stbn denoise` will leave the clip nearly as it is."

@@ -339,7 +339,7 @@ class Denoiser:
             return estimate_noise(pictures).scene_noise
         # What neighbours share is not in the high frequencies of a frame alone.
         measured = measure_correlation(pictures)
-        level = measured.sigma if measured.reliable else estimate_noise(pictures).scene_noise.level
+        level = measured.level if measured.reliable else estimate_noise(pictures).scene_noise.level
         return SceneNoise.white(
             max(level, SMALLEST_CODED_LEVEL) if self.noise_kind == "compressed" else level
         )
