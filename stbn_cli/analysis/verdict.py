@@ -11,7 +11,7 @@ from stbn_cli.noise.levelfunction import NoiseEstimate
 BYTE = 255.0
 # Less noise than this (0-255 scale) is not worth a model for it: the white-noise model leaves such clips as they are.
 FAINT = 1.0
-# The same of noise that neighbours share, where it is least; traces of the picture look like it (clean clips: up to 1.6).
+# The same of noise that neighbours share, where it is least; traces of the picture look like it (in clean clips, 1.6).
 FAINT_SHARED = 2.0
 # Noise that varies by more than this factor over brightness and channels is that of a sensor.
 UNEVEN = 1.25
