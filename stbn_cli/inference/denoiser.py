@@ -24,7 +24,7 @@ from stbn_cli.inference.worker import Worker
 from stbn_cli.models.stbn import MINIMUM_SIZE, STBN
 from stbn_cli.noise.correlation import measure_correlation
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
-from stbn_cli.noise.kinds import INDEPENDENT_KINDS, SMALLEST_CODED_LEVEL, NoiseKind
+from stbn_cli.noise.kinds import CODED_LEVEL, INDEPENDENT_KINDS, NoiseKind
 from stbn_cli.noise.levelfunction import estimate_noise
 from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
 
@@ -337,11 +337,12 @@ class Denoiser:
         pictures = torch.cat(_some(frames)).permute(0, 2, 3, 1)
         if self.noise_kind in INDEPENDENT_KINDS:
             return estimate_noise(pictures).scene_noise
+        if self.noise_kind == "compressed":
+            return SceneNoise.white(CODED_LEVEL)
         # What neighbours share is not in the high frequencies of a frame alone.
         measured = measure_correlation(pictures)
-        level = measured.level if measured.reliable else estimate_noise(pictures).scene_noise.level
         return SceneNoise.white(
-            max(level, SMALLEST_CODED_LEVEL) if self.noise_kind == "compressed" else level
+            measured.level if measured.reliable else estimate_noise(pictures).scene_noise.level
         )
 
     def _new_scene(self, noise: SceneNoise, *, first_frame: int) -> SceneQueue:

@@ -15,6 +15,7 @@ from stbn_cli.models.blindspot import BlindMean, PhaseHead
 from stbn_cli.models.branch import PropagationBranch
 from stbn_cli.models.expansion import ReceptiveFieldExpansion
 from stbn_cli.models.phases import from_phases, to_phases, valid_mask
+from stbn_cli.models.refinement import Refinement
 from stbn_cli.models.warp import warp_nearest
 from stbn_cli.noise.levels import Sigma, broadcast_sigma
 from stbn_cli.noise.posterior import GAUSSIAN_CHANNELS, MEAN_CHANNELS
@@ -52,6 +53,10 @@ class STBNConfig:
     # False: the network sees the pixel that it predicts, as denoisers do that learn from clean frames. For noise that
     # neighbouring pixels share, which a blind spot would not hide.
     blind_spot: bool = True
+    # Residual blocks, and their channels, that correct the outputs with all pixels in view (needs carry_frame, and no
+    # blind spot); 0: none.
+    refinement_blocks: int = 0
+    refinement_channels: int = 64
 
     def __post_init__(self) -> None:
         if self.head not in ("gaussian", "plain"):
@@ -62,6 +67,8 @@ class STBNConfig:
             )
         if self.mean_residual and not self.carry_frame:
             raise ValueError("mean_residual needs carry_frame")
+        if self.refinement_blocks and (self.blind_spot or not self.carry_frame):
+            raise ValueError("refinement needs carry_frame, and a network without a blind spot")
         if self.expansion_channels % self.expansion_groups:
             raise ValueError("expansion_channels must be a multiple of expansion_groups")
 
@@ -87,12 +94,17 @@ class STBNConfig:
         two more within its blocks.
         """
         expansion = 4 * (2 + self.expansion_stages * self.expansion_blocks) + 2
-        return expansion + 2 * self.head_blocks
+        # At half the resolution, a convolution reaches two pixels; a pixel's pair adds one.
+        refinement = 2 * (self.refinement_blocks + 1) + 1 if self.refinement_blocks else 0
+        return expansion + 2 * self.head_blocks + refinement
 
 
 # What paid at every size that was tried: a short path from the propagated features to the head, the noisy frame carried
 # with the state, and a mean that starts from the pixels around.
 SHORT_PATHS: dict[str, Any] = {"feature_skip": True, "carry_frame": True, "mean_residual": True}
+
+# Of every network without a blind spot, whatever its size.
+REFINEMENT_BLOCKS = 4
 
 # The named sizes. `stbn-published` is the network of the paper, layer for layer, and `stbn-raw` its variant for packed
 # Bayer frames. The small ones are leaner where it was measured to pay: no bottleneck, dense instead of grouped
@@ -163,6 +175,15 @@ class STBN(nn.Module):
         )
         self.head = PhaseHead(channels, channels, config.output_channels, config.head_blocks)
         self.blind_mean = BlindMean() if config.mean_residual else None
+        self.refinement = None
+        if config.refinement_blocks:
+            self.refinement = Refinement(
+                channels=channels,
+                colours=config.image_channels,
+                outputs=config.output_channels,
+                width=config.refinement_channels,
+                blocks=config.refinement_blocks,
+            )
 
     def forward(self, noisy: Tensor, sigma: Sigma, flow_to_previous: Tensor, flow_to_next: Tensor) -> Tensor:
         """Head outputs `(N, T, outputs, H, W)` of a whole clip.
@@ -257,13 +278,14 @@ class STBN(nn.Module):
         if self.config.feature_skip:
             features = features + forward_phases + backward_phases
         outputs = from_phases(self.head(features, mask), height, width)
-        if self.blind_mean is None:
-            return outputs
-        mean = self.blind_mean(
-            forward_state[:, self.config.channels :].detach()
-        )  # no parameter lies behind it
+        frame = forward_state[:, self.config.channels :].detach()  # no parameter lies behind it
         colours = self.config.image_channels
-        return torch.cat((outputs[:, :colours].float() + mean, outputs[:, colours:].float()), 1)
+        if self.blind_mean is not None:
+            mean = outputs[:, :colours].float() + self.blind_mean(frame)
+            outputs = torch.cat((mean, outputs[:, colours:].float()), 1)
+        if self.refinement is not None:
+            outputs = outputs.float() + self.refinement(features, frame.float(), outputs[:, :colours].float())
+        return outputs
 
     def _check(self, noisy: Tensor, flow_to_previous: Tensor, flow_to_next: Tensor) -> None:
         if noisy.ndim != 5 or noisy.shape[2] != self.config.image_channels:

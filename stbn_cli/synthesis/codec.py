@@ -14,7 +14,7 @@ from stbn_cli.video.pixels import join_planes, split_planes
 LAYOUT = PixelLayout("yuv", 8, 2, 2)
 MATRIX = "bt601"
 RATE = 25
-SMALLEST_CRF, LARGEST_CRF = 22.0, 37.0
+SMALLEST_CRF, LARGEST_CRF = 21.0, 36.0
 # So much noise (0-255 scale) raises the smallest CRF by one: who codes strong noise finely needs 20 Mbit/s for 960x540.
 SIGMA_PER_CRF = 5.0
 HIGHEST_RAISE = 6.0

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from stbn_cli.models.stbn import MODEL_SIZES, STBNConfig
+from stbn_cli.models.stbn import MODEL_SIZES, REFINEMENT_BLOCKS, STBNConfig
 from stbn_cli.noise.kinds import INDEPENDENT_KINDS, KINDS, NoiseKind
 from stbn_cli.training.footage import BayerFormat
 
@@ -105,8 +105,11 @@ class TrainOptions:
 
     @property
     def config(self) -> STBNConfig:
-        """Shape of the denoiser: without a blind spot where that would not hide the noise."""
-        return replace(MODEL_SIZES[self.model], blind_spot=self.noise in INDEPENDENT_KINDS)
+        """Shape of the denoiser: without a blind spot, and refined, where that would not hide the noise."""
+        size = MODEL_SIZES[self.model]
+        if self.noise in INDEPENDENT_KINDS:
+            return size
+        return replace(size, blind_spot=False, refinement_blocks=REFINEMENT_BLOCKS)
 
     @property
     def is_raw(self) -> bool:

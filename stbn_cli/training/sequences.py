@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stbn_cli.synthesis.camera import blurred
 from stbn_cli.training.camera import Scene, draw_scene, render
 from stbn_cli.training.footage import Footage
 
-# Clips are shrunk by up to this factor: more scales, and less of the source's compression.
-SMALLEST_SCALE = 0.55
-KEEP_SCALE_SHARE = 0.4  # of the clip sequences are not shrunk at all
+# Clips are shrunk by up to this factor: more scales, less of the source's compression, and details as fine as pixels.
+SMALLEST_SCALE = 0.3
+KEEP_SCALE_SHARE = 0.25  # of the clip sequences are not shrunk at all
 # Chances of taking every frame, every second, every third: motion too large for the flow has to be met in training,
 # or the network trusts what is badly aligned.
 STRIDE_CHANCES = (0.6, 0.25, 0.15)
@@ -26,6 +27,11 @@ NOISE, FLOW_NOISE = (
 # Half the sequences are seen through a filter: each channel is darkened by up to this factor.
 COLOUR_SHARE = 0.5
 DARKEST_GAIN = 0.6
+# Most are sharpened by an unsharp mask of up to this amount: footage that was shrunk or coded is softer than cameras
+# are, and who has seen no fine texture takes it for noise.
+SHARPENED_SHARE = 0.6
+STRONGEST_SHARPENING = 1.2
+SHARPENING_RADIUS = (0.6, 1.5)  # standard deviation in pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +79,10 @@ class SequenceSource:
         random = self.random(number)
         if self.takes_still(random):
             frames, _ = render(self.scene(random))
-            return self.coloured(frames, random)
-        return self.clip(random)
+            frames = self.coloured(frames, random)
+        else:
+            frames = self.clip(random)
+        return self.sharpened(frames, random)
 
     def takes_still(self, random: np.random.Generator) -> bool:
         """Draws whether a sequence is rendered from photographs."""
@@ -121,6 +129,13 @@ class SequenceSource:
             return frames
         gains = random.uniform(DARKEST_GAIN, 1.0, size=(frames.shape[1], 1, 1)).astype(np.float32)
         return frames * torch.from_numpy(gains).to(frames.device)
+
+    def sharpened(self, frames: Tensor, random: np.random.Generator) -> Tensor:
+        """Most of the time, if sequences are augmented, the frames under a random unsharp mask."""
+        if not self.options.augment or random.random() >= SHARPENED_SHARE:
+            return frames
+        amount, radius = random.uniform(0.0, STRONGEST_SHARPENING), random.uniform(*SHARPENING_RADIUS)
+        return (frames + amount * (frames - blurred(frames, radius))).clamp(0.0, 1.0)
 
 
 def _white_noise(random: np.random.Generator, like: Tensor) -> Tensor:

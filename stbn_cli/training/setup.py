@@ -12,7 +12,7 @@ from stbn_cli.checkpoints.store import find_flow
 from stbn_cli.errors import InputError
 from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
 from stbn_cli.models.lightflow import LightFlowNet
-from stbn_cli.models.stbn import STBN
+from stbn_cli.models.stbn import STBN, STBNConfig
 from stbn_cli.synthesis.kinds import lead_of
 from stbn_cli.training.denoiser_task import DenoiserTask
 from stbn_cli.training.flow_task import FlowTask
@@ -41,20 +41,30 @@ def create_task(
         return FlowTask(options, network)
     initial = load_checkpoint(options.initial) if options.initial is not None else None
     config = options.config
-    if initial is not None and replace(initial.config, blind_spot=config.blind_spot) != config:
+    if initial is not None and not _leads_to(initial.config, config):
         raise InputError(
-            f"The model {str(options.initial)!r} is of another size than --model {options.model}. "
-            "Name its size, or another file."
+            f"The model {str(options.initial)!r} is of another size or kind than --model {options.model} with --noise "
+            f"{options.noise}. Name its own, or another file."
         )
     # torch's default weights: scaling the residual branches down, or He's gain, learned more slowly.
     network = STBN(config)
     if initial is not None:
-        network.load_state_dict(initial.build().state_dict())
+        # A refinement that the file lacks begins as nothing.
+        added = config.refinement_blocks != initial.config.refinement_blocks
+        network.load_state_dict(initial.build().state_dict(), strict=not added)
         if initial.config.blind_spot and not config.blind_spot:
             # What lies there never acted and was never learned.
             for branch in (network.forward_branch, network.backward_branch):
                 branch.masked.weight.data[..., 1, 1] = 0.0
     return DenoiserTask(options, network, _create_flow(options, initial, device), precision)
+
+
+def _leads_to(initial: STBNConfig, wanted: STBNConfig) -> bool:
+    """Whether a network of one shape can begin with the weights of another: it may see more, and be refined."""
+    seeing = replace(initial, blind_spot=initial.blind_spot and wanted.blind_spot)
+    if not seeing.blind_spot and not seeing.refinement_blocks:
+        seeing = replace(seeing, refinement_blocks=wanted.refinement_blocks)
+    return seeing == wanted
 
 
 def load_training_footage(options: TrainOptions) -> tuple[Footage, list[Tensor]]:

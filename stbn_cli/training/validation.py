@@ -11,7 +11,7 @@ from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.estimator import FlowEstimator
 from stbn_cli.metrics import psnr
 from stbn_cli.models.stbn import STBN
-from stbn_cli.noise.kinds import SMALLEST_CODED_LEVEL, NoiseKind
+from stbn_cli.noise.kinds import CODED_LEVEL, NoiseKind
 from stbn_cli.noise.levels import broadcast_sigma
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.noise.posterior import MEAN_CHANNELS, posterior_mean
@@ -94,8 +94,7 @@ def validate_on_kind(
             frames = torch.cat((clean[1 : 1 + lead].flip(0), clean)) if lead else clean
             found = degrade(kind, frames, random, sigma_range)
             if kind == "compressed":
-                level = max(found.noise.level(found.noisy), SMALLEST_CODED_LEVEL)
-                found = found._replace(noise=NoiseModel.white(level))
+                found = found._replace(noise=NoiseModel.white(CODED_LEVEL))
             noisy, target = found.noisy.to(device), found.clean.to(device)
             flows = estimate_clip_flows(flow, noisy, found.noise.level(noisy))
             sigma = found.noise.sigma_at(noisy).expand_as(noisy)[None]
