@@ -223,10 +223,17 @@ class Denoiser:
 
         `opening`: a chunk and its overlap, or the whole scene if that is shorter.
         """
-        if self.options.sigma is not None:
-            return SceneNoise.white(self.options.sigma)
+        if self._given is not None:
+            return self._given
         frames = [_to_tensor(frame, index) for index, frame in enumerate(opening)]
         return self._estimate(frames) if self._noise is None else self._learned(frames)
+
+    @property
+    def _given(self) -> SceneNoise | None:
+        """The noise of every scene, where frames need not be looked at for it."""
+        if self.noise_kind == "compressed":
+            return SceneNoise.white(CODED_LEVEL)
+        return None if self.options.sigma is None else SceneNoise.white(self.options.sigma)
 
     def _window(self) -> int:
         """Frames that have to wait before a chunk can run."""
@@ -306,9 +313,8 @@ class Denoiser:
 
     def _open_scene(self, waiting: list[PendingFrame], first_frame: int) -> SceneQueue:
         """A scene that begins with the frames that wait, with its noise level."""
-        if self.options.sigma is not None:
-            noise = SceneNoise.white(self.options.sigma)
-        else:
+        noise = self._given
+        if noise is None:
             noisy = [frame.noisy for frame in waiting]
             noise = self._estimate(noisy)
             if self._noise is not None:
@@ -337,8 +343,6 @@ class Denoiser:
         pictures = torch.cat(_some(frames)).permute(0, 2, 3, 1)
         if self.noise_kind in INDEPENDENT_KINDS:
             return estimate_noise(pictures).scene_noise
-        if self.noise_kind == "compressed":
-            return SceneNoise.white(CODED_LEVEL)
         # What neighbours share is not in the high frequencies of a frame alone.
         measured = measure_correlation(pictures)
         return SceneNoise.white(
@@ -347,7 +351,7 @@ class Denoiser:
 
     def _new_scene(self, noise: SceneNoise, *, first_frame: int) -> SceneQueue:
         learned = self._noise is not None
-        estimated = self.options.sigma is None and not learned
+        estimated = self._given is None and not learned
         self.report.scenes.append(
             SceneReport(first_frame, noise.level, estimated, learned, noise.model.variances)
         )

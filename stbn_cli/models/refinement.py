@@ -1,7 +1,7 @@
 """What a network may do that need not be blind: look at all pixels at once, the predicted one included.
 
-The phases keep the four pixel parities apart, which is what makes STBN blind. A network that learns from clean frames does
-not need that. Here they are channels of one picture at half the resolution, so that neighbours meet.
+The phases keep the four pixel parities apart, which is what makes STBN blind. A network that learns from clean frames
+does not need that. Here they are channels of one picture at half the resolution, so that neighbours meet.
 """
 
 import torch

@@ -200,6 +200,35 @@ def test_the_masked_centre_neither_moves_nor_counts_in_the_gradient(options_of: 
         assert module.weight.grad.any() and torch.equal(module.weight[:, :, 1, 1], centre)
 
 
+@pytest.mark.parametrize("kind", ["camera", "compressed"])
+def test_models_for_correlated_noise_begin_as_their_start_and_see_everything(
+    options_of: OptionsOf, tmp_path: Path, kind: str
+) -> None:
+    """From a blind model, which cannot be made of them again."""
+    Trainer(options_of(epochs=1)).run()
+    blind = load_checkpoint(options_of().log_dir / "model.safetensors").build().eval()
+    start = options_of().log_dir / "model.safetensors"
+    options = options_of(log_dir=tmp_path / kind, noise=kind, initial=start, epochs=2)
+    trainer = Trainer(options)
+    noisy, flow = torch.rand(1, 2, 3, 20, 22), torch.zeros(1, 2, 2, 20, 22)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            trainer.task.network(noisy, 0.1, flow, flow), blind(noisy, 0.1, flow, flow)
+        )
+    result = trainer.run()
+    assert result.finished and any("psnr" in row for row in rows_of(options))
+    learned = load_checkpoint(options.log_dir / "model.safetensors")
+    assert learned.info.noise_kind == kind
+    assert not learned.config.blind_spot and learned.config.refinement_blocks
+    again = Trainer(
+        options_of(log_dir=tmp_path / "on", noise=kind, initial=options.log_dir / "model.safetensors")
+    )
+    for name, value in again.task.network.state_dict().items():
+        torch.testing.assert_close(value, learned.weights[name].float(), msg=name)
+    with pytest.raises(InputError, match="another size or kind"):
+        Trainer(options_of(log_dir=tmp_path / "back", initial=options.log_dir / "model.safetensors"))
+
+
 def test_schedules(options_of: OptionsOf) -> None:
     options = options_of(epochs=10, milestones=(2, 4, 6, 8))  # two steps an epoch
     factors = [options.learning_rate_factor(step) for step in range(options.steps)]
