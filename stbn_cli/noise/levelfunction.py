@@ -126,7 +126,11 @@ def fit_level_function(sets: Sequence[BlockSet]) -> NoiseModel:
     flat = _robust_row(brightness, target, 1)
     model = NoiseModel((tuple(np.exp(flat).tolist()),))
     cost = _misfit(target - _predicted(flat, brightness))
+    # Where a channel shows nothing that could be measured (all of it clipped), none has a function of its own.
+    complete = len(np.unique(channel)) == CHANNELS
     for own, knots in SHAPES[1:]:
+        if own and not complete:
+            continue
         rows, predicted = [], np.empty_like(target)
         for index in range(CHANNELS if own else 1):
             mine = channel == index if own else np.ones(len(channel), bool)

@@ -78,3 +78,12 @@ def test_noise_that_stays_from_frame_to_frame_is_held(clean: torch.Tensor) -> No
 def test_a_frame_of_one_colour_says_nothing() -> None:
     found = estimate_noise(np.full((2, 32, 32, 3), 0.5, np.float32))
     assert not found.reliable and found.level == 0.0 and found.model.is_white
+
+
+@pytest.mark.parametrize("dark", [(0.05, 1.0, 1.0), (0.05, 0.05, 0.05)])
+def test_channels_that_are_clipped_everywhere_are_no_obstacle(
+    clean: torch.Tensor, dark: tuple[float, float, float]
+) -> None:
+    picture = clean * torch.tensor(dark).view(3, 1, 1)
+    found = measured(picture, poisson_gaussian(0.0, 60 / 255, clipped=True))
+    assert 0.5 * 60 < found.level * 255 < 1.5 * 60
