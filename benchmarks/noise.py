@@ -2,6 +2,7 @@
 
     python benchmarks/noise.py estimate CLIP [CLIP ...]    # levels, noise-level functions, correlation lengths
     python benchmarks/noise.py denoise CLIP [CLIP ...]     # everything automatic against the truth, and against rivals
+    python benchmarks/noise.py figure CLIP --output noise.png    # crops beside each other
 
 Noise is made over the first frames of clean clips by `stbn_cli.synthesis`, always the same draw. `estimate` takes each
 clip as it is, darkened, between bars, and standing still. `denoise` crops the middle of the frames. PSNR in dB. One
@@ -13,7 +14,7 @@ what was tried and is not in stbn: the white-noise model on each pixel parity al
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ CODED_SIGMA = 20
 STRENGTHS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # of the white-noise model and of rivals, over the true level
 LEAD = 16  # frames that are coded before those that are measured
 WIDTH, HEIGHT = 320, 256  # of the crop
+FIGURE_CRF = 27.0
+FIGURE_CROP = (slice(60, 180), slice(90, 230))  # rows and columns of the middle
 CURVE_POINTS = 2001  # of a variance-stabilising transformation
 
 
@@ -220,19 +223,29 @@ def stabilised(noisy: Tensor, model: NoiseModel) -> np.ndarray:
     return denoised
 
 
+def white_at_best(
+    noisy: np.ndarray, clean: Tensor, sigmas: list[float], way: Callable[..., np.ndarray] | None = None
+) -> tuple[float, np.ndarray]:
+    """The white-noise model at that of `sigmas` (0-255 scale) that is best, in a `way` of its own if there is one."""
+    white = stbn_cli.load_denoiser("stbn-xs")
+    best = (-np.inf, noisy)
+    for sigma in sigmas:
+        white.options = replace(white.options, sigma=sigma / 255)
+        denoised = white(noisy) if way is None else way(white, noisy)
+        best = max(best, (score(denoised, clean), denoised), key=lambda pair: pair[0])
+    return best
+
+
 def against_rivals(whole: Tensor, reference: Tensor, kind: str, rivals: list[str]) -> dict[str, Any]:
     clean, noisy = middle(reference), frames_of(middle(whole))
     level = 255 * float((middle(whole) - clean).square().mean().sqrt())
     sigmas = [factor * level for factor in STRENGTHS]
-    white = stbn_cli.load_denoiser("stbn-xs")
-    best = {"white, best sigma": 0.0, "white, pixels shuffled": 0.0, **dict.fromkeys(rivals, 0.0)}
-    for sigma in sigmas:
-        white.options = replace(white.options, sigma=sigma / 255)
-        best["white, best sigma"] = max(best["white, best sigma"], score(white(noisy), clean))
-        parted = score(shuffled(white, noisy), clean)
-        best["white, pixels shuffled"] = max(best["white, pixels shuffled"], parted)
-        for name in rivals:
-            best[name] = max(best[name], score(RIVALS[name].denoise(noisy, sigma), clean))
+    best = {
+        "white, best sigma": white_at_best(noisy, clean, sigmas)[0],
+        "white, pixels shuffled": white_at_best(noisy, clean, sigmas, shuffled)[0],
+    }
+    for name in rivals:
+        best[name] = max(score(RIVALS[name].denoise(noisy, sigma), clean) for sigma in sigmas)
     found, denoised = automatic(whole)
     named = denoised if found == kind else automatic(whole, kind)[1]
     return {
@@ -298,16 +311,56 @@ def denoise(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"rows": rows}
 
 
+def figure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Crops of a frame: noisy, by the white-noise model at its best, by the model for the kind, and clean."""
+    from matplotlib.figure import Figure
+
+    (path,) = arguments.clips
+    clip = load(path, LEAD + arguments.frames)
+    camera, shown = CAMERAS["bilinear, smoothed, sharpened"], clip[LEAD:]
+    coded, _ = H264(crf=FIGURE_CRF).code(
+        SensorNoise(NoiseModel.white(CODED_SIGMA / 255), clipped=True).add_to(clip, generator())
+    )
+    cases = {
+        "camera": (sampled(camera.deliver(shown, generator())), sampled(camera.deliver(shown, None))),
+        "compressed": (coded[LEAD:], shown),
+    }
+    drawing = Figure(figsize=(10, 5.2), layout="constrained")
+    scores: dict[str, Any] = {}
+    for row, (kind, (noisy, clean)) in enumerate(cases.items()):
+        level = 255 * float((noisy - clean).square().mean().sqrt())
+        sigmas = [factor * level for factor in STRENGTHS]
+        _, best = white_at_best(frames_of(middle(noisy)), middle(clean), sigmas)
+        _, own = automatic(noisy, kind)
+        pictures = {
+            f"{kind} noise": frames_of(middle(noisy)),
+            "white-noise model, best sigma": best,
+            f"{kind} model": own,
+            "without noise": frames_of(middle(clean)),
+        }
+        for column, (title, frames) in enumerate(pictures.items()):
+            decibel = score(frames, middle(clean)) if column < 3 else None
+            scores[f"{kind}: {title}"] = decibel
+            place = drawing.add_subplot(2, 4, 4 * row + column + 1)
+            crop = frames[len(frames) // 2][FIGURE_CROP]
+            place.imshow(np.clip(crop, 0.0, 1.0), interpolation="nearest")
+            place.set_title(title + (f", {decibel:.1f} dB" if decibel else ""), fontsize=8)
+            place.set_axis_off()
+    drawing.savefig(arguments.output, dpi=150)
+    return scores
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("estimate", "denoise"))
+    parser.add_argument("what", choices=("estimate", "denoise", "figure"))
     parser.add_argument("clips", nargs="+")
     parser.add_argument("--frames", type=int, default=6)
     parser.add_argument("--rivals", default="")
+    parser.add_argument("--output", type=Path, default=Path("noise.png"))
     arguments = parser.parse_args()
-    result = estimate(arguments) if arguments.what == "estimate" else denoise(arguments)
+    result = {"estimate": estimate, "denoise": denoise, "figure": figure}[arguments.what](arguments)
     print(json.dumps(result, indent=2))
 
 

@@ -23,10 +23,15 @@ BLOCK = 4  # pixels on a side of what it splits into patches
 
 
 class PlainSTBN(nn.Module):
-    """The same function as `STBN.forward`, with copies of its weights, on the device and in the precision of these."""
+    """The same function as `STBN.forward`, with copies of its weights, on the device and in the precision of these.
+
+    Raises `ValueError` for a network without a blind spot.
+    """
 
     def __init__(self, network: STBN) -> None:
         super().__init__()
+        if not network.config.blind_spot:
+            raise ValueError("only networks with a blind spot have a plain form")
         self.config = network.config
         self.forward_branch = _Branch(network.forward_branch)
         self.backward_branch = _Branch(network.backward_branch)
