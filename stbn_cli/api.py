@@ -320,12 +320,7 @@ def finetune(
 
 
 def sigma_warning(sigma: float, info: ModelInfo) -> str | None:
-    """What to tell the user of a noise level (0-255 scale) that the model does not heed, or was not trained for."""
-    if info.noise_kind == "compressed":
-        return (
-            f"The model {info.name} finds the level of coded noise by itself and does not heed a told one. Use "
-            "--strength to leave some of the noise, or --noise-model white to tell its level."
-        )
+    """What to tell the user of a noise level (0-255 scale) outside the model's range; None inside it."""
     low, high = info.sigma_range
     if low <= sigma <= high:
         return None

@@ -218,7 +218,7 @@ def _run(request: Request) -> None:
     if warning := job.strong_noise():
         notes(warning)
     if not request.quiet:
-        say(_headline(request, job, made))
+        say(_headline(request, made))
         for line in _prediction(job, made):
             say(line)
     if request.json:
@@ -258,16 +258,14 @@ def _plan_full_run(
         return output, plan_encoding(metadata, output, encode, notes)
 
 
-def _headline(request: Request, job: Job, made: "Preview") -> str:
+def _headline(request: Request, made: "Preview") -> str:
     from stbn_cli.preview.make import SIGMA_SCALE, timestamp
 
     levels = sorted(SIGMA_SCALE * sigma for sigma in made.sigmas)
     noise = f"noise level {levels[0]:.3g}" + (f" to {levels[-1]:.3g}" if len(levels) > 1 else "")
-    noise += " (estimated)" if job.sigma is None else " (as given)"
-    if job.denoiser.noise_kind == "compressed":
-        noise = "noise level left to the network"
+    how = "estimated" if request.engine["sigma"] is None else "as given"
     frames = "the frame at" if made.shown == 1 else f"{made.shown} frames from"
-    return f"{request.output}: {frames} {timestamp(made.begin)}, {noise}"
+    return f"{request.output}: {frames} {timestamp(made.begin)}, {noise} ({how})"
 
 
 def _prediction(job: Job, made: "Preview") -> list[str]:

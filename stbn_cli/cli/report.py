@@ -150,8 +150,6 @@ class Job:
         return next(name for name, dtype in PRECISIONS.items() if dtype == self.denoiser.dtype)
 
     def _noise(self) -> str:
-        if self.denoiser.noise_kind == "compressed":
-            return "noise level left to the network"
         scenes = self.scenes()
         levels = sorted(scene["sigma"] for scene in scenes)
         if not levels or self.sigma is not None:

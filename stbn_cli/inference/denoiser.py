@@ -24,7 +24,7 @@ from stbn_cli.inference.worker import Worker
 from stbn_cli.models.stbn import MINIMUM_SIZE, STBN
 from stbn_cli.noise.correlation import measure_correlation
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
-from stbn_cli.noise.kinds import CODED_LEVEL, INDEPENDENT_KINDS, NoiseKind
+from stbn_cli.noise.kinds import INDEPENDENT_KINDS, NoiseKind
 from stbn_cli.noise.levelfunction import estimate_noise
 from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
 
@@ -223,17 +223,10 @@ class Denoiser:
 
         `opening`: a chunk and its overlap, or the whole scene if that is shorter.
         """
-        if self._given is not None:
-            return self._given
+        if self.options.sigma is not None:
+            return SceneNoise.white(self.options.sigma)
         frames = [_to_tensor(frame, index) for index, frame in enumerate(opening)]
         return self._estimate(frames) if self._noise is None else self._learned(frames)
-
-    @property
-    def _given(self) -> SceneNoise | None:
-        """The noise of every scene, where frames need not be looked at for it."""
-        if self.noise_kind == "compressed":
-            return SceneNoise.white(CODED_LEVEL)
-        return None if self.options.sigma is None else SceneNoise.white(self.options.sigma)
 
     def _window(self) -> int:
         """Frames that have to wait before a chunk can run."""
@@ -313,8 +306,9 @@ class Denoiser:
 
     def _open_scene(self, waiting: list[PendingFrame], first_frame: int) -> SceneQueue:
         """A scene that begins with the frames that wait, with its noise level."""
-        noise = self._given
-        if noise is None:
+        if self.options.sigma is not None:
+            noise = SceneNoise.white(self.options.sigma)
+        else:
             noisy = [frame.noisy for frame in waiting]
             noise = self._estimate(noisy)
             if self._noise is not None:
@@ -345,13 +339,14 @@ class Denoiser:
             return estimate_noise(pictures).scene_noise
         # What neighbours share is not in the high frequencies of a frame alone.
         measured = measure_correlation(pictures)
-        return SceneNoise.white(
-            measured.level if measured.reliable else estimate_noise(pictures).scene_noise.level
-        )
+        if not measured.reliable:
+            return SceneNoise.white(estimate_noise(pictures).scene_noise.level)
+        # Coded noise is not everywhere alike: where it is least, the coder took it.
+        return SceneNoise.white(measured.sigma if self.noise_kind == "compressed" else measured.level)
 
     def _new_scene(self, noise: SceneNoise, *, first_frame: int) -> SceneQueue:
         learned = self._noise is not None
-        estimated = self._given is None and not learned
+        estimated = self.options.sigma is None and not learned
         self.report.scenes.append(
             SceneReport(first_frame, noise.level, estimated, learned, noise.model.variances)
         )

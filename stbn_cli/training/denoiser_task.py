@@ -12,7 +12,6 @@ from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, save_checkpoint
 from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
 from stbn_cli.models.stbn import STBN
-from stbn_cli.noise.kinds import CODED_LEVEL, NoiseKind
 from stbn_cli.noise.levels import broadcast_sigma
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.noise.posterior import (
@@ -21,7 +20,7 @@ from stbn_cli.noise.posterior import (
     posterior_mean,
     posterior_nll,
 )
-from stbn_cli.synthesis.kinds import degrade
+from stbn_cli.synthesis.kinds import MEASURED, degrade
 from stbn_cli.training.flow_losses import inside
 from stbn_cli.training.footage import pseudo_rgb
 from stbn_cli.training.options import TrainOptions
@@ -30,13 +29,12 @@ from stbn_cli.training.validation import Validation, validate_denoiser, validate
 
 # Flow is found on the crop and this margin around it (pixels), since flow at a border is poor.
 FLOW_MARGIN = 24
-# How far the measured level is off, mean and standard deviation of its logarithm: little for independent noise; of
-# correlated noise no measurement sees everything (eight clips, three cameras: 0.7 to 1.1, in the median 0.94).
-DOUBTS: dict[NoiseKind, tuple[float, float]] = {"sensor": (0.0, 0.03), "camera": (-0.07, 0.2)}
 # Of the likelihood beside the logarithm of the squared error, which is what is wanted; it teaches how sure to be.
 LIKELIHOOD_WEIGHT = 0.1
 # Sequences hardly wrong (0-255 scale) are not to be made perfect at the expense of others.
 NEGLIGIBLE_ERROR = 0.25
+# A coder leaves as little as this (0-255 scale) of the noise that can be measured.
+SMALLEST_CODED_LEVEL = 1.0
 NETWORK, FLOW = "network.", "pupil."  # prefixes in the state
 
 
@@ -134,11 +132,8 @@ class DenoiserTask(nn.Module):
         for number in numbers:
             random = source.random(number, NOISE)
             found = degrade(self.options.noise, source.sequence(number), random, (low / 255.0, high / 255.0))
-            if self.options.noise == "compressed":
-                noise = NoiseModel.white(CODED_LEVEL)
-            else:
-                # What will be measured is not the truth either.
-                noise = found.noise.scaled(float(np.exp(random.normal(*DOUBTS[self.options.noise]))))
+            # What will be measured is not the truth either.
+            noise = found.noise.scaled(float(np.exp(random.normal(*MEASURED[self.options.noise]))))
             drawn.append(found._replace(noise=noise))
         noisy = torch.stack([part.noisy for part in drawn])
         sigma = torch.stack([part.noise.sigma_at(part.noisy).expand_as(part.noisy) for part in drawn])
@@ -218,10 +213,13 @@ class DenoiserTask(nn.Module):
             flow_weights = _part(state, FLOW)
         elif isinstance(self.flow, NetworkFlow):
             flow_weights = dict(self.flow.network.state_dict())
+        low, high = self.options.noise_interval
+        if self.options.noise == "compressed":
+            low = min(low, SMALLEST_CODED_LEVEL)
         info = ModelInfo(
             name=self.options.model,
             flow=self.flow.name,
-            sigma_range=self.options.noise_interval,
+            sigma_range=(low, high),
             licence="Apache-2.0",
             noise_kind=self.options.noise,
             training=training,

@@ -1,5 +1,6 @@
 """Quality on held-out clips while training, by the protocol's noise and definitions."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,11 +12,10 @@ from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.estimator import FlowEstimator
 from stbn_cli.metrics import psnr
 from stbn_cli.models.stbn import STBN
-from stbn_cli.noise.kinds import CODED_LEVEL, NoiseKind
+from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import broadcast_sigma
-from stbn_cli.noise.model import NoiseModel
 from stbn_cli.noise.posterior import MEAN_CHANNELS, posterior_mean
-from stbn_cli.synthesis.kinds import degrade, lead_of
+from stbn_cli.synthesis.kinds import MEASURED, degrade, lead_of
 from stbn_cli.synthesis.protocol import protocol_noise
 from stbn_cli.training.camera import draw_scene, render, true_flow
 from stbn_cli.training.flow_losses import warp_bilinear
@@ -93,8 +93,7 @@ def validate_on_kind(
             lead = lead_of(kind)
             frames = torch.cat((clean[1 : 1 + lead].flip(0), clean)) if lead else clean
             found = degrade(kind, frames, random, sigma_range)
-            if kind == "compressed":
-                found = found._replace(noise=NoiseModel.white(CODED_LEVEL))
+            found = found._replace(noise=found.noise.scaled(math.exp(MEASURED[kind][0])))
             noisy, target = found.noisy.to(device), found.clean.to(device)
             flows = estimate_clip_flows(flow, noisy, found.noise.level(noisy))
             sigma = found.noise.sigma_at(noisy).expand_as(noisy)[None]

@@ -11,7 +11,6 @@ from stbn_cli.flow.estimator import NoFlow
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.models.stbn import STBN
-from stbn_cli.noise.kinds import CODED_LEVEL
 from tests.networks import TINY
 
 SEEING = dataclasses.replace(TINY, blind_spot=False)
@@ -77,21 +76,3 @@ def test_tiles_are_exact(size: tuple[int, int]) -> None:
 def test_a_blind_network_is_not_refined() -> None:
     with pytest.raises(ValueError, match="blind spot"):
         dataclasses.replace(REFINED, blind_spot=True)
-
-
-def test_networks_for_coded_noise_are_told_one_level_whatever_is_asked_for() -> None:
-    frames = np.random.default_rng(0).random((3, 24, 24, 3), dtype=np.float32)
-
-    def denoised(sigma: float | None) -> tuple[np.ndarray, float, bool]:
-        options = EngineOptions(sigma=sigma)
-        where = torch.device("cpu")
-        denoiser = Denoiser(
-            refined_network(), NoFlow(), options, device=where, dtype=torch.float32, noise_kind="compressed"
-        )
-        result = denoiser(frames)
-        (scene,) = denoiser.report.scenes
-        return result, scene.sigma, scene.estimated
-
-    by_itself, level, estimated = denoised(None)
-    assert level == CODED_LEVEL and not estimated
-    assert np.array_equal(denoised(0.3)[0], by_itself)
