@@ -19,8 +19,8 @@ SAMPLED_SHARE = 0.6  # of camera noise that is seen through 4:2:0
 INDEPENDENT_SHARE = 0.45  # of what is coded; as much of the camera's
 CLEAN_SHARE = 0.08  # of what is coded: nothing but the coder
 # What is measured of a level over what it is, mean and standard deviation of the logarithm. Independent noise is
-# measured well. Of correlated noise something is missed (eight clips, three cameras each: 0.7 to 1.1 of it was found, in
-# the median 0.94), of coded noise a third (the same clips, 2 to 8 Mbit/s for 960x540: 0.3 to 1, in the median 0.67).
+# measured well. Of correlated noise something is missed (eight clips, three cameras each: 0.7 to 1.1 of it was found,
+# in the median 0.94), of coded noise a third (these clips, 2 to 8 Mbit/s for 960x540: 0.3 to 1, in the median 0.67).
 MEASURED: dict[NoiseKind, tuple[float, float]] = {
     "white": (0.0, 0.03),
     "sensor": (0.0, 0.03),
