@@ -14,6 +14,7 @@ what was tried and is not in stbn: the white-noise model on each pixel parity al
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -166,10 +167,13 @@ def score(denoised: np.ndarray, clean: Tensor) -> float:
     return float(psnr(torch.from_numpy(denoised).permute(0, 3, 1, 2), clean).mean())
 
 
-def automatic(noisy: Tensor, kind: str | None = None) -> tuple[str, np.ndarray]:
-    """The kind that is found in whole frames (or that is named), and their middle as `stbn denoise` makes it."""
+def automatic(noisy: Tensor, kind: str | None = None, file: Path | None = None) -> tuple[str, np.ndarray]:
+    """The kind that is found in whole frames (or that is named), and their middle as `stbn denoise` makes it.
+
+    `file`: where they come from, which tells of a coder.
+    """
     frames = frames_of(noisy)
-    found = kind or analyze(frames).verdict.kind
+    found = kind or analyze(file or frames).verdict.kind
     denoiser = denoiser_for(found)
     noise = denoiser.scene_noise(list(frames))
     return found, told(middle(noisy), noise, found)
@@ -236,7 +240,9 @@ def white_at_best(
     return best
 
 
-def against_rivals(whole: Tensor, reference: Tensor, kind: str, rivals: list[str]) -> dict[str, Any]:
+def against_rivals(
+    whole: Tensor, reference: Tensor, kind: str, rivals: list[str], file: Path | None = None
+) -> dict[str, Any]:
     clean, noisy = middle(reference), frames_of(middle(whole))
     level = 255 * float((middle(whole) - clean).square().mean().sqrt())
     sigmas = [factor * level for factor in STRENGTHS]
@@ -246,7 +252,7 @@ def against_rivals(whole: Tensor, reference: Tensor, kind: str, rivals: list[str
     }
     for name in rivals:
         best[name] = max(score(RIVALS[name].denoise(noisy, sigma), clean) for sigma in sigmas)
-    found, denoised = automatic(whole)
+    found, denoised = automatic(whole, file=file)
     named = denoised if found == kind else automatic(whole, kind)[1]
     return {
         "level": level,
@@ -294,18 +300,15 @@ def denoise(arguments: argparse.Namespace) -> dict[str, Any]:
         noisy = noise.add_to(clip, generator())
         for megabits in BITRATES:
             rate = megabits * 1_000_000 * clip.shape[-1] * clip.shape[-2] // (960 * 540)
-            coded, size = H264(bitrate=rate).code(noisy)
+            coder = H264(bitrate=rate)
+            coded, size = coder.code(noisy)
             made = size * 8 * 25 / len(clip) * 960 * 540 / (clip.shape[-1] * clip.shape[-2]) / 1e6
             label = f"sigma {CODED_SIGMA}, {megabits} Mbit/s ({made:.1f})"
-            rows.append(
-                tell(
-                    {
-                        "clip": name,
-                        "noise": label,
-                        **against_rivals(coded[LEAD:], whole, "compressed", rivals),
-                    }
-                )
-            )
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "coded.mp4"
+                coder.write(noisy, file)
+                row = against_rivals(coded[LEAD:], whole, "compressed", rivals, file)
+            rows.append(tell({"clip": name, "noise": label, **row}))
         kind, kept = automatic(whole)
         rows.append(tell({"clip": name, "noise": "none", "found": kind, "kept": score(kept, clean)}))
     return {"rows": rows}

@@ -1,7 +1,10 @@
 """What 4:2:0 sampling and H.264 make of frames: coded and decoded again, in memory, by libx264."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -34,33 +37,41 @@ class H264:
 
         Height and width must be even.
         """
-        options = {"preset": self.preset, "threads": "1"}
-        if self.bitrate is None:
-            options["crf"] = f"{self.crf:g}"
-        height, width = frames.shape[-2:]
         encoder = av.CodecContext.create("libx264", "w")
-        encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
-        encoder.time_base, encoder.framerate = Fraction(1, RATE), Fraction(RATE)
-        if self.bitrate is not None:
-            encoder.bit_rate = self.bitrate
-            # Kept to within a second: the average of a short clip would be far above.
-            options |= {"maxrate": str(self.bitrate), "bufsize": str(self.bitrate)}
-        encoder.options = options
+        self._set_up(encoder, frames)
         decoder = av.CodecContext.create("h264", "r")
         decoder.thread_count = 1
         pictures, size = [], 0
         packets = []
-        for index, planes in enumerate(_planes(frames)):
-            picture = join_planes(planes, LAYOUT)
-            picture.pts, picture.time_base = index, Fraction(1, RATE)
+        for picture in _pictures(frames):
             packets += encoder.encode(picture)
-        packets += encoder.encode(None)
         for packet in [*packets, None]:
             size += 0 if packet is None else packet.size
             pictures += decoder.decode(packet)
         pictures.sort(key=lambda picture: picture.pts)
         assert len(pictures) == len(frames)
         return _frames([split_planes(picture, LAYOUT) for picture in pictures]), size
+
+    def write(self, frames: Tensor, path: Path) -> None:
+        """The same as a file, in the container that the suffix of `path` names."""
+        with av.open(path, "w") as container:
+            stream = container.add_stream("libx264", rate=RATE)
+            self._set_up(stream.codec_context, frames)
+            for picture in _pictures(frames):
+                container.mux(stream.encode(picture))
+
+    def _set_up(self, encoder: Any, frames: Tensor) -> None:
+        options = {"preset": self.preset, "threads": "1"}
+        if self.bitrate is None:
+            options["crf"] = f"{self.crf:g}"
+        else:
+            encoder.bit_rate = self.bitrate
+            # Kept to within a second: the average of a short clip would be far above.
+            options |= {"maxrate": str(self.bitrate), "bufsize": str(self.bitrate)}
+        encoder.height, encoder.width = frames.shape[-2:]
+        encoder.pix_fmt = "yuv420p"
+        encoder.time_base, encoder.framerate = Fraction(1, RATE), Fraction(RATE)
+        encoder.options = options
 
 
 def sampled(frames: Tensor) -> Tensor:
@@ -73,6 +84,15 @@ def draw_coder(random: np.random.Generator, sigma: float) -> H264:
     raised = min(255.0 * sigma / SIGMA_PER_CRF, HIGHEST_RAISE)
     crf = float(random.uniform(SMALLEST_CRF + raised, LARGEST_CRF))
     return H264(crf, PRESETS[int(random.integers(len(PRESETS)))])
+
+
+def _pictures(frames: Tensor) -> Iterator[av.VideoFrame | None]:
+    """`frames` with their times, and None, as encoders take them."""
+    for index, planes in enumerate(_planes(frames)):
+        picture = join_planes(planes, LAYOUT)
+        picture.pts, picture.time_base = index, Fraction(1, RATE)
+        yield picture
+    yield None
 
 
 def _planes(frames: Tensor) -> list[list[np.ndarray]]:

@@ -1,5 +1,7 @@
 """What an analysis says of clips whose noise is known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from stbn_cli.analysis.picture import (
 )
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.synthesis.camera import CameraPipeline, Grain
+from stbn_cli.synthesis.codec import H264
 from stbn_cli.synthesis.sensor import SensorNoise, poisson_gaussian
 
 
@@ -65,6 +68,19 @@ def test_grain_is_correlated_noise(clean: torch.Tensor, size: float) -> None:
 def test_noise_through_a_camera_is_correlated_noise(clean: torch.Tensor) -> None:
     found = analysed(CameraPipeline(0.02, 0.01, corrected=False).deliver(clean, seeded()))
     assert found.verdict.kind == "camera"
+
+
+@pytest.mark.parametrize("bits", [0.15, 0.6])
+def test_coded_noise_is_told_from_coded_pictures(clean: torch.Tensor, tmp_path: Path, bits: float) -> None:
+    """`bits` of a pixel; 0.15 is 2 Mbit/s for 960x540 at 25 frames a second, which leaves little of the noise."""
+    coder = H264(bitrate=round(bits * 256 * 176 * 25))
+    coder.write(
+        SensorNoise(NoiseModel.white(20 / 255), clipped=True).add_to(clean, seeded()), tmp_path / "n.mp4"
+    )
+    assert analyze(tmp_path / "n.mp4").verdict.kind == "compressed"
+    H264(crf=24).write(clean, tmp_path / "c.mp4")
+    found = analyze(tmp_path / "c.mp4")
+    assert found.verdict.faint and found.verdict.kind == "white"
 
 
 def test_hardly_any_noise_is_said_to_be_that(clean: torch.Tensor) -> None:
