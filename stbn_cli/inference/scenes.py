@@ -28,13 +28,17 @@ LOWEST_THRESHOLD = 0.35
 HIGHEST_THRESHOLD = 0.6
 FACTOR = 2.0
 HISTORY = 8
+# A picture whose contrast has grown by this factor since its scene began was faded in, and its noise with it. (Where
+# noise was there before the fade, a new beginning does no harm.)
+FADED_IN = 1.6
 
 
 class CutDetector:
     """Streaming scene-cut detector; holds thumbnails of the last frames and nothing else.
 
     Deterministic. A cut behind black or empty frames is reported when the picture returns, a dissolve not at
-    all; a flash of one frame at most once, and not at all if it leaves the frame empty or only brighter.
+    all; a flash of one frame at most once, and not at all if it leaves the frame empty or only brighter. A scene that
+    is faded in begins anew several times, since what is measured of its first frames does not hold for the others.
     """
 
     def __init__(self) -> None:
@@ -42,6 +46,8 @@ class CutDetector:
         # returns after a single foreign frame.
         self._shown: deque[np.ndarray] = deque(maxlen=2)
         self._distances: deque[float] = deque(maxlen=HISTORY)
+        # Contrast of the frame that the scene began with, and of the latest one.
+        self._first_spread = self._last_spread = 0.0
 
     def is_cut(self, frame: np.ndarray) -> bool:
         """Whether a new scene begins with `frame`; call for every frame in order.
@@ -53,9 +59,11 @@ class CutDetector:
             ValueError: the shape is not (H, W, 3).
         """
         thumbnail = _thumbnail(frame)
-        if _spread(thumbnail) < FLAT_STD:
+        spread = float(_spread(thumbnail))
+        if spread < FLAT_STD:
             return False
         cut = False
+        begins = not self._shown
         if self._shown and self._shown[-1].shape != thumbnail.shape:
             cut = True
             self._shown.clear()
@@ -67,6 +75,11 @@ class CutDetector:
                 cut = _distance(self._shown[0], thumbnail) > threshold
             if not cut:
                 self._distances.append(distance)
+                # Twice in a row: a flash is none.
+                cut = min(spread, self._last_spread) > FADED_IN * self._first_spread
+        if cut or begins:
+            self._first_spread = spread
+        self._last_spread = spread
         if cut:
             # The new scene may move in its own way.
             self._distances.clear()

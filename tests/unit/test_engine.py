@@ -439,3 +439,14 @@ def test_a_repeated_frame_is_not_evidence_of_itself() -> None:
     options = EngineOptions(sigma=SIGMA, scene_cuts=False)
     single = denoiser_of(options)(clip[:4])
     assert np.array_equal(denoiser_of(options)(doubled), np.repeat(single, 3, axis=0))
+
+
+def test_noise_that_is_faded_in_with_the_picture_is_measured_where_it_is_strong() -> None:
+    frames = np.clip(moving_clip(40, 96, 128), 0.0, 1.0)
+    levels = np.minimum(np.arange(40) / 24, 1.0).astype(np.float32)
+    denoiser = denoiser_of(EngineOptions(chunk=8))
+    denoiser(frames * levels[:, None, None, None])
+    scenes = denoiser.report.scenes
+    assert scenes[0].sigma < 0.3 * SIGMA
+    assert scenes[-1].sigma == pytest.approx(SIGMA, rel=0.25)
+    assert [scene.first_frame for scene in scenes] == sorted(scene.first_frame for scene in scenes)

@@ -1,4 +1,4 @@
-"""Scene cuts: found in noise, and not found in motion, fades, flashes and black."""
+"""Scene cuts: found in noise, and not found in motion, flashes and black, nor in fades but those that begin a scene."""
 
 import cv2
 import numpy as np
@@ -70,6 +70,17 @@ def test_fade_to_black_and_back_is_no_cut(sigma):
     levels = [1.0, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     frames = [np.float32(level) * frame for level, frame in zip(levels, shot(3, 12, 1), strict=True)]
     assert cuts(frames, sigma) == []
+
+
+@pytest.mark.parametrize("sigma", [0.0, STRONG_NOISE])
+def test_a_scene_that_is_faded_in_begins_anew_until_it_is_there(sigma):
+    """What was measured in the dark would not hold in the light; afterwards all is as in any scene."""
+    frames = shot(3, 40, 1)
+    for number, frame in enumerate(frames[:20]):
+        frame *= np.float32(number / 20)
+    found = cuts(frames, sigma)
+    assert 2 <= len(found) <= 5
+    assert found[-1] < 20 < 2.0 * found[-1]
 
 
 def test_new_scene_after_black_is_a_cut_where_it_appears():
