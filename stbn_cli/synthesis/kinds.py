@@ -1,5 +1,6 @@
 """Every kind of noise that there are models for, drawn at random over clean frames."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stbn_cli.noise.kinds import NoiseKind
+from stbn_cli.noise.kinds import CODED_GAIN, NoiseKind
 from stbn_cli.noise.luma import luma_of
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.synthesis.camera import draw_grain, draw_pipeline
@@ -25,7 +26,7 @@ MEASURED: dict[NoiseKind, tuple[float, float]] = {
     "white": (0.0, 0.03),
     "sensor": (0.0, 0.03),
     "camera": (-0.07, 0.2),
-    "compressed": (-0.43, 0.3),
+    "compressed": (math.log(CODED_GAIN) - 0.4, 0.3),
 }
 # Coded noise counts where the picture is flat: this part of the blocks of so many pixels.
 FLAT_PART, FLAT_BLOCK = 0.2, 16
