@@ -29,7 +29,7 @@ from stbn_cli.inference.device import (
     resolve_precision,
 )
 from stbn_cli.inference.plan import EngineOptions
-from stbn_cli.noise.kinds import KINDS, NoiseKind
+from stbn_cli.noise.kinds import INDEPENDENT_KINDS, KINDS, NoiseKind
 from stbn_cli.noise.model import LearnedNoise
 from stbn_cli.pipeline import DenoiseSummary, SpreadWriter, denoise_video, denoise_video_resumably
 
@@ -291,6 +291,12 @@ def finetune(
     except ValueError as error:
         raise OptionError(f"The options cannot be used: {error}.") from error
     loaded = _load(model, flow, resolve_device(device))
+    info = loaded.checkpoint.info
+    if info.noise_kind not in INDEPENDENT_KINDS:
+        raise OptionError(
+            f"The model {info.name} is for {info.noise_kind} noise, which neighbouring pixels share, so that it cannot "
+            "be learned from noisy clips alone. Start from a model for white or sensor noise."
+        )
     dtype = resolve_precision(precision, loaded.device)
     begin = StartingPoint(
         checkpoint=loaded.checkpoint,

@@ -218,6 +218,14 @@ def test_a_raw_model_is_refused(stbn: Stbn, shots: Path, tmp_path: Path) -> None
     assert_refused(stbn("finetune", shots, "-m", raw, "-o", tmp_path / "m.safetensors"), 4, "raw pictures")
 
 
+@pytest.mark.parametrize("kind", ["camera", "compressed"])
+def test_models_for_correlated_noise_are_no_start(stbn: Stbn, shots: Path, tmp_path: Path, kind: str) -> None:
+    start = save_tiny_model(tmp_path / "start.safetensors", noise_kind=kind)
+    done = stbn("finetune", shots, "-m", start, "-o", tmp_path / "out.safetensors", "--steps", "1")
+    assert done.code == 2 and f"is for {kind} noise" in done.err
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_files_that_exist_are_kept_unless_overwrite(
     stbn: Stbn, shots: Path, tiny_model_path: Path, tmp_path: Path
 ) -> None:
