@@ -55,7 +55,7 @@ CAMERAS = {
 }
 BITRATES = (2, 4, 8)  # Mbit/s of 960x540 at 25 frames a second
 CODED_SIGMA = 20
-STRENGTHS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # of the white-noise model and of rivals, over the true level
+STRENGTHS = "0.5,0.7,1,1.4,2,2.8"  # of the white-noise model and of rivals, over the true level
 LEAD = 16  # frames that are coded before those that are measured
 WIDTH, HEIGHT = 320, 256  # of the crop
 FIGURE_CRF = 27.0
@@ -241,16 +241,16 @@ def white_at_best(
 
 
 def against_rivals(
-    whole: Tensor, reference: Tensor, kind: str, rivals: list[str], file: Path | None = None
+    whole: Tensor, reference: Tensor, kind: str, setting: argparse.Namespace, file: Path | None = None
 ) -> dict[str, Any]:
     clean, noisy = middle(reference), frames_of(middle(whole))
     level = 255 * float((middle(whole) - clean).square().mean().sqrt())
-    sigmas = [factor * level for factor in STRENGTHS]
+    sigmas = [float(factor) * level for factor in setting.strengths.split(",")]
     best = {
         "white, best sigma": white_at_best(noisy, clean, sigmas)[0],
         "white, pixels shuffled": white_at_best(noisy, clean, sigmas, shuffled)[0],
     }
-    for name in rivals:
+    for name in filter(None, setting.rivals.split(",")):
         best[name] = max(score(RIVALS[name].denoise(noisy, sigma), clean) for sigma in sigmas)
     found, denoised = automatic(whole, file=file)
     named = denoised if found == kind else automatic(whole, kind)[1]
@@ -264,53 +264,74 @@ def against_rivals(
     }
 
 
+def independent_rows(clip: Tensor, setting: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """White and Poisson-Gaussian noise: everything automatic, told the truth, and what else was tried."""
+    whole, clean = measured(clip), middle(measured(clip))
+    white = {f"white {sigma}": SensorNoise(NoiseModel.white(sigma / 255)) for sigma in (10, 30)}
+    for label, noise in (white | SENSORS).items():
+        noisy = noise.add_to(whole, generator())
+        kind = "white" if noise.model.is_white else "sensor"
+        truth = SceneNoise(noise.model, noise.model.level(clean))
+        found, denoised = automatic(noisy)
+        row = {
+            "noise": label,
+            "found": found,
+            "noisy": score(frames_of(middle(noisy)), clean),
+            "automatic": score(denoised, clean),
+            "told": score(told(middle(noisy), truth, kind), clean),
+        }
+        if kind == "sensor":
+            row["white, told"] = score(told(middle(noisy), truth, "white"), clean)
+            row["white, stabilised"] = score(stabilised(middle(noisy), noise.model), clean)
+        yield row
+
+
+def camera_rows(clip: Tensor, setting: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Noise through cameras and 4:2:0."""
+    for label, camera in CAMERAS.items():
+        shown = sampled(camera.deliver(measured(clip), None))
+        noisy = sampled(camera.deliver(measured(clip), generator()))
+        yield {"noise": label, **against_rivals(noisy, shown, "camera", setting)}
+
+
+def coded_rows(clip: Tensor, setting: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """White noise coded by H.264."""
+    noisy = SensorNoise(NoiseModel.white(CODED_SIGMA / 255), clipped=True).add_to(clip, generator())
+    for megabits in BITRATES:
+        rate = megabits * 1_000_000 * clip.shape[-1] * clip.shape[-2] // (960 * 540)
+        coder = H264(bitrate=rate)
+        coded, size = coder.code(noisy)
+        made = size * 8 * 25 / len(clip) * 960 * 540 / (clip.shape[-1] * clip.shape[-2]) / 1e6
+        label = f"sigma {CODED_SIGMA}, {megabits} Mbit/s ({made:.1f})"
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "coded.mp4"
+            coder.write(noisy, file)
+            yield {
+                "noise": label,
+                **against_rivals(measured(coded), measured(clip), "compressed", setting, file),
+            }
+
+
+def clean_rows(clip: Tensor, setting: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Clean frames, against themselves."""
+    kind, kept = automatic(measured(clip))
+    yield {"noise": "none", "found": kind, "kept": score(kept, middle(measured(clip)))}
+
+
+PARTS = {"independent": independent_rows, "camera": camera_rows, "coded": coded_rows, "clean": clean_rows}
+
+
+def measured(clip: Tensor) -> Tensor:
+    """The frames of a clip that are looked at."""
+    return clip[LEAD:] if len(clip) > LEAD else clip
+
+
 def denoise(arguments: argparse.Namespace) -> dict[str, Any]:
-    rivals = [name for name in arguments.rivals.split(",") if name]
     rows = []
     for path in arguments.clips:
         clip = load(path, LEAD + arguments.frames)
-        whole = clip[LEAD:] if len(clip) > LEAD else clip
-        clean = middle(whole)
-        name = Path(path).stem
-        independent = {f"white {sigma}": SensorNoise(NoiseModel.white(sigma / 255)) for sigma in (10, 30)}
-        for label, noise in (independent | SENSORS).items():
-            noisy = noise.add_to(whole, generator())
-            kind = "white" if noise.model.is_white else "sensor"
-            truth = SceneNoise(noise.model, noise.model.level(clean))
-            found, denoised = automatic(noisy)
-            row = {
-                "clip": name,
-                "noise": label,
-                "found": found,
-                "noisy": score(frames_of(middle(noisy)), clean),
-                "automatic": score(denoised, clean),
-                "told": score(told(middle(noisy), truth, kind), clean),
-            }
-            if kind == "sensor":
-                row["white, told"] = score(told(middle(noisy), truth, "white"), clean)
-                row["white, stabilised"] = score(stabilised(middle(noisy), noise.model), clean)
-            rows.append(tell(row))
-        for label, camera in CAMERAS.items():
-            shown = sampled(camera.deliver(whole, None))
-            noisy = sampled(camera.deliver(whole, generator()))
-            rows.append(
-                tell({"clip": name, "noise": label, **against_rivals(noisy, shown, "camera", rivals)})
-            )
-        noise = SensorNoise(NoiseModel.white(CODED_SIGMA / 255), clipped=True)
-        noisy = noise.add_to(clip, generator())
-        for megabits in BITRATES:
-            rate = megabits * 1_000_000 * clip.shape[-1] * clip.shape[-2] // (960 * 540)
-            coder = H264(bitrate=rate)
-            coded, size = coder.code(noisy)
-            made = size * 8 * 25 / len(clip) * 960 * 540 / (clip.shape[-1] * clip.shape[-2]) / 1e6
-            label = f"sigma {CODED_SIGMA}, {megabits} Mbit/s ({made:.1f})"
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "coded.mp4"
-                coder.write(noisy, file)
-                row = against_rivals(coded[LEAD:], whole, "compressed", rivals, file)
-            rows.append(tell({"clip": name, "noise": label, **row}))
-        kind, kept = automatic(whole)
-        rows.append(tell({"clip": name, "noise": "none", "found": kind, "kept": score(kept, clean)}))
+        for part in arguments.parts.split(","):
+            rows += [tell({"clip": Path(path).stem, **row}) for row in PARTS[part](clip, arguments)]
     return {"rows": rows}
 
 
@@ -332,7 +353,7 @@ def figure(arguments: argparse.Namespace) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     for row, (kind, (noisy, clean)) in enumerate(cases.items()):
         level = 255 * float((noisy - clean).square().mean().sqrt())
-        sigmas = [factor * level for factor in STRENGTHS]
+        sigmas = [float(factor) * level for factor in arguments.strengths.split(",")]
         _, best = white_at_best(frames_of(middle(noisy)), middle(clean), sigmas)
         _, own = automatic(noisy, kind)
         pictures = {
@@ -361,6 +382,8 @@ def main() -> None:
     parser.add_argument("clips", nargs="+")
     parser.add_argument("--frames", type=int, default=6)
     parser.add_argument("--rivals", default="")
+    parser.add_argument("--parts", default=",".join(PARTS), help="of `denoise`")
+    parser.add_argument("--strengths", default=STRENGTHS)
     parser.add_argument("--output", type=Path, default=Path("noise.png"))
     arguments = parser.parse_args()
     result = {"estimate": estimate, "denoise": denoise, "figure": figure}[arguments.what](arguments)
