@@ -24,7 +24,7 @@ from stbn_cli.inference.worker import Worker
 from stbn_cli.models.stbn import MINIMUM_SIZE, STBN
 from stbn_cli.noise.correlation import measure_correlation
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
-from stbn_cli.noise.kinds import CODED_GAIN, INDEPENDENT_KINDS, NoiseKind
+from stbn_cli.noise.kinds import INDEPENDENT_KINDS, TOLD_SHARE, NoiseKind
 from stbn_cli.noise.levelfunction import estimate_noise
 from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
 
@@ -342,8 +342,8 @@ class Denoiser:
         if not measured.reliable:
             return SceneNoise.white(estimate_noise(pictures).scene_noise.level)
         # Coded noise is not everywhere alike: where it is least, the coder took it.
-        coded = self.noise_kind == "compressed"
-        return SceneNoise.white(CODED_GAIN * measured.sigma if coded else measured.level)
+        level = measured.sigma if self.noise_kind == "compressed" else measured.level
+        return SceneNoise.white(TOLD_SHARE[self.noise_kind] * level)
 
     def _new_scene(self, noise: SceneNoise, *, first_frame: int) -> SceneQueue:
         learned = self._noise is not None

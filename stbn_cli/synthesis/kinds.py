@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stbn_cli.noise.kinds import CODED_GAIN, NoiseKind
+from stbn_cli.noise.kinds import TOLD_SHARE, NoiseKind
 from stbn_cli.noise.luma import luma_of
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.synthesis.camera import draw_grain, draw_pipeline
@@ -19,14 +19,14 @@ PIPELINE_SHARE = 0.65  # of camera noise; the rest is grain
 SAMPLED_SHARE = 0.6  # of camera noise that is seen through 4:2:0
 INDEPENDENT_SHARE = 0.45  # of what is coded; as much of the camera's
 CLEAN_SHARE = 0.08  # of what is coded: nothing but the coder
-# What is measured of a level over what it is, mean and standard deviation of the logarithm. Independent noise is
+# What networks are told of a level over what it is, mean and standard deviation of the logarithm. Independent noise is
 # measured well. Of correlated noise something is missed (eight clips, three cameras each: 0.7 to 1.1 of it was found,
 # in the median 0.94), of coded noise a third (these clips, 2 to 8 Mbit/s for 960x540: 0.3 to 1, in the median 0.67).
 MEASURED: dict[NoiseKind, tuple[float, float]] = {
     "white": (0.0, 0.03),
     "sensor": (0.0, 0.03),
     "camera": (-0.07, 0.2),
-    "compressed": (math.log(CODED_GAIN) - 0.4, 0.3),
+    "compressed": (math.log(TOLD_SHARE["compressed"]) - 0.4, 0.3),
 }
 # Coded noise counts where the picture is flat: this part of the blocks of so many pixels.
 FLAT_PART, FLAT_BLOCK = 0.2, 16
