@@ -24,7 +24,7 @@ from stbn_cli.inference.worker import Worker
 from stbn_cli.models.stbn import MINIMUM_SIZE, STBN
 from stbn_cli.noise.correlation import measure_correlation
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
-from stbn_cli.noise.kinds import INDEPENDENT_KINDS, TOLD_SHARE, NoiseKind
+from stbn_cli.noise.kinds import INDEPENDENT_KINDS, SMALLEST_CODED_LEVEL, TOLD_SHARE, NoiseKind
 from stbn_cli.noise.levelfunction import estimate_noise
 from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
 
@@ -72,7 +72,7 @@ class Denoiser:
         ]
         self._sigma_range = sigma_range
         self._noise = noise if options.sigma is None else None
-        self.noise_kind = noise_kind
+        self.noise_kind: NoiseKind = noise_kind
         self._on_message = on_message
         self._size = (0, 0)  # height and width of the frames in work
         self._done = 0  # frames given out
@@ -339,11 +339,13 @@ class Denoiser:
             return estimate_noise(pictures).scene_noise
         # What neighbours share is not in the high frequencies of a frame alone.
         measured = measure_correlation(pictures)
-        if not measured.reliable:
-            return SceneNoise.white(estimate_noise(pictures).scene_noise.level)
+        coded = self.noise_kind == "compressed"
         # Coded noise is not everywhere alike: where it is least, the coder took it.
-        level = measured.sigma if self.noise_kind == "compressed" else measured.level
-        return SceneNoise.white(TOLD_SHARE[self.noise_kind] * level)
+        level = measured.sigma if coded else measured.level
+        if not measured.reliable:
+            level = estimate_noise(pictures).scene_noise.level
+        level *= TOLD_SHARE[self.noise_kind]
+        return SceneNoise.white(max(level, SMALLEST_CODED_LEVEL) if coded else level)
 
     def _new_scene(self, noise: SceneNoise, *, first_frame: int) -> SceneQueue:
         learned = self._noise is not None

@@ -5,11 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from stbn_cli.noise.kinds import TOLD_SHARE, NoiseKind
-from stbn_cli.noise.luma import luma_of
+from stbn_cli.noise.kinds import SMALLEST_CODED_LEVEL, NoiseKind
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.synthesis.camera import draw_grain, draw_pipeline
 from stbn_cli.synthesis.sensor import SensorNoise, draw_sensor_noise
@@ -19,17 +17,15 @@ PIPELINE_SHARE = 0.65  # of camera noise; the rest is grain
 SAMPLED_SHARE = 0.6  # of camera noise that is seen through 4:2:0
 INDEPENDENT_SHARE = 0.45  # of what is coded; as much of the camera's
 CLEAN_SHARE = 0.08  # of what is coded: nothing but the coder
-# What networks are told of a level over what it is, mean and standard deviation of the logarithm. Independent noise is
-# measured well. Of correlated noise something is missed (eight clips, three cameras each: 0.7 to 1.1 of it was found,
-# in the median 0.94), of coded noise a third (these clips, 2 to 8 Mbit/s for 960x540: 0.3 to 1, in the median 0.67).
+# What networks are told of a level over what it is, mean and standard deviation of the logarithm: nearly all for
+# independent noise; of a camera's something is missed (eight clips, three cameras each: 0.7 to 1.1 of it was found, in
+# the median 0.94), of coded noise no measurement sees much.
 MEASURED: dict[NoiseKind, tuple[float, float]] = {
     "white": (0.0, 0.03),
     "sensor": (0.0, 0.03),
     "camera": (-0.07, 0.2),
-    "compressed": (math.log(TOLD_SHARE["compressed"]) - 0.4, 0.3),
+    "compressed": (0.0, 0.5),
 }
-# Coded noise counts where the picture is flat: this part of the blocks of so many pixels.
-FLAT_PART, FLAT_BLOCK = 0.2, 16
 # Frames coded before those that are wanted, so that the first of these is not always one coded by itself.
 LEAD = 3
 
@@ -37,8 +33,7 @@ LEAD = 3
 class Degraded(NamedTuple):
     """Frames `noisy` and what they would be without noise, `(T, 3, H, W)` float32 each, and the noise.
 
-    For a camera's noise `noise` is one level, the root mean square of the difference. For coded noise it is what of
-    that changes from frame to frame where the picture is flat: the rest, which the coder took, cannot be measured.
+    For correlated noise `noise` is one level, the root mean square of the difference.
     """
 
     noisy: Tensor
@@ -85,8 +80,7 @@ def degrade(
     else:
         noisy, sigma = clean, 0.0
     noisy, _ = draw_coder(random, sigma).code(noisy)
-    noisy, shown = noisy[LEAD:].to(clean.device), shown[LEAD:]
-    return Degraded(noisy, shown, NoiseModel.white(_changing_level(noisy, shown)))
+    return _correlated(noisy[LEAD:].to(clean.device), shown[LEAD:])
 
 
 def _through_camera(
@@ -104,14 +98,10 @@ def _correlated(noisy: Tensor, clean: Tensor) -> Degraded:
     return Degraded(noisy, clean, NoiseModel.white(level))
 
 
-def _changing_level(noisy: Tensor, clean: Tensor) -> float:
-    """Standard deviation of what is new in every frame of `noisy - clean (T, 3, H, W)`, in the flattest blocks."""
-    difference = noisy - clean
-    new = difference.diff(dim=0).square().mean(dim=1, keepdim=True) / 2.0
-    luma = luma_of(clean)
-    shown = (luma[1:] + luma[:-1]) / 2.0
-    mean, square, power = (F.avg_pool2d(part, FLAT_BLOCK) for part in (shown, shown.square(), new))
-    unevenness = (square - mean.square()).flatten()
-    count = max(round(FLAT_PART * len(unevenness)), 1)
-    flattest = unevenness.topk(count, largest=False).indices
-    return float(power.flatten()[flattest].mean().sqrt())
+def told_noise(kind: NoiseKind, noise: NoiseModel, noisy: Tensor, error: float) -> NoiseModel:
+    """What a network is told of `noise` in frames `noisy (T, 3, H, W)`, `error` standard deviations off the usual."""
+    mean, deviation = MEASURED[kind]
+    told = noise.scaled(math.exp(mean + deviation * error))
+    if kind == "compressed":
+        return NoiseModel.white(max(told.level(noisy), SMALLEST_CODED_LEVEL))
+    return told

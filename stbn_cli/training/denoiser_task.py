@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from stbn_cli.noise.posterior import (
     posterior_mean,
     posterior_nll,
 )
-from stbn_cli.synthesis.kinds import MEASURED, degrade
+from stbn_cli.synthesis.kinds import degrade, told_noise
 from stbn_cli.training.flow_losses import inside
 from stbn_cli.training.footage import pseudo_rgb
 from stbn_cli.training.options import TrainOptions
@@ -33,8 +32,6 @@ FLOW_MARGIN = 24
 LIKELIHOOD_WEIGHT = 0.1
 # Sequences hardly wrong (0-255 scale) are not to be made perfect at the expense of others.
 NEGLIGIBLE_ERROR = 0.25
-# A coder leaves as little as this (0-255 scale) of the noise that can be measured.
-SMALLEST_CODED_LEVEL = 1.0
 NETWORK, FLOW = "network.", "pupil."  # prefixes in the state
 
 
@@ -133,7 +130,7 @@ class DenoiserTask(nn.Module):
             random = source.random(number, NOISE)
             found = degrade(self.options.noise, source.sequence(number), random, (low / 255.0, high / 255.0))
             # What will be measured is not the truth either.
-            noise = found.noise.scaled(float(np.exp(random.normal(*MEASURED[self.options.noise]))))
+            noise = told_noise(self.options.noise, found.noise, found.noisy, random.normal())
             drawn.append(found._replace(noise=noise))
         noisy = torch.stack([part.noisy for part in drawn])
         sigma = torch.stack([part.noise.sigma_at(part.noisy).expand_as(part.noisy) for part in drawn])
@@ -213,13 +210,10 @@ class DenoiserTask(nn.Module):
             flow_weights = _part(state, FLOW)
         elif isinstance(self.flow, NetworkFlow):
             flow_weights = dict(self.flow.network.state_dict())
-        low, high = self.options.noise_interval
-        if self.options.noise == "compressed":
-            low = min(low, SMALLEST_CODED_LEVEL)
         info = ModelInfo(
             name=self.options.model,
             flow=self.flow.name,
-            sigma_range=(low, high),
+            sigma_range=self.options.noise_interval,
             licence="Apache-2.0",
             noise_kind=self.options.noise,
             training=training,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from stbn_cli.models.stbn import MODEL_SIZES, REFINEMENT_BLOCKS, STBNConfig
-from stbn_cli.noise.kinds import KINDS, SEEING_KINDS, NoiseKind
+from stbn_cli.noise.kinds import INDEPENDENT_KINDS, KINDS, NoiseKind
 from stbn_cli.training.footage import BayerFormat
 
 FLOW_MODEL = "flow-light"  # what --model calls the light flow network
@@ -107,7 +107,7 @@ class TrainOptions:
     def config(self) -> STBNConfig:
         """Shape of the denoiser: without a blind spot, and refined, where that would not hide the noise."""
         size = MODEL_SIZES[self.model]
-        if self.noise not in SEEING_KINDS:
+        if self.noise in INDEPENDENT_KINDS:
             return size
         return replace(size, blind_spot=False, refinement_blocks=REFINEMENT_BLOCKS)
 

@@ -1,6 +1,5 @@
 """Quality on held-out clips while training, by the protocol's noise and definitions."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import broadcast_sigma
 from stbn_cli.noise.posterior import MEAN_CHANNELS, posterior_mean
-from stbn_cli.synthesis.kinds import MEASURED, degrade, lead_of
+from stbn_cli.synthesis.kinds import degrade, lead_of, told_noise
 from stbn_cli.synthesis.protocol import protocol_noise
 from stbn_cli.training.camera import draw_scene, render, true_flow
 from stbn_cli.training.flow_losses import warp_bilinear
@@ -93,7 +92,7 @@ def validate_on_kind(
             lead = lead_of(kind)
             frames = torch.cat((clean[1 : 1 + lead].flip(0), clean)) if lead else clean
             found = degrade(kind, frames, random, sigma_range)
-            found = found._replace(noise=found.noise.scaled(math.exp(MEASURED[kind][0])))
+            found = found._replace(noise=told_noise(kind, found.noise, found.noisy, 0.0))
             noisy, target = found.noisy.to(device), found.clean.to(device)
             flows = estimate_clip_flows(flow, noisy, found.noise.level(noisy))
             sigma = found.noise.sigma_at(noisy).expand_as(noisy)[None]
