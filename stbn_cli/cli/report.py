@@ -142,7 +142,9 @@ class Job:
         }
 
     def _how(self) -> str:
-        return f"model {self.denoiser.info.name} on {self.denoiser.device_names}, {self._precision()}"
+        kind = self.denoiser.noise_kind
+        model = self.denoiser.info.name + ("" if kind == "white" else f" for {kind} noise")
+        return f"model {model} on {self.denoiser.device_names}, {self._precision()}"
 
     def _precision(self) -> str:
         from stbn_cli.inference.device import PRECISIONS
