@@ -80,20 +80,24 @@ def _measure(options: TrainOptions) -> dict[str, Any]:
     device = trainer.device
     rate = matrix_rate(device, trainer.precision)
     operations: list[int] = []
-    step = Optimisation.advance
+    gradients, descend = Optimisation.gradients, Optimisation.descend
 
     def counted(self: Optimisation, *arguments: Any) -> Any:
         if operations:
-            result = step(self, *arguments)
-        else:
-            with FlopCounterMode(display=False) as counter:
-                result = step(self, *arguments)
-            operations.append(counter.get_total_flops())
-            torch._dynamo.reset()  # the counter keeps what it saw from being compiled
+            return gradients(self, *arguments)
+        with FlopCounterMode(display=False) as counter:
+            result = gradients(self, *arguments)
+        operations.append(counter.get_total_flops())
+        torch._dynamo.reset()  # the counter keeps what it saw from being compiled
+        return result
+
+    def waited_for(self: Optimisation, learning_rate: float) -> Any:
+        result = descend(self, learning_rate)
         synchronise(device)
         return result
 
-    Optimisation.advance = counted  # type: ignore[method-assign]
+    Optimisation.gradients = counted  # type: ignore[method-assign]
+    Optimisation.descend = waited_for  # type: ignore[method-assign]
     rows: list[dict[str, Any]] = []
     trainer.run(rows.append)
     steady = [row for row in rows if "steps_per_second" in row][WARM_UP:]

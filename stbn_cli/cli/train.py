@@ -135,7 +135,12 @@ def train(
     ] = 3e-4,
     schedule: Annotated[
         str,
-        opt.option(SCHEDULE, "--schedule", metavar="milestones|cosine", help="How the learning rate falls."),
+        opt.option(
+            SCHEDULE,
+            "--schedule",
+            metavar="milestones|cosine|timed",
+            help="How the learning rate falls; timed: a cosine over --max-minutes, however many steps that is.",
+        ),
     ] = "milestones",
     milestones: Annotated[
         list[int] | None,
@@ -188,7 +193,9 @@ def train(
             opt.MEMORY, "--precision", metavar="auto|bf16|fp16|fp32", help="Of the network's arithmetic."
         ),
     ] = "auto",
-    compile: Annotated[bool, opt.option(opt.MEMORY, "--compile", help="Use torch.compile.")] = False,
+    compile: Annotated[
+        bool, opt.option(opt.MEMORY, "--compile", help="Use torch.compile, and on a GPU a CUDA graph.")
+    ] = False,
     threads: Annotated[
         int | None,
         opt.option(opt.MEMORY, "--threads", min=1, help="CPU threads.", default="torch's choice"),
@@ -259,13 +266,13 @@ def _run(values: dict[str, Any]) -> None:
 
 
 def _line(row: dict[str, Any], steps: int) -> str:
-    """A log row for people, with the time that the whole run still needs at this speed."""
+    """A log row for people."""
     words = [f"step {row['step']} of {steps}", f"{row['minutes']:.1f} min"]
-    if "steps_per_second" in row:
-        words.append(f"{(steps - row['step']) / row['steps_per_second'] / 60:.1f} min left")
+    if "minutes_left" in row:
+        words.append(f"{row['minutes_left']:.1f} min left")
     for name, value in row.items():
         if isinstance(value, dict):
             words.append(f"{name} " + " ".join(f"{key}:{number}" for key, number in value.items()))
-        elif name not in ("step", "minutes"):
+        elif name not in ("step", "minutes", "minutes_left"):
             words.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
     return ", ".join(words)

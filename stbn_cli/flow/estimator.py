@@ -75,8 +75,7 @@ class NetworkFlow:
         """
         batch, frames = clips.shape[:2]
         level = sigma.repeat_interleave(frames) if isinstance(sigma, Tensor) and sigma.ndim else sigma
-        dtype = next(self.network.parameters()).dtype
-        pyramid = self.network.features(clips.flatten(0, 1).to(dtype), level)  # type: ignore[operator]
+        pyramid = self.network.features(clips.flatten(0, 1), level)  # type: ignore[operator]
 
         def at(times: slice) -> Any:
             levels = (part.unflatten(0, (batch, frames))[:, times].flatten(0, 1) for part in pyramid.levels)
@@ -96,8 +95,10 @@ class NetworkFlow:
     @torch.no_grad()
     def __call__(self, first: Tensor, second: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """Flow (N, 2, H, W) float32 from `first` to `second`, both (N, 3, H, W); see `FlowEstimator`."""
-        dtype = next(self.network.parameters()).dtype
-        frames = (first.to(dtype), second.to(dtype))
+        frames = (first, second)
+        if not self.finds_features_once:  # else it rounds the frames itself, once they are centred
+            dtype = next(self.network.parameters()).dtype
+            frames = (first.to(dtype), second.to(dtype))
         flow = self.network(*frames, sigma) if self._takes_sigma else self.network(*frames)
         return flow.float()
 

@@ -20,9 +20,6 @@ from stbn_cli.models.fused import runs_kernels
 from stbn_cli.models.stbn import STBN, Direction
 from stbn_cli.noise.posterior import MEAN_CHANNELS, posterior_mean, posterior_variance
 
-# Where the flow network may compute in bfloat16.
-BFLOAT16_DEVICES = ("cpu", "cuda")
-
 
 class NonFiniteError(ArithmeticError):
     """A chunk came out with infinities or NaN: the precision did not suffice."""
@@ -55,10 +52,7 @@ def _find_some(
         pictures = torch.cat([frame.noisy for frame in frames])  # DIS works in host memory
     to_next: Tensor | None = None
     if isinstance(flow, NetworkFlow) and flow.finds_features_once:
-        # As it was trained: 0.01 pixels from what float32 finds.
-        half = plan.dtype != torch.float32 and plan.device.type in BFLOAT16_DEVICES
-        with torch.autocast(plan.device.type, torch.bfloat16, enabled=half):
-            both = flow.neighbours(_reduced(pictures, plan.flow_scale)[None], sigma / plan.flow_scale)
+        both = flow.neighbours(_reduced(pictures, plan.flow_scale)[None], sigma / plan.flow_scale)
         to_previous, to_next = (_enlarged(found[0], pictures, plan.flow_scale) for found in both)
     else:
         to_previous = flow(pictures[1:], pictures[:-1], sigma)

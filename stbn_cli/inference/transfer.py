@@ -4,6 +4,16 @@ import torch
 from torch import Tensor
 
 
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """A host tensor on the device, by the current stream. On CUDA the host does not wait for what that stream does.
+
+    A plain copy from memory that is not pinned would: it begins when the stream is done.
+    """
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 class Transfers:
     """Of one device and one thread. On a CPU nothing is copied."""
 
@@ -18,7 +28,7 @@ class Transfers:
         if self._in is None:
             return tensor.to(self.device)
         with torch.cuda.stream(self._in):
-            copy = tensor.pin_memory().to(self.device, non_blocking=True)
+            copy = upload(tensor, self.device)
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self._in)
         # The allocator must not hand the memory on before the caller's stream has read it.

@@ -8,6 +8,7 @@ Knows nothing of files or devices.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stbn_cli.models.correlation import cost_volume
+from stbn_cli.models.fused import runs_kernels
 
 # Frames enter the network as (value - centre) * gain, noise levels as sigma * gain: both of order one.
 FRAME_CENTRE = 0.5
@@ -94,8 +96,14 @@ class FlowLevel(NamedTuple):
     flow: Tensor
     # The same before this step: where the comparison was centred.
     start: Tensor
-    # (N, (2 radius + 1)^2, H', W') logarithms of the probability of each displacement from there.
-    log_probabilities: Tensor
+    # (N, (2 radius + 1)^2, H', W') logarithms of the probability of each displacement from there; None where only the
+    # flow is wanted.
+    log_probabilities: Tensor | None
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "FlowLevel":
+        """`change` of each tensor."""
+        known = self.log_probabilities
+        return FlowLevel(change(self.flow), change(self.start), None if known is None else change(known))
 
 
 class LightFlowNet(nn.Module):
@@ -139,7 +147,10 @@ class LightFlowNet(nn.Module):
         return self.flow_from_features(self.features(first, sigma), self.features(second, sigma))
 
     def features(self, frames: Tensor, sigma: float | Tensor | None = None) -> LightFlowPyramid:
-        """Pyramid of frames (N, 3, H, W), any float dtype; `sigma` as in `forward`."""
+        """Pyramid of frames (N, 3, H, W), any float dtype; `sigma` as in `forward`.
+
+        Frames need not have the network's type: centred first, they lose less when they are rounded to it.
+        """
         height, width = frames.shape[-2:]
         dtype = self.stem.weight.dtype
         pad = (0, -width % self.multiple_of, 0, -height % self.multiple_of)
@@ -223,20 +234,31 @@ class _SharedDecoder(nn.Module):
 
     def forward(
         self, own: Tensor, other: Tensor, flow: Tensor, memory: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        volume = cost_volume(own, _bilinear_warp(other, flow), self.radius)
-        # Along the last axis, where the volume lies in memory, and in float32 even under autocast.
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        log_probabilities = None
+        if runs_kernels(own):
+            from stbn_cli.models.kernels import matching, warp
+
+            warped = warp.warp_bilinear(other, flow)
+            volume, match, certainty = matching.match(own, warped, self.sharpness.float().exp(), self.radius)
+        else:
+            volume = cost_volume(own, _bilinear_warp(other, flow), self.radius)
+            match, certainty, log_probabilities = self._match(volume)
+        known = torch.cat((flow / FLOW_UNIT, match / FLOW_UNIT, certainty), dim=1).to(own.dtype)
+        x = self.layers(torch.cat([self.reduction(volume), own, memory, known], dim=1))
+        correction, share = self.to_flow(x).float().split((2, 1), dim=1)
+        return correction + torch.sigmoid(share) * match, log_probabilities, self.to_memory(x), x
+
+    def _match(self, volume: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Expected displacement, largest probability, and logarithms of all; in float32 even under autocast."""
         with torch.autocast(volume.device.type, enabled=False):
+            # Along the last axis, where the volume lies in memory.
             scores = volume.permute(0, 2, 3, 1).float() * self.sharpness.float().exp()
             log_probabilities = scores.log_softmax(dim=-1)
             probabilities = log_probabilities.exp()
             match = (probabilities @ self.displacements.float().T).permute(0, 3, 1, 2)
             certainty = probabilities.amax(dim=-1)[:, None]
-            log_probabilities = log_probabilities.permute(0, 3, 1, 2)
-        known = torch.cat((flow / FLOW_UNIT, match / FLOW_UNIT, certainty), dim=1).to(own.dtype)
-        x = self.layers(torch.cat([self.reduction(volume), own, memory, known], dim=1))
-        correction, share = self.to_flow(x).float().split((2, 1), dim=1)
-        return correction + torch.sigmoid(share) * match, log_probabilities, self.to_memory(x), x
+        return match, certainty, log_probabilities.permute(0, 3, 1, 2)
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stbn_cli.inference.transfer import upload
+
 # Ranges of the motion, per frame.
 SPEED_RANGE = (0.2, 14.0)  # pixels, drawn log-uniformly
 ACCELERATION = 0.15  # share of the speed
@@ -69,7 +71,7 @@ def render(scene: Scene) -> tuple[Tensor, Tensor | None]:
         return frames.clamp_(0.0, 1.0), None
     grid = _view_grid(scene.foreground, scene.size)
     # So steep that the edge of the foreground is about as soft as a camera's.
-    alpha = torch.sigmoid(2.0 * MATTE_CELL * _sample(scene.matte[None].to(frames.device), grid))
+    alpha = torch.sigmoid(2.0 * MATTE_CELL * _sample(upload(scene.matte[None], frames.device), grid))
     frames = torch.lerp(frames, _sample(scene.foreground.still, grid) / 255.0, alpha)
     return frames.clamp_(0.0, 1.0), alpha
 
@@ -136,12 +138,12 @@ def _view_grid(layer: Layer, size: int) -> Tensor:
     """Where every frame's pixels lie on the photograph, `(T, size, size, 2)` on [-1, 1] as grid_sample has it."""
     device = layer.still.device
     height, width = layer.still.shape[-2:]
-    views = torch.from_numpy(layer.views).to(device)
+    views = layer.views * (2.0 / np.array([[width - 1], [height - 1]]))
+    views[..., 2] -= 1.0
     rows, columns = _pixels(size, device)
     # Written out: a matrix product may run in half precision, which is pixels off.
-    matrix = views[:, None, None]
-    positions = matrix[..., 0] * columns[..., None] + matrix[..., 1] * rows[..., None] + matrix[..., 2]
-    return positions * (2.0 / torch.tensor([width - 1, height - 1], device=device)) - 1.0
+    matrix = upload(torch.from_numpy(views.astype(np.float32)), device)[:, None, None]
+    return matrix[..., 0] * columns[..., None] + matrix[..., 1] * rows[..., None] + matrix[..., 2]
 
 
 def _sample(picture: Tensor, grid: Tensor) -> Tensor:
@@ -154,7 +156,7 @@ def _layer_flow(layer: Layer, first: int, second: int, size: int) -> Tensor:
     """Motion `(2, size, size)` of a layer's content: through the photograph and back into the other frame."""
     to_photograph, to_second = (_square(layer.views[t]) for t in (first, second))
     motion = np.linalg.inv(to_second) @ to_photograph - np.eye(3)
-    matrix = torch.from_numpy(motion[:2].astype(np.float32)).to(layer.still.device)
+    matrix = upload(torch.from_numpy(motion[:2].astype(np.float32)), layer.still.device)
     rows, columns = _pixels(size, layer.still.device)
     return matrix[:, 0, None, None] * columns + matrix[:, 1, None, None] * rows + matrix[:, 2, None, None]
 

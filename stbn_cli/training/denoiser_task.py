@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, save_checkpoint
 from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
+from stbn_cli.inference.transfer import upload
 from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.levels import broadcast_sigma
 from stbn_cli.noise.model import NoiseModel
@@ -102,7 +103,7 @@ class DenoiserTask(nn.Module):
         if self.network.config.noise_level:
             low, high = self.options.noise_interval
             draws = [source.noise(number, noisy[0], (low / 255.0, high / 255.0)) for number in numbers]
-            sigma = torch.tensor([level for level, _ in draws]).to(noisy.device)
+            sigma = upload(torch.tensor([level for level, _ in draws]), noisy.device)
             strength = sigma.view(-1, 1, 1, 1, 1)
             # Flow found in the very frames to predict aligns their noise with that of their neighbours, so that a
             # pixel's own noise can be read there. The network learned to keep it: 5 % (sigma 30) to 50 % (bus, sigma
@@ -134,7 +135,7 @@ class DenoiserTask(nn.Module):
             drawn.append(found._replace(noise=noise))
         noisy = torch.stack([part.noisy for part in drawn])
         sigma = torch.stack([part.noise.sigma_at(part.noisy).expand_as(part.noisy) for part in drawn])
-        levels = torch.tensor([part.noise.level(part.noisy) for part in drawn]).to(noisy.device)
+        levels = upload(torch.tensor([part.noise.level(part.noisy) for part in drawn]), noisy.device)
         # Flow of the very frames, as it will be used: who learns from clean frames gains nothing by keeping noise.
         inner = (..., slice(FLOW_MARGIN, -FLOW_MARGIN), slice(FLOW_MARGIN, -FLOW_MARGIN))
         flows = estimate_clip_flows(self._batch_flow, noisy, levels)

@@ -45,6 +45,7 @@ def end_point_loss(flow: Tensor, levels: Sequence[FlowLevel], target: Tensor, vi
         seen = (share > 0.5).float()
         # A flow that is not a number has to stay a step that is left out, not an index out of range.
         residual = torch.nan_to_num((goal - level.start.detach()) / factor)
+        assert level.log_probabilities is not None  # no kernels in training
         match = _match_loss(level.log_probabilities, residual, seen)
         total = total + weight * (_robust_error(level.flow, goal, seen) + MATCH_WEIGHT * match)
         weight *= STEP_DECAY

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from stbn_cli.checkpoints.flow import FlowCheckpoint, save_flow_checkpoint
 from stbn_cli.checkpoints.serial import ModelInfo
 from stbn_cli.flow.estimator import NetworkFlow
-from stbn_cli.models.lightflow import FlowLevel, LightFlowNet, LightFlowPyramid
+from stbn_cli.inference.transfer import upload
+from stbn_cli.models.lightflow import LightFlowNet, LightFlowPyramid
 from stbn_cli.training.camera import render, true_flow
 from stbn_cli.training.flow_losses import (
     end_point_loss,
@@ -78,7 +79,7 @@ class FlowTask(nn.Module):
             rendered.append((number, source.coloured(frames, random)))
         clean = torch.stack([frames for _, frames in (*rendered, *real)])
         draws = [source.noise(number, frames, (low, high)) for number, frames in (*rendered, *real)]
-        sigma = torch.tensor([level for level, _ in draws]).to(clean.device)
+        sigma = upload(torch.tensor([level for level, _ in draws]), clean.device)
         noisy = clean + sigma.view(-1, 1, 1, 1, 1) * torch.stack([noise for _, noise in draws])
         size = clean.shape[-1]
         motion = torch.stack(motions, 1) if motions else clean.new_zeros(2, 0, 2, size, size)
@@ -94,7 +95,7 @@ class FlowTask(nn.Module):
         known = batch.motion.shape[1]
         loss = flow.new_zeros(())
         if known:
-            picked = [FlowLevel(*(_both(tensor, 0, known) for tensor in level)) for level in levels]
+            picked = [level.mapped(lambda tensor: _both(tensor, 0, known)) for level in levels]
             motion, visible = batch.motion.flatten(0, 1), batch.visible.flatten(0, 1)
             loss = loss + end_point_loss(_both(flow, 0, known), picked, motion, visible)
         if known < pairs:

@@ -39,16 +39,25 @@ class Optimisation:
         self.average = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
     def advance(self, loss_of: Callable[[], Tensor], learning_rate: float) -> tuple[Tensor, Tensor]:
-        """One step down `loss_of()`, which is called under autocast. Returns loss and gradient norm, on the device.
+        """One step down `loss_of()`, which is called under autocast. Returns loss and gradient norm, on the device."""
+        loss = self.gradients(loss_of)
+        return loss, self.descend(learning_rate)
+
+    def gradients(self, loss_of: Callable[[], Tensor]) -> Tensor:
+        """The loss `loss_of()`, which is called under autocast; its gradients are left with the parameters."""
+        self._adam.zero_grad(set_to_none=True)
+        with self.autocast():
+            loss = loss_of()
+        self._scaler.scale(loss).backward()
+        return loss.detach()
+
+    def descend(self, learning_rate: float) -> Tensor:
+        """One step down the gradients that lie with the parameters; returns their norm, on the device.
 
         A step whose gradient is not finite is left out: one bad batch must not end hours of work.
         """
         for group in self._adam.param_groups:
             group["lr"] = group["factor"] * learning_rate
-        with self.autocast():
-            loss = loss_of()
-        self._adam.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
         self._scaler.unscale_(self._adam)
         # A masked centre has no gradient, so it does not count here.
         norm = torch.nn.utils.clip_grad_norm_(self._module.parameters(), self._gradient_clip)
@@ -62,7 +71,7 @@ class Optimisation:
             torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage] - one kernel, not hundreds
                 list(self.average.values()), [current[name] for name in self.average], 1.0 - decay
             )
-        return loss.detach(), norm.detach()
+        return norm.detach()
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of the networks."""

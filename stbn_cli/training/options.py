@@ -12,7 +12,7 @@ from stbn_cli.training.footage import BayerFormat
 FLOW_MODEL = "flow-light"  # what --model calls the light flow network
 SMALLEST_PATCH = 16  # pixels
 FLOW_MULTIPLE = 32  # pixels: so that crops fill the flow network's coarsest level
-Schedule = Literal["milestones", "cosine"]
+Schedule = Literal["milestones", "cosine", "timed"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -40,7 +40,7 @@ class TrainOptions:
     validation_noise: tuple[float, ...] = (10.0, 30.0, 50.0)  # 0-255 scale
     schedule: Schedule = "milestones"
     milestones: tuple[int, ...] = (2, 4, 6, 8)  # epochs after which the learning rate is halved
-    final_learning_rate: float = 1e-6  # at the end of "cosine"
+    final_learning_rate: float = 1e-6  # at the end of "cosine" and "timed"
     warmup_steps: int = 0
     gradient_clip: float = 1.0  # norm
     ema_decay: float = 0.999  # of the averaged weights that are validated and kept
@@ -90,6 +90,8 @@ class TrainOptions:
             problem = f"--lr is a positive number, got {self.learning_rate}"
         elif self.schedule not in get_args(Schedule):
             problem = f"--schedule is one of {', '.join(get_args(Schedule))}, not {self.schedule!r}"
+        elif self.schedule == "timed" and not self.max_minutes:
+            problem = "--schedule timed follows the time, and needs --max-minutes"
         elif self.precision not in get_args(Precision):
             problem = f"--precision is one of {', '.join(get_args(Precision))}, not {self.precision!r}"
         elif self.model == FLOW_MODEL and self.patch_size % FLOW_MULTIPLE:
@@ -130,13 +132,17 @@ class TrainOptions:
         """Optimiser steps of the whole run."""
         return self.epochs * self.steps_per_epoch
 
-    def learning_rate_factor(self, step: int) -> float:
-        """Learning rate of `step` (0 the first) as a share of the highest."""
+    def learning_rate_factor(self, step: int, minutes: float = 0.0) -> float:
+        """Learning rate of `step` (0 the first), `minutes` after this start of the run, as a share of the highest."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if self.schedule == "milestones":
             epoch = step // self.steps_per_epoch
             return 0.5 ** sum(epoch >= milestone for milestone in self.milestones)
-        progress = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
+        if self.schedule == "timed":
+            assert self.max_minutes is not None
+            progress = minutes / self.max_minutes
+        else:
+            progress = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
         lowest = self.final_learning_rate / self.learning_rate
         return lowest + (1.0 - lowest) * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))

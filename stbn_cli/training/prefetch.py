@@ -3,20 +3,13 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 
+from stbn_cli.training.graph import tensors_in
+
 T = TypeVar("T")
-
-
-def _tensors(batch: Any) -> Iterator[torch.Tensor]:
-    """All tensors in nested tuples."""
-    if isinstance(batch, torch.Tensor):
-        yield batch
-    elif isinstance(batch, tuple):
-        for part in batch:
-            yield from _tensors(part)
 
 
 class _Failure(NamedTuple):
@@ -50,7 +43,7 @@ class Prefetcher(Generic[T]):
             if event is not None:
                 stream = torch.cuda.current_stream(self._device)
                 stream.wait_event(event)
-                for tensor in _tensors(batch):
+                for tensor in tensors_in(batch):
                     # Or the other stream would reuse the memory of a batch that is still being read.
                     tensor.record_stream(stream)
             yield batch

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stbn_cli.inference.transfer import upload
 from stbn_cli.synthesis.camera import blurred
 from stbn_cli.training.camera import Scene, draw_scene, render
 from stbn_cli.training.footage import Footage
@@ -106,7 +107,8 @@ class SequenceSource:
             scale = float(random.uniform(smallest, 1.0))
         window = min(round(size / scale), height, width)
         top, left = random.integers(height - window + 1), random.integers(width - window + 1)
-        crop = clip[order, :, top : top + window, left : left + window].to(self.device, non_blocking=True)
+        frames = upload(torch.from_numpy(order), clip.device)
+        crop = clip[frames, :, top : top + window, left : left + window].to(self.device, non_blocking=True)
         frames = crop.float() / 255.0 if crop.dtype == torch.uint8 else crop
         if window != size:
             frames = F.interpolate(frames, (size, size), mode="bilinear", antialias=True)
@@ -128,7 +130,7 @@ class SequenceSource:
         if not self.options.augment or random.random() >= COLOUR_SHARE:
             return frames
         gains = random.uniform(DARKEST_GAIN, 1.0, size=(frames.shape[1], 1, 1)).astype(np.float32)
-        return frames * torch.from_numpy(gains).to(frames.device)
+        return frames * upload(torch.from_numpy(gains), frames.device)
 
     def sharpened(self, frames: Tensor, random: np.random.Generator) -> Tensor:
         """Most of the time, if sequences are augmented, the frames under a random unsharp mask."""

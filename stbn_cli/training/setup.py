@@ -20,6 +20,7 @@ from stbn_cli.training.footage import Footage, load_footage
 from stbn_cli.training.options import FLOW_MODEL, TrainOptions
 from stbn_cli.training.sequences import SequenceOptions
 from stbn_cli.training.validation import CLIP_FRAMES, crop_clips
+from stbn_cli.training.widening import can_widen, widen
 
 AUTO_FLOW = "auto"
 PAIR = 2  # frames that a flow network is trained on
@@ -41,14 +42,17 @@ def create_task(
         return FlowTask(options, network)
     initial = load_checkpoint(options.initial) if options.initial is not None else None
     config = options.config
-    if initial is not None and not _leads_to(initial.config, config):
+    same = initial is not None and _leads_to(initial.config, config)
+    if initial is not None and not same and not can_widen(initial.config, config):
         raise InputError(
-            f"The model {str(options.initial)!r} is of another size or kind than --model {options.model} with --noise "
-            f"{options.noise}. Name its own, or another file."
+            f"The model {str(options.initial)!r} is of another kind than --model {options.model} with --noise "
+            f"{options.noise}, or larger. Name its own, or another file."
         )
     # torch's default weights: scaling the residual branches down, or He's gain, learned more slowly.
     network = STBN(config)
-    if initial is not None:
+    if initial is not None and not same:
+        widen(initial.build(), network)
+    elif initial is not None:
         # A refinement that the file lacks begins as nothing.
         added = config.refinement_blocks != initial.config.refinement_blocks
         network.load_state_dict(initial.build().state_dict(), strict=not added)

@@ -17,9 +17,10 @@ from stbn_cli import __version__
 from stbn_cli.errors import InputError, OutputError, StbnError
 from stbn_cli.inference.device import resolve_precision
 from stbn_cli.training.distributed import Processes, join_processes
+from stbn_cli.training.graph import GradientGraph
 from stbn_cli.training.journal import Journal
 from stbn_cli.training.optimisation import Optimisation
-from stbn_cli.training.options import TrainOptions
+from stbn_cli.training.options import FLOW_MODEL, TrainOptions
 from stbn_cli.training.prefetch import Prefetcher
 from stbn_cli.training.sequences import SequenceSource
 from stbn_cli.training.setup import create_task, load_training_footage, sequence_options
@@ -86,7 +87,7 @@ class Trainer:
         if options.compile:
             # By part: the recurrence as a whole would be unrolled over all frames.
             for part in self.task.network.children():
-                part.compile()
+                part.compile(dynamic=False)
         self.optimisation = Optimisation(
             self.task,
             self.task.parameter_groups(),
@@ -104,6 +105,9 @@ class Trainer:
         if options.resume:
             self._load_state()
         self.model = self._share_among_processes()
+        self._gradients: Callable[[Any], Tensor] = self._gradients_of
+        if options.compile and self._is_recordable:
+            self._gradients = GradientGraph(self.task, self._gradients_of)
 
     def numbers(self, step: int) -> range:
         """Numbers of the sequences that this process takes at `step`."""
@@ -150,13 +154,15 @@ class Trainer:
         while self.step < options.steps:
             with meter.waiting():
                 batch = next(batches)
-            learning_rate = self._learning_rate
-            meter.add(*self.optimisation.advance(partial(self.model, batch), learning_rate))
+            learning_rate = self._learning_rate((time.monotonic() - begun) / MINUTE)
+            loss = self._gradients(batch)
+            meter.add(loss, self.optimisation.descend(learning_rate))
             now = time.monotonic()
             self.seconds = before + now - begun
             if self.step % options.log_every == 0:
                 row = meter.row()
-                self._note({**row, "learning_rate": learning_rate})
+                left = self._minutes_left(row["steps_per_second"], now - begun)
+                self._note({**row, "learning_rate": learning_rate, "minutes_left": left})
                 bad_rows = 0 if math.isfinite(row["loss"]) else bad_rows + 1
                 if bad_rows == BAD_ROWS:
                     raise StbnError(
@@ -189,9 +195,26 @@ class Trainer:
         """The averaged weights."""
         return self.optimisation.average
 
+    def _minutes_left(self, steps_per_second: float, seconds: float) -> float:
+        """Until this start of the run ends, at this speed; it began `seconds` ago."""
+        left = (self.options.steps - self.step) / steps_per_second / MINUTE
+        if self.options.max_minutes is not None:
+            left = min(left, max(self.options.max_minutes - seconds / MINUTE, 0.0))
+        return round(left, 1)
+
+    def _learning_rate(self, minutes: float) -> float:
+        return self.options.learning_rate * self.options.learning_rate_factor(self.step, minutes)
+
+    def _gradients_of(self, batch: Any) -> Tensor:
+        return self.optimisation.gradients(partial(self.model, batch))
+
     @property
-    def _learning_rate(self) -> float:
-        return self.options.learning_rate * self.options.learning_rate_factor(self.step)
+    def _is_recordable(self) -> bool:
+        """Whether a step does the same whatever the batch: other noise than white is described by objects."""
+        options = self.options
+        simple = options.model != FLOW_MODEL and options.noise == "white" and not options.distillation
+        alone = self.device.type == "cuda" and self.processes.count == 1
+        return simple and alone and self.precision != torch.float16  # whose loss is scaled by what happened
 
     def _share_among_processes(self) -> torch.nn.Module:
         if self.processes.count == 1:

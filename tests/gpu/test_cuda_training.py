@@ -13,7 +13,10 @@ from stbn_cli.checkpoints.flow import FlowCheckpoint, save_flow_checkpoint
 from stbn_cli.checkpoints.serial import ModelInfo
 from stbn_cli.models.lightflow import LightFlowNet
 from stbn_cli.models.stbn import MODEL_SIZES, STBN
+from stbn_cli.training.graph import GradientGraph
 from stbn_cli.training.options import TrainOptions
+from stbn_cli.training.sequences import SequenceSource
+from stbn_cli.training.setup import load_training_footage, sequence_options
 from stbn_cli.training.trainer import Trainer
 
 pytestmark = [
@@ -66,6 +69,23 @@ def test_a_run_learns_on_the_device(options: TrainOptions, changes: dict) -> Non
     assert result.finished and np.isfinite(losses).all() and losses[-1] < losses[0]
     resumed = Trainer(dataclasses.replace(options, **changes, resume=True, epochs=2))
     assert resumed.step == 40 and resumed.run().steps == 80
+
+
+def test_a_recorded_step_gives_the_gradients_of_a_plain_one(options: TrainOptions) -> None:
+    """Also for batches other than the one that was recorded."""
+    plain = Trainer(dataclasses.replace(options, precision="fp32"))
+    footage, _ = load_training_footage(options)
+    source = SequenceSource(footage, sequence_options(options, plain.task.margin), plain.device)
+    recorded = GradientGraph(plain.task, plain._gradients_of)
+    for step in range(3):
+        batch = plain.task.prepare(source, range(4 * step, 4 * step + 4))
+        loss = plain._gradients_of(batch)
+        expected = [parameter.grad.clone() for parameter in plain.task.network.parameters()]
+        torch.testing.assert_close(recorded(batch), loss)
+        for parameter, gradient in zip(plain.task.network.parameters(), expected, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-3)
+    with pytest.raises(ValueError, match="one shape"):
+        recorded(batch._replace(sigma=batch.sigma[1:]))
 
 
 def test_the_flow_network_learns_on_the_device(options: TrainOptions) -> None:

@@ -225,7 +225,7 @@ def test_models_for_correlated_noise_begin_as_their_start(
     )
     for name, value in again.task.network.state_dict().items():
         torch.testing.assert_close(value, learned.weights[name].float(), msg=name)
-    with pytest.raises(InputError, match="another size or kind"):
+    with pytest.raises(InputError, match="another kind"):
         Trainer(options_of(log_dir=tmp_path / "back", initial=options.log_dir / "model.safetensors"))
 
 
@@ -239,6 +239,19 @@ def test_schedules(options_of: OptionsOf) -> None:
     factors = [cosine.learning_rate_factor(step) for step in range(cosine.steps + 1)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0] and factors[-1] == pytest.approx(0.1)
     assert all(a >= b for a, b in itertools.pairwise(factors[3:]))
+    timed = dataclasses.replace(cosine, schedule="timed", max_minutes=10.0)
+    factors = [timed.learning_rate_factor(4, minutes) for minutes in (0.0, 5.0, 10.0, 11.0)]
+    assert factors == pytest.approx([1.0, 0.55, 0.1, 0.1]) and timed.learning_rate_factor(0, 9.0) == 0.25
+    with pytest.raises(ValueError, match="--max-minutes"):
+        options_of(schedule="timed")
+
+
+def test_the_rate_follows_the_time(options_of: OptionsOf) -> None:
+    options = options_of(epochs=1000, schedule="timed", max_minutes=0.05, learning_rate=1e-3, log_every=1)
+    result = Trainer(options).run()
+    rows = [row for row in rows_of(options) if "learning_rate" in row]
+    assert not result.finished and rows[0]["learning_rate"] > 0.9e-3 and rows[-1]["learning_rate"] < 0.3e-3
+    assert all(row["minutes_left"] <= 0.1 for row in rows)
 
 
 def test_held_out_and_validation_clips_are_not_trained_on(options_of: OptionsOf, footage_dir: Path) -> None:
@@ -352,8 +365,8 @@ def test_files_that_do_not_fit_are_refused(options_of: OptionsOf, tmp_path: Path
     with pytest.raises(InputError, match="cannot be resumed"):
         Trainer(options_of(resume=True))
     model = options_of().log_dir / "model.safetensors"
-    with pytest.raises(InputError, match="another size"):
-        Trainer(options_of(log_dir=tmp_path / "new", model="stbn-s", initial=model))
+    with pytest.raises(InputError, match="another kind"):
+        Trainer(options_of(log_dir=tmp_path / "new", model="stbn-published", initial=model))
     with pytest.raises(CheckpointError, match="no flow network"):
         Trainer(options_of(log_dir=tmp_path / "new", flow=str(model)))
     with pytest.raises(InputError, match="no clip called 'park'"):

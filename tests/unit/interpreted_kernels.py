@@ -17,12 +17,15 @@ from torch import Tensor
 from triton.runtime import interpreter
 
 from stbn_cli.models.blindspot import PhaseResidualBlock
+from stbn_cli.models.correlation import cost_volume
 from stbn_cli.models.fused import without_kernels
 from stbn_cli.models.kernels import available
 from stbn_cli.models.kernels import posterior as posterior_kernel
 from stbn_cli.models.kernels import residual_block as block_kernel
 from stbn_cli.models.kernels import warp as warp_kernel
+from stbn_cli.models.kernels.matching import match
 from stbn_cli.models.kernels.pointwise import PointwiseLayer, pack_chain, pointwise_chain
+from stbn_cli.models.lightflow import LightFlowConfig, LightFlowNet, _bilinear_warp
 from stbn_cli.models.phases import to_phases, valid_mask
 from stbn_cli.models.stbn import MODEL_SIZES, STBN
 from stbn_cli.models.warp import warp_nearest
@@ -210,6 +213,49 @@ def test_posterior_mean(sigma: Tensor | float, dtype: torch.dtype) -> None:
     assert (result - expected).abs().max() < 2e-6
     with pytest.raises(ValueError, match="expected 9 output channels"):
         posterior_kernel.posterior_mean(noisy, noisy, sigma)
+
+
+@pytest.mark.parametrize("dtype", [HALF, BRAIN])
+@pytest.mark.parametrize(("channels", "height", "width", "radius"), [(32, 3, 70, 4), (12, 7, 9, 2)])
+def test_match(channels: int, height: int, width: int, radius: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(channels)
+    first, second = (torch.randn(2, channels, height, width).to(dtype) for _ in range(2))
+    sharpness = torch.tensor(9.0)
+    volume, displacement, certainty = match(first, second, sharpness, radius)
+    expected = cost_volume(first.float(), second.float(), radius)
+    assert_near(volume, expected)
+    assert volume.permute(0, 2, 3, 1).is_contiguous()
+    probabilities = (sharpness * expected).softmax(1)
+    steps = torch.arange(-radius, radius + 1.0)
+    rows, columns = torch.meshgrid(steps, steps, indexing="ij")
+    means = [(probabilities * way.reshape(1, -1, 1, 1)).sum(1) for way in (columns, rows)]
+    torch.testing.assert_close(displacement, torch.stack(means, 1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(certainty, probabilities.amax(1, keepdim=True))
+    with pytest.raises(ValueError, match="two alike"):
+        match(first, second[..., 1:], sharpness, radius)
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(32, BRAIN), (67, HALF), (3, HALF)])
+def test_bilinear_warp(channels: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(channels)
+    features = torch.randn(2, channels, 9, 14).to(dtype)
+    flow = 6 * torch.randn(2, 2, 9, 14)
+    flow[0, 0, 1, 1], flow[0, 1, 2, 2] = 1e30, -1e30
+    assert_near(warp_kernel.warp_bilinear(features, flow), _bilinear_warp(features.float(), flow))
+    with pytest.raises(ValueError, match="expected flow"):
+        warp_kernel.warp_bilinear(features, flow[..., 1:])
+
+
+@torch.inference_mode()
+def test_flow_with_kernels_is_the_same() -> None:
+    torch.manual_seed(0)
+    config = LightFlowConfig(pyramid_channels=(8, 8), matching_channels=8, decoder_channels=(8, 8), radius=2)
+    network = LightFlowNet(config).eval().to(BRAIN)
+    texture = F.interpolate(torch.rand(1, 3, 5, 6), (20, 24), mode="bicubic")
+    frames = (texture, texture.roll(1, -1), 0.1)
+    launched, plain = Context().run(network, *frames), network(*frames)
+    assert not torch.equal(launched, plain)  # else no kernel ran
+    assert (launched - plain).abs().mean() < 0.05 * plain.abs().mean()
 
 
 @pytest.fixture(scope="module")

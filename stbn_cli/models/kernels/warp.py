@@ -149,3 +149,82 @@ def _warp_nearest(
         values = tl.load(pointers, mask=inside[:, None] & real, other=0.0)
         pointers = output + (target * CHANNELS)[:, None] + channel[None, :]
         tl.store(pointers, values, mask=(pixel < rows * columns)[:, None] & real)
+
+
+def warp_bilinear(features: Tensor, flow: Tensor) -> Tensor:
+    """`features (N, C, H, W)` between their pixels, at `(column + flow_x, row + flow_y)`, edges repeated outside.
+
+    `flow (N, 2, H, W)` float32 pixels. In float32 whatever the type of `features`, which the result has, channels last.
+    Raises `ValueError` for flow of another size.
+    """
+    batch, channels, height, width = features.shape
+    if flow.shape != (batch, 2, height, width):
+        raise ValueError(f"expected flow of shape {(batch, 2, height, width)}, got {tuple(flow.shape)}")
+    features, flow = dense(features), flow.float().contiguous()
+    output = pixels_last(batch, channels, height, width, features)
+    if not output.numel():
+        return output
+    with torch.cuda.device_of(features):
+        _warp_bilinear[(batch * triton.cdiv(height * width, PIXELS),)](
+            features,
+            flow,
+            output,
+            height,
+            width,
+            CHANNELS=channels,
+            BLOCK=min(CHANNELS, triton.next_power_of_2(channels)),
+            PIXELS=PIXELS,
+            num_warps=WARPS,
+            enable_fp_fusion=True,
+        )
+    return output
+
+
+@triton.jit
+def _between(first, second, share):
+    """As far from the first to the second as `share` says."""
+    return first + (second - first) * share[:, None]
+
+
+@triton.jit(do_not_specialize=["height", "width"])
+def _warp_bilinear(
+    features,
+    flow,
+    output,
+    height,
+    width,
+    CHANNELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PIXELS: tl.constexpr,
+):
+    """`PIXELS` consecutive pixels of one image, all channels."""
+    area = height * width
+    blocks = tl.cdiv(area, PIXELS)
+    image = (tl.program_id(0) // blocks).to(tl.int64)
+    pixel = tl.program_id(0) % blocks * PIXELS + tl.arange(0, PIXELS)
+    real = pixel < area
+    across = tl.load(flow + image * 2 * area + pixel, mask=real, other=0.0)
+    down = tl.load(flow + image * 2 * area + area + pixel, mask=real, other=0.0)
+    # NaN goes to a border as well: a broken flow must not lead out of the picture.
+    x = tl.minimum(tl.maximum((pixel % width).to(tl.float32) + across, 0.0), (width - 1).to(tl.float32))
+    y = tl.minimum(tl.maximum((pixel // width).to(tl.float32) + down, 0.0), (height - 1).to(tl.float32))
+    left, top = tl.floor(x), tl.floor(y)
+    share_x, share_y = x - left, y - top
+    column, row = left.to(tl.int32), top.to(tl.int32)
+    right = tl.minimum(column + 1, width - 1)
+    upper = features + ((image * height + row) * width * CHANNELS)[:, None]
+    lower = features + ((image * height + tl.minimum(row + 1, height - 1)) * width * CHANNELS)[:, None]
+    for first in range(0, CHANNELS, BLOCK):
+        channel = first + tl.arange(0, BLOCK)
+        wanted = real[:, None] & (channel < CHANNELS)[None, :]
+        here, there = (
+            (column * CHANNELS)[:, None] + channel[None, :],
+            (right * CHANNELS)[:, None] + channel[None, :],
+        )
+        one = tl.load(upper + here, mask=wanted, other=0.0).to(tl.float32)
+        two = tl.load(upper + there, mask=wanted, other=0.0).to(tl.float32)
+        three = tl.load(lower + here, mask=wanted, other=0.0).to(tl.float32)
+        four = tl.load(lower + there, mask=wanted, other=0.0).to(tl.float32)
+        value = _between(_between(one, two, share_x), _between(three, four, share_x), share_y)
+        target = output + ((image * area + pixel) * CHANNELS)[:, None] + channel[None, :]
+        tl.store(target, value.to(output.dtype.element_ty), mask=wanted)
