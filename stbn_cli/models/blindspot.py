@@ -107,11 +107,11 @@ class PhaseHead(nn.Module):
         self.enter = nn.Conv2d(inputs, channels, kernel_size=1, bias=False)
         self.blocks = nn.ModuleList(PhaseResidualBlock(channels) for _ in range(blocks))
         self.leave = nn.Conv2d(channels, outputs, kernel_size=1, bias=False)
-        self._entry, self._exit = PointwiseChain((self.enter, False)), PointwiseChain((self.leave, False))
+        self._entry, self.exit = PointwiseChain((self.enter, False)), PointwiseChain((self.leave, False))
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """`(4 N, inputs, h, w)` to `(4 N, outputs, h, w)`."""
         features = self._entry(features, mask)
         for block in self.blocks:
             features = block(features, mask, overwrite=True)
-        return self._exit(features)
+        return self.exit(features)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stbn_cli.models.blindspot import CentreMaskedConv2d, PhaseResidualBlock
-from stbn_cli.models.fused import PointwiseChain, convolve
+from stbn_cli.models.fused import Derived, PointwiseChain, convolve
 from stbn_cli.models.phases import to_phases
 
 
@@ -42,7 +42,8 @@ class PropagationBranch(nn.Module):
         self.squeeze1 = nn.Conv2d(channels, channels // 2, kernel_size=1) if tail else None
         self.squeeze2 = nn.Conv2d(channels // 2, channels // 2, kernel_size=1) if tail else None
         self.expand = nn.Conv2d(channels // 2, channels, kernel_size=1) if tail else None
-        self._mix = PointwiseChain((self.mix1, True), (self.mix2, True))
+        self.mix = PointwiseChain((self.mix1, True), (self.mix2, True))
+        self.derived = Derived()
         self._tail = None
         if self.out and self.squeeze1 and self.squeeze2 and self.expand:
             layers = (self.out, True), (self.squeeze1, True), (self.squeeze2, True), (self.expand, False)
@@ -54,13 +55,16 @@ class PropagationBranch(nn.Module):
         `frame (N, image_channels, H, W)`; `state (N, state_channels, H, W)`, already aligned to the frame, or
         None for zeros; `sigma` broadcasts to `frame`; `mask` as `valid_mask` gives it.
         """
-        features = to_phases(self.masked(self._head(frame, state, sigma)))
-        features = self._mix(features, mask)
+        features = to_phases(self.masked(self.head_of(frame, state, sigma)))
+        return self.after_mix(self.mix(features, mask), mask)
+
+    def after_mix(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        """What follows the first two 1x1 layers, in the phase domain."""
         for block in self.blocks:
             features = block(features, mask, overwrite=True)
         return features if self._tail is None else self._tail(features)
 
-    def _head(self, frame: Tensor, state: Tensor | None, sigma: Tensor) -> Tensor:
+    def head_of(self, frame: Tensor, state: Tensor | None, sigma: Tensor) -> Tensor:
         """The 1x1 head and ReLU, with two exact savings: no zero state is read, a constant sigma is a bias."""
         weight, bias = self.head.weight, self.head.bias
         image_end = self.image_channels

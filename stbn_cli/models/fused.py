@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from stbn_cli.models import kernels
 from stbn_cli.models.phases import apply_mask
+
+if TYPE_CHECKING:
+    from stbn_cli.models.kernels.pointwise import PackedChain
 
 T = TypeVar("T")
 
@@ -77,18 +80,22 @@ class PointwiseChain:
         if runs_kernels(features):
             from stbn_cli.models.kernels import pointwise
 
-            layers = [
-                pointwise.PointwiseLayer(layer.weight, layer.bias, relu) for layer, relu in self._layers
-            ]
-            if pointwise.supports(layers, features.dtype):
-                weights = [weight for layer, _ in self._layers for weight in layer.parameters()]
-                chain = self._derived.get(
-                    "chain", weights, lambda: pointwise.pack_chain(layers, features.dtype)
-                )
+            chain = self.packed(features.dtype)
+            if chain is not None:
                 return pointwise.pointwise_chain(features, chain, mask)
         for layer, relu in self._layers:
             features = convolution(features, layer, relu=relu)
         return apply_mask(features, mask)
+
+    def packed(self, dtype: torch.dtype) -> "PackedChain | None":
+        """The chain as the GPU's kernel reads it, or None if that cannot run it."""
+        from stbn_cli.models.kernels import pointwise
+
+        layers = [pointwise.PointwiseLayer(layer.weight, layer.bias, relu) for layer, relu in self._layers]
+        if not pointwise.supports(layers, dtype):
+            return None
+        weights = [weight for layer, _ in self._layers for weight in layer.parameters()]
+        return self._derived.get("chain", weights, lambda: pointwise.pack_chain(layers, dtype))
 
 
 def residual_block(

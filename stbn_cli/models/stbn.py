@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from stbn_cli.models.blindspot import BlindMean, PhaseHead
 from stbn_cli.models.branch import PropagationBranch
 from stbn_cli.models.expansion import ReceptiveFieldExpansion
+from stbn_cli.models.fused import Derived
 from stbn_cli.models.phases import from_phases, to_phases, valid_mask
+from stbn_cli.models.propagation import advance_with_kernels
 from stbn_cli.models.refinement import Refinement
 from stbn_cli.models.warp import warp_nearest
 from stbn_cli.noise.levels import Sigma, broadcast_sigma
@@ -175,6 +177,7 @@ class STBN(nn.Module):
         )
         self.head = PhaseHead(channels, channels, config.output_channels, config.head_blocks)
         self.blind_mean = BlindMean() if config.mean_residual else None
+        self._derived = Derived()
         self.refinement = None
         if config.refinement_blocks:
             self.refinement = Refinement(
@@ -251,14 +254,22 @@ class STBN(nn.Module):
         aligned_states: Tensor | None,
     ) -> Tensor:
         """`advance` for one or both directions; states are stacked on the batch axis in the order of `directions`."""
+        both = {"forward": self.forward_branch, "backward": self.backward_branch}
+        branches = [both[direction] for direction in directions]
+        advanced = advance_with_kernels(
+            self.config, branches, self.fusion, frames, sigmas, aligned_states, self._derived
+        )
+        if advanced is not None:
+            return advanced
+        if aligned_states is not None:
+            aligned_states = aligned_states[:, : self.config.state_channels]  # kernels leave room behind them
         batch, _, height, width = frames[0].shape
         mask = valid_mask(batch, height, width, frames[0])
         parts = [None] * len(frames) if aligned_states is None else aligned_states.chunk(len(frames))
-        branches = {"forward": self.forward_branch, "backward": self.backward_branch}
         features = torch.cat(
             [
-                branches[direction](frame, part, sigma, mask)
-                for direction, frame, part, sigma in zip(directions, frames, parts, sigmas, strict=True)
+                branch(frame, part, sigma, mask)
+                for branch, frame, part, sigma in zip(branches, frames, parts, sigmas, strict=True)
             ]
         )
         if aligned_states is not None:
@@ -278,8 +289,9 @@ class STBN(nn.Module):
         if self.config.feature_skip:
             features = features + forward_phases + backward_phases
         outputs = from_phases(self.head(features, mask), height, width)
-        frame = forward_state[:, self.config.channels :].detach()  # no parameter lies behind it
         colours = self.config.image_channels
+        carried = slice(self.config.channels, self.config.channels + colours)
+        frame = forward_state[:, carried].detach()  # no parameter lies behind it
         if self.blind_mean is not None:
             mean = outputs[:, :colours].float() + self.blind_mean(frame)
             outputs = torch.cat((mean, outputs[:, colours:].float()), 1)

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator
 from contextvars import Context
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime import interpreter
 
+from stbn_cli.models import fused
 from stbn_cli.models.blindspot import PhaseResidualBlock
 from stbn_cli.models.correlation import cost_volume
 from stbn_cli.models.fused import without_kernels
@@ -26,7 +28,8 @@ from stbn_cli.models.kernels import warp as warp_kernel
 from stbn_cli.models.kernels.matching import match
 from stbn_cli.models.kernels.pointwise import PointwiseLayer, pack_chain, pointwise_chain
 from stbn_cli.models.lightflow import LightFlowConfig, LightFlowNet, _bilinear_warp
-from stbn_cli.models.phases import to_phases, valid_mask
+from stbn_cli.models.phases import apply_mask, from_phases, to_phases, valid_mask
+from stbn_cli.models.propagation import roomy_channels
 from stbn_cli.models.stbn import MODEL_SIZES, STBN
 from stbn_cli.models.warp import warp_nearest
 from stbn_cli.noise.posterior import posterior_mean
@@ -166,6 +169,37 @@ def test_pointwise_chain(widths: tuple[int, ...], dtype: torch.dtype) -> None:
     assert_near(pointwise_chain(features, chain, mask), expected * mask)
 
 
+@pytest.mark.parametrize(("height", "width"), [(6, 8), (7, 5)])
+@torch.no_grad()
+def test_pointwise_chain_between_picture_and_phases(height: int, width: int) -> None:
+    """Bias and ReLU before, a second picture of more channels beside, the result in the first channels of another."""
+    torch.manual_seed(height)
+    layer = PointwiseLayer(torch.randn(16, 12 + 21, 1, 1).div(4).to(HALF), torch.randn(16).to(HALF))
+    last = PointwiseLayer(torch.randn(9, 16, 1, 1).div(4).to(HALF))
+    picture, second = torch.randn(2, 12, height, width).to(HALF), torch.randn(2, 24, height, width).to(HALF)
+    second = second.contiguous(memory_format=torch.channels_last)
+    before = torch.randn(12)
+    mask = valid_mask(2, height, width, picture)
+    active = (picture.float() + before.view(1, -1, 1, 1)).relu().to(HALF).float()
+    inputs = torch.cat((to_phases(active), to_phases(second[:, :21].float())), 1)
+    middle = F.conv2d(inputs, layer.weight.float(), layer.bias.float()).to(HALF).float()
+    expected = apply_mask(F.conv2d(middle, last.weight.float()), mask)
+    chain = pack_chain([layer, last], HALF, second_inputs=21)
+    result = pointwise_chain(picture, chain, mask, second=second, before=before, picture=True)
+    assert_near(result, expected)
+    # Phases in, a picture out.
+    into = torch.full((2, 16, height, width), 7.0, dtype=HALF).contiguous(memory_format=torch.channels_last)
+    phases = to_phases(active).to(HALF)
+    assert pointwise_chain(phases, chain, second=second, into=into) is into
+    assert_near(into[:, :9], from_phases(expected, height, width))
+    assert (into[:, 9:] == 7.0).all()
+    for wrong in (second[..., 1:], second.float(), second.contiguous()):
+        with pytest.raises(ValueError, match="expected a picture"):
+            pointwise_chain(picture, chain, second=wrong, picture=True)
+    with pytest.raises(ValueError, match="second picture"):
+        pointwise_chain(picture, chain, picture=True)
+
+
 def test_layers_that_do_not_fit_each_other_are_refused() -> None:
     layers = [PointwiseLayer(torch.zeros(16, 16, 1, 1)), PointwiseLayer(torch.zeros(16, 32, 1, 1))]
     with pytest.raises(ValueError, match="layer 1"):
@@ -268,10 +302,45 @@ def clip() -> tuple[Tensor, Tensor]:
     )
 
 
-def network_of(dtype: torch.dtype) -> STBN:
+def network_of(dtype: torch.dtype, **changes: Any) -> STBN:
     torch.manual_seed(6)
-    config = replace(MODEL_SIZES["stbn-xs"], tail=True, expansion_blocks=2, expansion_groups=2)
-    return STBN(config).eval().to(dtype)
+    changes = {"tail": True, "expansion_blocks": 2, "expansion_groups": 2, **changes}
+    return STBN(replace(MODEL_SIZES["stbn-xs"], **changes)).eval().to(dtype)
+
+
+LEVELS = {"number": torch.tensor(0.1).view(1, 1, 1, 1), "one each": torch.rand(2, 1, 1, 1) / 5}
+LEVELS["map"] = torch.rand(2, 3, 9, 14) / 5
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"carry_frame": False, "mean_residual": False}, {"blind_spot": False, "blocks": 1}]
+)
+@pytest.mark.parametrize("level", LEVELS)
+@torch.inference_mode()
+def test_states_have_room_and_are_the_same(changes: dict[str, Any], level: str) -> None:
+    """Whether they come from the kernels or go to them, in one direction or both."""
+    network, exact = network_of(HALF, **changes), network_of(torch.float32, **changes)
+    torch.manual_seed(1)
+    sigma = LEVELS[level]
+    pairs = torch.rand(2, 2, 3, 9, 14)
+    flow = torch.randn(4, 2, 9, 14)
+
+    def two_steps(network: STBN, first: Context, second: Context, dtype: torch.dtype) -> Tensor:
+        frames = pairs.to(dtype).contiguous()
+        states = first.run(network.advance_both, (frames[0], frames[1]), (sigma, sigma), None)
+        aligned = second.run(warp_nearest, states, flow)
+        return second.run(network.advance_both, (frames[1], frames[0]), (sigma, sigma), aligned)
+
+    plain = Context()
+    plain.run(fused._KERNELS.set, False)
+    expected = two_steps(exact, plain, plain, torch.float32)
+    used = expected.shape[1]
+    error = (two_steps(network, plain, plain, HALF) - expected).abs().mean()
+    for first, second in ((Context(), Context()), (plain, Context()), (Context(), plain)):
+        result = two_steps(network, first, second, HALF)
+        assert result.shape[1] == (used if second is plain else roomy_channels(network.config))
+        assert (result[:, :used] - expected).abs().mean() < 1.5 * error
+        assert not result[:, used:].any()
 
 
 def with_kernels(network: STBN, noisy: Tensor, flow: Tensor) -> Tensor:

@@ -141,24 +141,43 @@ def test_the_published_block_compiles_for_hopper(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize(
-    "widths", [(131, 128), (128, 128), (128, 64), (64, 64, 32, 32, 64), (67, 64), (64, 9)]
+    ("widths", "use"),
+    [
+        ((131, 128), {}),
+        ((128, 128), {}),
+        ((128, 64), {}),
+        ((64, 64, 32, 32, 64), {}),
+        ((72, 64), {}),
+        ((64, 9), {}),
+        ((64, 64, 64), {"FROM_PICTURE": True, "before": True}),
+        ((136, 128), {"second": 72}),
+        ((128, 64), {"TO_PICTURE": True, "OUTPUT_STRIDE": 72}),
+    ],
 )
-def test_pointwise_chain_compiles_without_spills(widths, capability, tmp_path) -> None:
+def test_pointwise_chain_compiles_without_spills(widths, use, capability, tmp_path) -> None:
     from stbn_cli.models.kernels import pointwise
 
     layers = [
         pointwise.PointwiseLayer(torch.zeros(outputs, inputs, 1, 1), relu=True)
         for inputs, outputs in itertools.pairwise(widths)
     ]
-    chain = pointwise.pack_chain(layers, torch.float16)
+    use = {"FROM_PICTURE": False, "TO_PICTURE": False, "OUTPUT_STRIDE": widths[-1], **use}
+    before, second = use.pop("before", False), use.pop("second", 0)
+    chain = pointwise.pack_chain(layers, torch.float16, second)
     tile = pointwise_tile(pointwise.chain_width(chain), capability)
     missing = range(len(layers), pointwise.MAXIMUM_LAYERS)
     constants = {
         **pointwise.chain_constants(chain),
         **{f"{name}{number}": None for number in missing for name in ("weight", "bias")},
+        **({} if before else {"before": None}),
+        **({} if second else {"second": None, "second_weight": None}),
+        "SECOND_STRIDE": second,
         "PIXELS": tile.pixels,
+        **use,
     }
-    types = {**{f"bias{number}": "*fp32" for number in range(4)}, "pixels": "i32", "steps": "i32"}
+    sizes = ("pixels", "steps", "second_steps", "rows", "columns", "height", "width")
+    floats = ("before", *(f"bias{number}" for number in range(4)))
+    types = {**dict.fromkeys(floats, "*fp32"), **dict.fromkeys(sizes, "i32")}
     binary = compiled(pointwise._pointwise_chain, types, constants, tile.options(), capability)
     assert_fits(binary, capability, tmp_path)
 
