@@ -14,7 +14,7 @@ from stbn_cli.metrics import psnr
 from stbn_cli.synthesis.protocol import protocol_noise
 from stbn_cli.training.footage import load_clip
 
-MODELS = ["stbn-xs", "stbn-s"]
+MODELS = ["stbn-xs", "stbn-s", pytest.param("stbn", marks=pytest.mark.slow)]
 COLOURS = [
     (0.5, 0.5, 0.5),
     (0.8, 0.1, 0.1),
