@@ -54,13 +54,13 @@ def test_trains_saves_and_resumes(stbn, stills, tmp_path) -> None:
 
 
 def test_ctrl_c_saves_and_exits_with_130(stbn, stills, tmp_path, monkeypatch) -> None:
-    step = Optimisation.advance
+    step = Optimisation.descend
 
     def interrupted(self, *arguments):
         os.kill(os.getpid(), signal.SIGINT)
         return step(self, *arguments)
 
-    monkeypatch.setattr(Optimisation, "advance", interrupted)
+    monkeypatch.setattr(Optimisation, "descend", interrupted)
     result = stbn("train", "--still-dir", stills, "-o", tmp_path / "run", *SHORT)
     assert result.code == 130 and "--resume" in result.err
     assert json.loads(result.out)["finished"] is False
