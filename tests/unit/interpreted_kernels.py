@@ -312,17 +312,27 @@ LEVELS = {"number": torch.tensor(0.1).view(1, 1, 1, 1), "one each": torch.rand(2
 LEVELS["map"] = torch.rand(2, 3, 9, 14) / 5
 
 
+PUBLISHED = {"carry_frame": False, "mean_residual": False}
+RAW = {**PUBLISHED, "image_channels": 4, "head": "plain", "noise_level": False}
+
+
 @pytest.mark.parametrize(
-    "changes", [{}, {"carry_frame": False, "mean_residual": False}, {"blind_spot": False, "blocks": 1}]
+    ("changes", "level"),
+    [
+        ({}, "number"),
+        ({}, "one each"),
+        (PUBLISHED, "number"),
+        (RAW, "number"),
+        ({"blind_spot": False}, "map"),
+    ],
 )
-@pytest.mark.parametrize("level", LEVELS)
 @torch.inference_mode()
 def test_states_have_room_and_are_the_same(changes: dict[str, Any], level: str) -> None:
     """Whether they come from the kernels or go to them, in one direction or both."""
     network, exact = network_of(HALF, **changes), network_of(torch.float32, **changes)
     torch.manual_seed(1)
     sigma = LEVELS[level]
-    pairs = torch.rand(2, 2, 3, 9, 14)
+    pairs = torch.rand(2, 2, network.config.image_channels, 9, 14)
     flow = torch.randn(4, 2, 9, 14)
 
     def two_steps(network: STBN, first: Context, second: Context, dtype: torch.dtype) -> Tensor:
