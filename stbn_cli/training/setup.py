@@ -56,10 +56,10 @@ def create_task(
         # A refinement that the file lacks begins as nothing.
         added = config.refinement_blocks != initial.config.refinement_blocks
         network.load_state_dict(initial.build().state_dict(), strict=not added)
-        if initial.config.blind_spot and not config.blind_spot:
-            # What lies there never acted and was never learned.
-            for branch in (network.forward_branch, network.backward_branch):
-                branch.masked.weight.data[..., 1, 1] = 0.0
+    if initial is not None and initial.config.blind_spot and not config.blind_spot:
+        # What lies there never acted and was never learned.
+        for branch in (network.forward_branch, network.backward_branch):
+            branch.masked.weight.data[..., 1, 1] = 0.0
     return DenoiserTask(options, network, _create_flow(options, initial, device), precision)
 
 
