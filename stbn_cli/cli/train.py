@@ -194,7 +194,10 @@ def train(
         ),
     ] = "auto",
     compile: Annotated[
-        bool, opt.option(opt.MEMORY, "--compile", help="Use torch.compile, and on a GPU a CUDA graph.")
+        bool,
+        opt.option(
+            opt.MEMORY, "--compile", help="Use torch.compile; for white noise on a GPU, a CUDA graph too."
+        ),
     ] = False,
     threads: Annotated[
         int | None,

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from stbn_cli.inference.tiles import SMALLEST_TILE, TILE_GRID, Tile, plan_tiles
-from stbn_cli.models.propagation import roomy_channels
 from stbn_cli.models.stbn import STBNConfig
 
 # Frames. Longer chunks save little (an overlap of 6 frames costs a tenth of 16 frames' work, a twentieth of 32 frames')
@@ -273,7 +272,7 @@ def _with_bytes(plan: Plan, config: STBNConfig) -> Plan:
     pixels = plan.height * plan.width
     working = max(_layer_bytes(plan, config), _flow_bytes(plan))
     directions = 2 if plan.in_pairs else 1
-    channels = roomy_channels(config) if plan.device.type == "cuda" else config.state_channels
+    channels = config.roomy_channels if plan.device.type == "cuda" else config.state_channels
     state = channels * pixels * plan.dtype.itemsize
     states = (directions * plan.chunk + 2) * state
     buffered = (plan.chunk + plan.chunk_overlap + 1) * BUFFERED_VALUES * pixels * 4

@@ -39,8 +39,8 @@ def from_phases(phases: Tensor, height: int, width: int) -> Tensor:
 def _words(pixels: Tensor) -> Tensor:
     """`pixels (N, H, W, C)` as words of eight bytes, where nothing is to be learned from them and they lie so.
 
-    PyTorch's kernels for copies that permute move one element after the other on a GPU: with two-byte elements they
-    reached a third of the memory's rate there. On a CPU it makes no difference.
+    PyTorch's kernels for copies that permute move one element after the other on a GPU, and elements of two bytes no
+    faster than those of eight. On a CPU it makes no difference.
     """
     if pixels.device.type != "cuda" or torch.is_grad_enabled() or pixels.is_complex():
         return pixels

@@ -7,7 +7,7 @@ picture and phases is done by the 1x1 convolutions on either side, which read fr
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -20,28 +20,11 @@ from stbn_cli.models.phases import from_phases, valid_mask
 
 if TYPE_CHECKING:
     from stbn_cli.models.kernels.pointwise import PackedChain
-
-ALIGNED_CHANNELS = 8  # sixteen bytes
-
-
-class Shape(Protocol):
-    """What is asked of a network's configuration."""
-
-    @property
-    def channels(self) -> int: ...
-    @property
-    def state_channels(self) -> int: ...
-    @property
-    def image_channels(self) -> int: ...
-
-
-def roomy_channels(config: Shape) -> int:
-    """Channels of a state with room for a frame behind it."""
-    return -(-(config.state_channels + config.image_channels) // ALIGNED_CHANNELS) * ALIGNED_CHANNELS
+    from stbn_cli.models.stbn import STBNConfig
 
 
 def advance_with_kernels(
-    config: Shape,
+    config: "STBNConfig",
     branches: Sequence[PropagationBranch],
     fusion: PhaseHead,
     frames: Sequence[Tensor],
@@ -59,7 +42,7 @@ def advance_with_kernels(
 
     dtype = frames[0].dtype
     batch, _, height, width = frames[0].shape
-    channels, used, room = config.channels, config.state_channels, roomy_channels(config)
+    channels, used, room = config.channels, config.state_channels, config.roomy_channels
     entry = _entry(fusion, channels, used, room, dtype, derived)
     leave = fusion.exit.packed(dtype)
     if entry is None or leave is None:
@@ -78,10 +61,9 @@ def advance_with_kernels(
         mix = branch.mix.packed(dtype)
         if hidden is None or mix is None:
             return None
-        masked = branch.masked
-        seen = F.conv2d(hidden, masked.weight * masked.centre_mask, padding=1)
-        assert masked.bias is not None
-        phases = pointwise.pointwise_chain(seen, mix, mask, before=masked.bias.float(), picture=True)
+        weight, bias = _masked(branch)
+        seen = F.conv2d(hidden, weight, padding=1)
+        phases = pointwise.pointwise_chain(seen, mix, mask, before=bias, picture=True)
         features.append(branch.after_mix(phases, mask))
     together = features[0] if len(features) == 1 else torch.cat(features)
     states = layout.pixels_last(len(joined), room, height, width, joined)
@@ -128,6 +110,15 @@ def _head(
         # The same level everywhere is a bias.
         bias = torch.addmv(bias, noise, sigma.expand(1, image, 1, 1).reshape(image).float())
     return pointwise.pointwise_chain(state, replace(chain, biases=(bias,)))
+
+
+def _masked(branch: PropagationBranch) -> tuple[Tensor, Tensor]:
+    """Weight of the centre-masked convolution, and its bias in float32."""
+    weight, bias = branch.masked.weight, branch.masked.bias
+    assert bias is not None
+    return branch.derived.get(
+        "masked", (weight, bias), lambda: (weight * branch.masked.centre_mask, bias.float())
+    )
 
 
 def _entry(

@@ -84,6 +84,11 @@ class STBNConfig:
         return self.channels + (self.image_channels if self.carry_frame else 0)
 
     @property
+    def roomy_channels(self) -> int:
+        """Of a hidden state as the GPU's kernels keep it: with room for a frame behind, rows of whole 16 bytes."""
+        return -(-(self.state_channels + self.image_channels) // 8) * 8
+
+    @property
     def propagation_reach(self) -> int:
         """How far (pixels) a hidden state depends on its frame and on the aligned state before it."""
         return 1 + 2 * (self.blocks + self.fusion_blocks)

@@ -250,7 +250,8 @@ def test_the_rate_follows_the_time(options_of: OptionsOf) -> None:
     options = options_of(epochs=1000, schedule="timed", max_minutes=0.05, learning_rate=1e-3, log_every=1)
     result = Trainer(options).run()
     rows = [row for row in rows_of(options) if "learning_rate" in row]
-    assert not result.finished and rows[0]["learning_rate"] > 0.9e-3 and rows[-1]["learning_rate"] < 0.3e-3
+    rates = [row["learning_rate"] for row in rows]
+    assert not result.finished and rates[-1] < rates[0] and rates == sorted(rates, reverse=True)
     assert all(row["minutes_left"] <= 0.1 for row in rows)
 
 

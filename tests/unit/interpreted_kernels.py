@@ -29,7 +29,6 @@ from stbn_cli.models.kernels.matching import match
 from stbn_cli.models.kernels.pointwise import PointwiseLayer, pack_chain, pointwise_chain
 from stbn_cli.models.lightflow import LightFlowConfig, LightFlowNet, _bilinear_warp
 from stbn_cli.models.phases import apply_mask, from_phases, to_phases, valid_mask
-from stbn_cli.models.propagation import roomy_channels
 from stbn_cli.models.stbn import MODEL_SIZES, STBN
 from stbn_cli.models.warp import warp_nearest
 from stbn_cli.noise.posterior import posterior_mean
@@ -198,6 +197,11 @@ def test_pointwise_chain_between_picture_and_phases(height: int, width: int) -> 
             pointwise_chain(picture, chain, second=wrong, picture=True)
     with pytest.raises(ValueError, match="second picture"):
         pointwise_chain(picture, chain, picture=True)
+    # As many phases where a side is odd, and a picture of another size all the same.
+    other = into.new_zeros(2, height + height % 2, width, 16).permute(0, 3, 1, 2)
+    if height % 2:
+        with pytest.raises(ValueError, match="one size"):
+            pointwise_chain(picture, chain, second=second, picture=True, into=other)
 
 
 def test_layers_that_do_not_fit_each_other_are_refused() -> None:
@@ -348,7 +352,7 @@ def test_states_have_room_and_are_the_same(changes: dict[str, Any], level: str) 
     error = (two_steps(network, plain, plain, HALF) - expected).abs().mean()
     for first, second in ((Context(), Context()), (plain, Context()), (Context(), plain)):
         result = two_steps(network, first, second, HALF)
-        assert result.shape[1] == (used if second is plain else roomy_channels(network.config))
+        assert result.shape[1] == (used if second is plain else network.config.roomy_channels)
         assert (result[:, :used] - expected).abs().mean() < 1.5 * error
         assert not result[:, used:].any()
 

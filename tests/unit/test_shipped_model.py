@@ -54,6 +54,17 @@ def test_a_real_clip_gains_at_every_noise_level(model: str, bikes_clip: Path) ->
     assert gains[0] > 4 and gains[1] > 7 and gains[2] > 9, gains
 
 
+def test_the_large_model_beats_the_small_one(bikes_clip: Path) -> None:
+    """Little, since it takes its time on a CPU; the other tests of it are slow ones."""
+    clean = as_tensor(load_clip(bikes_clip, 3)[:, 60:156, 220:316]).float() / 255
+    noisy = protocol_noise(clean, 25 / 255).permute(0, 2, 3, 1).numpy()
+    small, large = (
+        psnr(as_tensor(stbn_cli.load_denoiser(model, sigma=25)(noisy)), clean).mean()
+        for model in ("stbn-xs", "stbn")
+    )
+    assert large > small
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_unknown_noise_is_estimated_and_costs_little(model: str, bikes_clip: Path) -> None:
     clean = as_tensor(load_clip(bikes_clip, 5)[:, 40:232, 200:456]).float() / 255

@@ -184,20 +184,21 @@ def test_pointwise_chain_compiles_without_spills(widths, use, capability, tmp_pa
 
 @needs_triton
 @pytest.mark.usefixtures("own_cache")
-def test_what_flow_needs_compiles_without_spills(tmp_path: Path) -> None:
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_what_flow_needs_compiles_without_spills(capability: tuple[int, int], tmp_path: Path) -> None:
     from stbn_cli.models.kernels import matching, warp
 
     sizes = {"height": "i32", "width": "i32"}
     kept = dict.fromkeys(("sharpness", "displacement", "certainty", "flow"), "*fp32")
     constants = {"CHANNELS": 32, "BLOCK": 32, "RADIUS": 4, "ACROSS": 16, "PIXELS": matching.PIXELS}
     options = {"num_warps": matching.WARPS, "enable_fp_fusion": True}
-    binary = compiled(matching._match, {**sizes, **kept}, constants, options, (9, 0))
-    assert_fits(binary, (9, 0), tmp_path)
+    binary = compiled(matching._match, {**sizes, **kept}, constants, options, capability)
+    assert_fits(binary, capability, tmp_path)
     assert re.search(r"ld\.global\S*\.v4\.b32", binary.asm["ptx"])  # eight channels at a time
     constants = {"CHANNELS": 32, "BLOCK": 32, "PIXELS": warp.PIXELS}
     options = {"num_warps": warp.WARPS, "enable_fp_fusion": True}
-    binary = compiled(warp._warp_bilinear, {**sizes, **kept}, constants, options, (9, 0))
-    assert_fits(binary, (9, 0), tmp_path)
+    binary = compiled(warp._warp_bilinear, {**sizes, **kept}, constants, options, capability)
+    assert_fits(binary, capability, tmp_path)
     assert re.search(r"ld\.global\S*\.v4\.b32", binary.asm["ptx"])
 
 

@@ -19,9 +19,8 @@ def dense(features: Tensor) -> Tensor:
     return pixels.permute(0, 3, 1, 2)
 
 
-def dense_mask(mask: Tensor, features: Tensor) -> Tensor:
-    """`mask (N, 1, H, W)`, checked against `features` and dense."""
-    batch, _, height, width = features.shape
+def dense_mask(mask: Tensor, batch: int, height: int, width: int) -> Tensor:
+    """`mask (batch, 1, height, width)`, checked and dense."""
     if mask.shape != (batch, 1, height, width):
         raise ValueError(f"expected mask of shape {(batch, 1, height, width)}, got {tuple(mask.shape)}")
     return mask.contiguous()

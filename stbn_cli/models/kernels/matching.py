@@ -1,8 +1,8 @@
 """How alike two frames' features are at every small displacement, and where they are most, in one kernel.
 
-PyTorch takes some forty kernels for it, most of them copies: a fifth of a GPU's time for denoising. Per pixel it is
-`2 (2 radius + 1)^2 C` operations, 5 k at 32 channels, on features that the first-level cache holds; the 81 similarities
-are written once.
+PyTorch takes some forty kernels for it, most of them copies: about a fifth of an H200's time for denoising. Per pixel
+it is `2 (2 radius + 1)^2 C` operations, 5 k at 32 channels, on features that the first-level cache holds; the 81
+similarities are written once.
 """
 
 # What `triton.jit` makes of a function no type checker knows, and its constants are upper case.

@@ -123,16 +123,19 @@ def pointwise_chain(
     rows, columns = height, width
     if picture:
         batch, rows, columns = PHASES * batch, triton.cdiv(height, 2), triton.cdiv(width, 2)
-    for other in (second, into):
-        if other is not None:
-            height, width = _checked(other, batch, rows, columns, features.dtype)
+    pictures = [other for other in (second, into) if other is not None]
+    for other in pictures:
+        _check_picture(other, batch, rows, columns, features.dtype)
+    sizes = {tuple(other.shape[-2:]) for other in pictures} | ({(height, width)} if picture else set())
+    if len(sizes) > 1:
+        raise ValueError(f"expected pictures of one size, got {sorted(sizes)}")
+    height, width = sizes.pop() if sizes else (height, width)
     if (second is None) == bool(chain.second_inputs):
         raise ValueError("a second picture goes with a chain that is packed for it")
     output = into
     if output is None:
         output = pixels_last(batch, chain.outputs, rows, columns, features)
-    if mask is not None:
-        mask = dense_mask(mask, features if not picture else features.new_empty((batch, 1, rows, columns)))
+    mask = None if mask is None else dense_mask(mask, batch, rows, columns)
     pixels = batch * rows * columns
     if not pixels:
         return output
@@ -168,8 +171,8 @@ def pointwise_chain(
     return output
 
 
-def _checked(picture: Tensor, batch: int, rows: int, columns: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Height and width of a picture with these phases. Raises `ValueError` for another one."""
+def _check_picture(picture: Tensor, batch: int, rows: int, columns: int, dtype: torch.dtype) -> None:
+    """Raises `ValueError` for a picture that has not these phases, or is not channels last."""
     height, width = picture.shape[-2:]
     sizes = len(picture) * PHASES, triton.cdiv(height, 2), triton.cdiv(width, 2)
     if sizes != (batch, rows, columns) or picture.dtype != dtype:
@@ -179,7 +182,6 @@ def _checked(picture: Tensor, batch: int, rows: int, columns: int, dtype: torch.
         )
     if not picture.permute(0, 2, 3, 1).is_contiguous():
         raise ValueError("expected a picture with its channels last in memory")
-    return height, width
 
 
 def chain_width(chain: PackedChain) -> int:

@@ -71,7 +71,7 @@ def residual_block(
             f"expected {block.channels} channels of {block.weight1.dtype}, got {channels} of {features.dtype}"
         )
     features = dense(features)
-    mask = None if mask is None else dense_mask(mask, features)
+    mask = None if mask is None else dense_mask(mask, batch, height, width)
     output = pixels_last(batch, channels, height, width, features)
     tile = tile or block_tile(channels, block.groups, capability_of(features.device))
     inputs = channels // block.groups
