@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stbn_cli.errors import CheckpointError
+from stbn_cli.models.networks import NETWORKS, Network, NetworkConfig, build, name_of
 from stbn_cli.models.stbn import STBN, STBNConfig
 from stbn_cli.noise.kinds import KINDS, NoiseKind
 
@@ -47,14 +48,30 @@ class ModelInfo:
 class Checkpoint:
     """A loaded file: configuration, weights and description; the network is built by `build`."""
 
-    config: STBNConfig
+    config: NetworkConfig
     info: ModelInfo
     weights: dict[str, Tensor]
     flow_weights: dict[str, Tensor] = field(default_factory=dict)
 
-    def build(self) -> STBN:
+    def build(self) -> Network:
         """A new network with these weights, float32, on the CPU, in evaluation mode."""
-        network = STBN(self.config)
+        network = build(self.config)
+        network.load_state_dict({name: tensor.float() for name, tensor in self.weights.items()})
+        return network.eval()
+
+    @property
+    def stbn_config(self) -> STBNConfig:
+        """The configuration of an STBN. Raises `CheckpointError` if this is another network."""
+        if not isinstance(self.config, STBNConfig):
+            raise CheckpointError(
+                f"The model {self.info.name!r} is no STBN: it sees every pixel, so it cannot learn from noisy video alone. "
+                "Use stbn or stbn-xs."
+            )
+        return self.config
+
+    def build_stbn(self) -> STBN:
+        """`build` for an STBN. Raises `CheckpointError` if this is another network."""
+        network = STBN(self.stbn_config)
         network.load_state_dict({name: tensor.float() for name, tensor in self.weights.items()})
         return network.eval()
 
@@ -63,6 +80,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, dtype: torch.dtype = tor
     """Write `checkpoint` to `path` with tensors stored in `dtype`; the file appears whole or not at all."""
     header = {
         "format": FORMAT,
+        "network": name_of(checkpoint.config),
         "config": json.dumps(asdict(checkpoint.config), sort_keys=True),
         "info": json.dumps(asdict(checkpoint.info), sort_keys=True),
     }
@@ -96,12 +114,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(config, info, weights, flow_weights)
 
 
-def parse_header(path: Path, header: dict[str, str]) -> tuple[STBNConfig | None, ModelInfo]:
+def parse_header(path: Path, header: dict[str, str]) -> tuple[NetworkConfig | None, ModelInfo]:
     """The network's configuration, if there is one, and the description. Raises `CheckpointError` if unreadable."""
     try:
         if sum(map(len, header.values())) > MAX_HEADER_CHARACTERS:
             raise ValueError(f"it has more than {MAX_HEADER_CHARACTERS} characters")
-        config = _parse_config(json.loads(header["config"])) if "config" in header else None
+        kind = NETWORKS[header.get("network", "stbn")][0]  # headers without it are of STBN
+        config = _parse_config(kind, json.loads(header["config"])) if "config" in header else None
         return config, _parse_info(json.loads(header["info"]))
     except (KeyError, TypeError, ValueError, RecursionError, ZeroDivisionError) as error:
         raise CheckpointError(
@@ -110,17 +129,17 @@ def parse_header(path: Path, header: dict[str, str]) -> tuple[STBNConfig | None,
         ) from error
 
 
-def _parse_config(stated: dict[str, Any]) -> STBNConfig:
+def _parse_config(kind: Any, stated: dict[str, Any]) -> NetworkConfig:
     """Raises TypeError or ValueError for fields that no network has."""
     if not isinstance(stated, dict):
         raise TypeError("the configuration is no table")
-    kinds = {item.name: type(item.default) for item in fields(STBNConfig)}
+    kinds = {item.name: type(item.default) for item in fields(kind)}
     for name, value in stated.items():
         if name in kinds and type(value) is not kinds[name]:
             raise TypeError(f"{name} is {value!r:.40}")
         if isinstance(value, int) and not 0 <= value <= MAX_CONFIG_NUMBER:
             raise ValueError(f"{name} is {value!r:.40}")
-    return STBNConfig(**stated)
+    return kind(**stated)
 
 
 def _parse_info(stated: dict[str, Any]) -> ModelInfo:
@@ -194,9 +213,9 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     return header, tensors
 
 
-def _check_fit(path: Path, config: STBNConfig, weights: dict[str, Tensor]) -> None:
+def _check_fit(path: Path, config: NetworkConfig, weights: dict[str, Tensor]) -> None:
     with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in STBN(config).state_dict().items()}
+        expected = {name: tensor.shape for name, tensor in build(config).state_dict().items()}
     for name in sorted(expected.keys() ^ weights.keys()):
         problem = "is missing" if name in expected else "does not belong there"
         raise CheckpointError(f"The model file {str(path)!r} is damaged: tensor {name!r} {problem}.")

@@ -102,7 +102,7 @@ class Finetuner:
 
     def _plan(self) -> Schedule:
         """Sizes that fit the memory, and as many steps as fit the time."""
-        config, memory = self.start.checkpoint.config, usable_memory(self.device)
+        config, memory = self.start.checkpoint.stbn_config, usable_memory(self.device)
         choose = partial(
             choose_sizes, config, self.options, self.device.type, value_bytes=self.start.precision.itemsize
         )

@@ -185,7 +185,7 @@ class Learner:
 
     def _look_at_start(self) -> None:
         """How the start does on the pixels held out, and what these say of the noise."""
-        self._start_network = self._start.checkpoint.build().to(self._start.device)
+        self._start_network = self._start.checkpoint.build_stbn().to(self._start.device)
         self._judge = self._create_judge(self._start.flow)
         self._start_findings = self._look(self._start_network)
         self._luma = self._start_findings.predictions.channel_correlation > SHARED_NOISE
@@ -239,7 +239,7 @@ class Learner:
     def _denoise(self, frames: Tensor) -> Tensor:
         """`frames (T, 3, H, W)` as the start denoises them."""
         engine = Denoiser(
-            self._start.checkpoint.build(),
+            self._start.checkpoint.build_stbn(),
             self._start.flow,
             EngineOptions(),
             device=self._start.device,
@@ -374,7 +374,7 @@ def finetuned_name(name: str) -> str:
 def create_network(start: StartingPoint, options: FinetuneOptions) -> STBN:
     """The network to train, float32 on its device."""
     torch.manual_seed(options.seed)
-    network = STBN(start.checkpoint.config) if options.from_scratch else start.checkpoint.build()
+    network = STBN(start.checkpoint.stbn_config) if options.from_scratch else start.checkpoint.build_stbn()
     return network.to(device=start.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

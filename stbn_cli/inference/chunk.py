@@ -17,7 +17,8 @@ from stbn_cli.inference.scene import Chunk, PendingFrame, Scene
 from stbn_cli.inference.steps import advance_both, advance_state, fuse_states
 from stbn_cli.inference.transfer import Transfers
 from stbn_cli.models.fused import runs_kernels
-from stbn_cli.models.stbn import STBN, Direction
+from stbn_cli.models.networks import Network
+from stbn_cli.models.recurrent import Direction
 from stbn_cli.noise.posterior import MEAN_CHANNELS, posterior_mean, posterior_variance
 
 
@@ -53,11 +54,12 @@ def _find_some(
     to_next: Tensor | None = None
     if isinstance(flow, NetworkFlow) and flow.finds_features_once:
         both = flow.neighbours(_reduced(pictures, plan.flow_scale)[None], sigma / plan.flow_scale)
-        to_previous, to_next = (_enlarged(found[0], pictures, plan.flow_scale) for found in both)
+        to_previous, to_next = (_enlarged(found[0], pictures, plan) for found in both)
     else:
-        to_previous = flow(pictures[1:], pictures[:-1], sigma)
+        small = _reduced(pictures, plan.flow_scale)
+        to_previous = _enlarged(flow(small[1:], small[:-1], sigma / plan.flow_scale), pictures, plan)
         if not chunk.skip:
-            to_next = flow(pictures[:-1], pictures[1:], sigma)
+            to_next = _enlarged(flow(small[:-1], small[1:], sigma / plan.flow_scale), pictures, plan)
     store = plan.state_device
     for index, (earlier, later) in enumerate(itertools.pairwise(frames)):
         later.to_previous = to_previous[index : index + 1].to(store)
@@ -70,17 +72,18 @@ def _reduced(pictures: Tensor, scale: int) -> Tensor:
     return pictures if scale == 1 else F.avg_pool2d(pictures, scale, ceil_mode=True)
 
 
-def _enlarged(flow: Tensor, pictures: Tensor, scale: int) -> Tensor:
-    """The flow of the reduced pictures as that of the whole ones."""
-    if scale == 1:
+def _enlarged(flow: Tensor, pictures: Tensor, plan: Plan) -> Tensor:
+    """The flow of reduced pictures as that of pictures of the hidden states' size."""
+    factor = plan.flow_scale // plan.state_scale
+    if factor == 1:
         return flow
-    height, width = pictures.shape[-2:]
-    larger = F.interpolate(flow * scale, scale_factor=scale, mode="bilinear")
+    height, width = (-(-side // plan.state_scale) for side in pictures.shape[-2:])
+    larger = F.interpolate(flow * factor, scale_factor=factor, mode="bilinear")
     return larger[..., :height, :width]
 
 
 def forward_states(
-    network: STBN, plan: Plan, chunk: Chunk, state: Tensor | None, transfers: Transfers
+    network: Network, plan: Plan, chunk: Chunk, state: Tensor | None, transfers: Transfers
 ) -> list[Tensor]:
     """Hidden states of the chunk's frames, from that of the frame before; None where the scene begins.
 
@@ -102,7 +105,7 @@ def forward_states(
 
 
 def denoise(
-    network: STBN, plan: Plan, chunk: Chunk, states: Sequence[Tensor], transfers: Transfers
+    network: Network, plan: Plan, chunk: Chunk, states: Sequence[Tensor], transfers: Transfers
 ) -> list[Tensor]:
     """Estimates `(1, C, H, W)` float32 of the chunk's frames on the plan's device, from their forward states.
 
@@ -128,7 +131,7 @@ def denoise(
 
 
 def denoise_in_pairs(
-    network: STBN, plan: Plan, chunk: Chunk, state: Tensor | None, transfers: Transfers
+    network: Network, plan: Plan, chunk: Chunk, state: Tensor | None, transfers: Transfers
 ) -> tuple[list[Tensor], Tensor]:
     """The estimates and the last forward state: as the two steps above, with both directions in one batch.
 
@@ -175,7 +178,7 @@ def denoise_in_pairs(
 
 
 def _estimate(
-    network: STBN, plan: Plan, scene: Scene, frames: Sequence[tuple[Tensor, Tensor, Tensor]]
+    network: Network, plan: Plan, scene: Scene, frames: Sequence[tuple[Tensor, Tensor, Tensor]]
 ) -> list[Tensor]:
     """Estimates `(1, C, H, W)`, their standard deviations behind if the plan says so; computed together.
 
@@ -184,6 +187,12 @@ def _estimate(
     noisy, forward, backward = (_joined(parts) for parts in zip(*frames, strict=True))
     with record_function("stbn.fuse"):
         outputs = fuse_states(network, plan, forward, backward)
+    if network.config.head == "direct":
+        difference, log_spread = outputs.float().split(MEAN_CHANNELS, 1)
+        estimates = noisy + difference
+        if plan.uncertainty:
+            estimates = torch.cat((estimates, log_spread.exp()), 1)
+        return list(estimates.split(1))
     if network.config.head != "gaussian":
         return list(outputs.float().split(1))
     with record_function("stbn.posterior"):

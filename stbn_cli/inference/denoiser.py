@@ -20,12 +20,13 @@ from stbn_cli.inference.resume import ChunkSizes, StreamState, pinned
 from stbn_cli.inference.scene import Chunk, PendingFrame, Scene, SceneQueue
 from stbn_cli.inference.scenes import CutDetector
 from stbn_cli.inference.schedule import Schedule
-from stbn_cli.inference.worker import Worker
-from stbn_cli.models.stbn import MINIMUM_SIZE, STBN
+from stbn_cli.inference.worker import Worker, padded_size
+from stbn_cli.models.networks import Network
 from stbn_cli.noise.correlation import measure_correlation
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
 from stbn_cli.noise.kinds import INDEPENDENT_KINDS, SMALLEST_CODED_LEVEL, TOLD_SHARE, NoiseKind
 from stbn_cli.noise.levelfunction import estimate_noise
+from stbn_cli.noise.levels import white_levels
 from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
 
 # Noise that differs from the learned one by this factor is that of other footage.
@@ -46,7 +47,7 @@ class Denoiser:
 
     def __init__(
         self,
-        network: STBN,
+        network: Network,
         flow: FlowEstimator,
         options: EngineOptions,
         *,
@@ -70,6 +71,7 @@ class Denoiser:
             )
             for where in self.devices
         ]
+        self._config = network.config
         self._sigma_range = sigma_range
         self._noise = noise if options.sigma is None else None
         self.noise_kind: NoiseKind = noise_kind
@@ -186,7 +188,7 @@ class Denoiser:
                     self.report.repeated_frames += 1
                     continue
                 yield held
-            held = index, frame, PendingFrame(_to_tensor(frame, index))
+            held = index, frame, PendingFrame(_to_tensor(frame, index, self._config.multiple))
         if held is not None:
             yield held
 
@@ -225,7 +227,7 @@ class Denoiser:
         """
         if self.options.sigma is not None:
             return SceneNoise.white(self.options.sigma)
-        frames = [_to_tensor(frame, index) for index, frame in enumerate(opening)]
+        frames = [_to_tensor(frame, index, self._config.multiple) for index, frame in enumerate(opening)]
         return self._estimate(frames) if self._noise is None else self._learned(frames)
 
     def _window(self) -> int:
@@ -360,6 +362,9 @@ class Denoiser:
             return Scene(noise.model, noise.level, self._noise.told)
         low, high = self._sigma_range or (0.0, math.inf)
         told = min(max(noise.level, low), high)
+        if self._config.head == "direct":
+            levels = white_levels(noise.level)
+            return Scene(noise.model, noise.level, told, levels=levels, state_scale=self._config.state_scale)
         maps = (low, high) if self.noise_kind == "sensor" else None
         return Scene(noise.model, noise.level, told, maps)
 
@@ -379,8 +384,8 @@ def _some(frames: list[Tensor]) -> list[Tensor]:
     return frames[:: -(-len(frames) // MAXIMUM_FRAMES)]
 
 
-def _to_tensor(frame: np.ndarray, index: int) -> Tensor:
-    """`(1, 3, H, W)` from `(H, W, 3)`; pictures smaller than the network's minimum are extended at their border.
+def _to_tensor(frame: np.ndarray, index: int, multiple: int) -> Tensor:
+    """`(1, 3, H, W)` from `(H, W, 3)`, extended at the border to the network's minimum and multiple.
 
     Raises `InputError` for values that are not finite: they would spread over every later frame.
     """
@@ -389,7 +394,7 @@ def _to_tensor(frame: np.ndarray, index: int) -> Tensor:
             f"Frame {index} holds values that are not finite (NaN or infinity). Check the input."
         )
     tensor = torch.from_numpy(np.ascontiguousarray(frame, dtype=np.float32)).permute(2, 0, 1)[None]
-    missing = [max(0, MINIMUM_SIZE - size) for size in tensor.shape[-2:]]
+    missing = [padded_size(size, multiple) - size for size in tensor.shape[-2:]]
     if any(missing):
         tensor = F.pad(tensor, (0, missing[1], 0, missing[0]), mode="replicate")
     return tensor

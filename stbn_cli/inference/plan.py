@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from stbn_cli.inference.tiles import SMALLEST_TILE, TILE_GRID, Tile, plan_tiles
-from stbn_cli.models.stbn import STBNConfig
+from stbn_cli.models.networks import NetworkConfig
 
 # Frames. Longer chunks save little (an overlap of 6 frames costs a tenth of 16 frames' work, a twentieth of 32 frames')
 # and show progress later, which matters less where frames are fast.
@@ -91,7 +91,8 @@ class Plan:
     fusion_batch: int = 1  # frames whose outputs are computed together
     flow_batch: int = 1  # neighbouring pairs whose flow is computed together
     flow_network: bool = False  # flow is found by a network on the device
-    flow_scale: int = 1  # pixels, along each axis, of a pixel that it sees
+    flow_scale: int = 1  # pixels, along each axis, of a pixel that flow is found in
+    state_scale: int = 1  # pixels, along each axis, of a pixel of a hidden state
     in_pairs: bool = False  # both directions in one batch
     uncertainty: bool = False  # standard deviations are given behind the estimates
 
@@ -130,7 +131,7 @@ class Plan:
 
 
 def make_plan(
-    config: STBNConfig,
+    config: NetworkConfig,
     height: int,
     width: int,
     *,
@@ -152,7 +153,7 @@ def make_plan(
         tile = _largest_tile(config, height, width, dtype, options, device_budget)
     pixels = height * width
     on_gpu = device.type == "cuda"
-    flow_scale = batch = 1
+    flow_scale, batch = config.state_scale, 1
     if flow_network:
         while (
             FLOW_NETWORK_COST * pixels > flow_scale**2 * FLOW_SHARE * device_budget and pixels > flow_scale**2
@@ -183,6 +184,7 @@ def make_plan(
             flow_batch=batch if flow_network else PAIRS_ON_CPU,
             flow_network=flow_network,
             flow_scale=flow_scale,
+            state_scale=config.state_scale,
             in_pairs=batch > 1 and alone,
             uncertainty=options.uncertainty,
         ),
@@ -204,7 +206,7 @@ def make_plan(
     return plan
 
 
-def smaller_plan(plan: Plan, config: STBNConfig, options: EngineOptions) -> Plan | None:
+def smaller_plan(plan: Plan, config: NetworkConfig, options: EngineOptions) -> Plan | None:
     """The next plan to try when memory ran out, within what the user left open: frames one by one, smaller tiles,
     states in host memory, then shorter chunks.
 
@@ -234,7 +236,7 @@ def _halo(options: EngineOptions, reach: int) -> int:
 
 
 def _largest_tile(
-    config: STBNConfig, height: int, width: int, dtype: torch.dtype, options: EngineOptions, budget: int
+    config: NetworkConfig, height: int, width: int, dtype: torch.dtype, options: EngineOptions, budget: int
 ) -> int | None:
     """None if a whole frame fits half of the budget (the other half is for states), else the tile that does."""
     if _activation_bytes(config, height, width, dtype) <= budget // 2:
@@ -248,12 +250,12 @@ def _largest_tile(
     return tile
 
 
-def _activation_bytes(config: STBNConfig, height: int, width: int, dtype: torch.dtype) -> int:
-    values = ACTIVATION_COST * config.channels * height * width
-    return values * dtype.itemsize
+def _activation_bytes(config: NetworkConfig, height: int, width: int, dtype: torch.dtype) -> int:
+    values = ACTIVATION_COST * config.working_channels * height * width
+    return values * dtype.itemsize // config.state_scale**2
 
 
-def _layer_bytes(plan: Plan, config: STBNConfig) -> int:
+def _layer_bytes(plan: Plan, config: NetworkConfig) -> int:
     """What the layers need for the plan's tiles."""
     halo = 2 * plan.fusion_halo
     height = plan.height if plan.tile is None else min(plan.height, plan.tile + halo)
@@ -268,12 +270,12 @@ def _flow_bytes(plan: Plan) -> int:
     return FLOW_NETWORK_COST * plan.height * plan.width // plan.flow_scale**2 * plan.flow_batch
 
 
-def _with_bytes(plan: Plan, config: STBNConfig) -> Plan:
+def _with_bytes(plan: Plan, config: NetworkConfig) -> Plan:
     pixels = plan.height * plan.width
     working = max(_layer_bytes(plan, config), _flow_bytes(plan))
     directions = 2 if plan.in_pairs else 1
     channels = config.roomy_channels if plan.device.type == "cuda" else config.state_channels
-    state = channels * pixels * plan.dtype.itemsize
+    state = channels * pixels * plan.dtype.itemsize // config.state_scale**2
     states = (directions * plan.chunk + 2) * state
     buffered = (plan.chunk + plan.chunk_overlap + 1) * BUFFERED_VALUES * pixels * 4
     if plan.device.type == "cpu":

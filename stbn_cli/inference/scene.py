@@ -13,6 +13,7 @@ from torch.profiler import record_function
 
 from stbn_cli.inference.plan import Plan
 from stbn_cli.inference.transfer import Transfers
+from stbn_cli.noise.levels import level_map
 from stbn_cli.noise.model import NoiseModel
 
 
@@ -46,12 +47,17 @@ class Scene:
     network_sigma: float  # what the network is told (within its trained range)
     # What it is told instead, where it was trained for maps: `noise` within this range.
     map_range: tuple[float, float] | None = None
+    # Levels of luma and colour noise by brightness `(2, K)`, for networks that take maps of both.
+    levels: Tensor | None = None
+    state_scale: int = 1  # pixels of the frame, along each axis, for one of that map
 
     def level(self, frame: Tensor) -> Tensor:
         """What the network is told of a noisy `frame (N, C, H, W)`: one number, or a map of its shape.
 
         The map is that of each pixel's own noisy value, so that a blind spot stays blind.
         """
+        if self.levels is not None:
+            return level_map(frame, self.levels, self.state_scale)
         if self.map_range is None or self.noise.is_white:
             return torch.full((1, 1, 1, 1), self.network_sigma, device=frame.device)
         return self.noise.sigma_at(frame).clamp(*self.map_range).expand_as(frame)

@@ -38,6 +38,10 @@ class Span:
     def core_in_outer(self) -> slice:
         return slice(self.start - self.outer_start, self.stop - self.outer_start)
 
+    def reduced(self, scale: int) -> "Span":
+        """The same of an axis with one pixel for `scale` of this one, a divisor of all edges."""
+        return Span(*(edge // scale for edge in (self.start, self.stop, self.outer_start, self.outer_stop)))
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -45,6 +49,10 @@ class Tile:
 
     rows: Span
     columns: Span
+
+    def reduced(self, scale: int) -> "Tile":
+        """The same tile of a picture at 1 / `scale` of the size."""
+        return Tile(self.rows.reduced(scale), self.columns.reduced(scale))
 
 
 def plan_tiles(height: int, width: int, tile: int | None, halo: int) -> tuple[Tile, ...]:

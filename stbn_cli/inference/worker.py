@@ -21,6 +21,7 @@ from stbn_cli.inference.scene import Chunk
 from stbn_cli.inference.transfer import Transfers
 from stbn_cli.models import kernels
 from stbn_cli.models.fused import without_kernels
+from stbn_cli.models.networks import Network
 from stbn_cli.models.stbn import MINIMUM_SIZE, STBN
 from stbn_cli.noise.luma import luma_of
 
@@ -39,7 +40,7 @@ class Worker:
 
     def __init__(
         self,
-        exact_network: STBN,
+        exact_network: Network,
         flow: FlowEstimator,
         options: EngineOptions,
         *,
@@ -68,7 +69,7 @@ class Worker:
         Compiles them too, which takes seconds the first time ever and is kept by triton.
         """
         network = self._network
-        if not kernels.available(self._transfers.device):
+        if not isinstance(network, STBN) or not kernels.available(self._transfers.device):
             return True
         generator = torch.Generator().manual_seed(0)
         texture = F.interpolate(torch.rand(1, 3, 12, 12, generator=generator), (96, 96), mode="bicubic")
@@ -110,7 +111,7 @@ class Worker:
 
     def plan_for(self, height: int, width: int) -> Plan:
         """The plan for frames of this size (or the smallest one that the network takes) with the memory free now."""
-        height, width = max(height, MINIMUM_SIZE), max(width, MINIMUM_SIZE)
+        height, width = (padded_size(side, self._network.config.multiple) for side in (height, width))
         return self._plan_with(height, width, self._dtype, self.options)
 
     def _plan_with(self, height: int, width: int, dtype: torch.dtype, options: EngineOptions) -> Plan:
@@ -180,7 +181,7 @@ class Worker:
         return self._finish(part, estimates)
 
     def _compute(
-        self, network: STBN, plan: Plan, part: Chunk, hand_on: Callable[[Tensor], None]
+        self, network: Network, plan: Plan, part: Chunk, hand_on: Callable[[Tensor], None]
     ) -> list[Tensor]:
         state = part.state.result()
         if plan.in_pairs and not part.skip:
@@ -247,6 +248,11 @@ class Worker:
         return self._plan
 
 
+def padded_size(side: int, multiple: int) -> int:
+    """Pixels of a side of `side` pixels once it is extended to what a network takes."""
+    return -(-max(side, MINIMUM_SIZE) // multiple) * multiple
+
+
 def blend(noisy: Tensor, estimate: Tensor, luma: float, chroma: float) -> Tensor:
     """`noisy (N, 3, H, W)` without these shares of its difference to `estimate`: of that's luma and of the rest."""
     if luma == chroma:
@@ -269,5 +275,5 @@ def _own_flow(flow: FlowEstimator, device: torch.device, dtype: torch.dtype) -> 
     return own
 
 
-def _place(network: STBN, device: torch.device, dtype: torch.dtype) -> STBN:
+def _place(network: Network, device: torch.device, dtype: torch.dtype) -> Network:
     return network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -6,7 +6,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,11 @@ from stbn_cli.models.expansion import ReceptiveFieldExpansion
 from stbn_cli.models.fused import Derived
 from stbn_cli.models.phases import from_phases, to_phases, valid_mask
 from stbn_cli.models.propagation import advance_with_kernels
+from stbn_cli.models.recurrent import Direction
 from stbn_cli.models.refinement import Refinement
 from stbn_cli.models.warp import warp_nearest
 from stbn_cli.noise.levels import Sigma, broadcast_sigma
 from stbn_cli.noise.posterior import GAUSSIAN_CHANNELS, MEAN_CHANNELS
-
-Direction: TypeAlias = Literal["forward", "backward"]
 
 MINIMUM_SIZE = 8  # smallest height and width, pixels
 
@@ -60,6 +59,9 @@ class STBNConfig:
     refinement_blocks: int = 0
     refinement_channels: int = 64
 
+    multiple: ClassVar[int] = 1  # heights and widths may be any
+    state_scale: ClassVar[int] = 1  # hidden states have the frame's resolution
+
     def __post_init__(self) -> None:
         if self.head not in ("gaussian", "plain"):
             raise ValueError(f"expected head 'gaussian' or 'plain', got {self.head!r}")
@@ -77,6 +79,11 @@ class STBNConfig:
     @property
     def output_channels(self) -> int:
         return GAUSSIAN_CHANNELS if self.head == "gaussian" else self.image_channels
+
+    @property
+    def working_channels(self) -> int:
+        """Channels that the layers' memory is in proportion to, at the resolution of a hidden state."""
+        return self.channels
 
     @property
     def state_channels(self) -> int:
@@ -282,6 +289,10 @@ class STBN(nn.Module):
             features = self.fusion(torch.cat((features, to_phases(aligned_states)), 1), mask)
         states = from_phases(features, height, width)
         return torch.cat((states, torch.cat(tuple(frames))), 1) if self.config.carry_frame else states
+
+    def align(self, state: Tensor, flow: Tensor, top: int = 0, left: int = 0) -> Tensor:
+        """A neighbour's state as the frame sees it that `flow` leads from; as `warp_nearest`."""
+        return warp_nearest(state, flow, top, left)
 
     def fuse(self, forward_state: Tensor, backward_state: Tensor) -> Tensor:
         """Head outputs `(N, outputs, H, W)` from both hidden states `(N, state_channels, H, W)` of one frame."""

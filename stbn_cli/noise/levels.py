@@ -1,8 +1,10 @@
-"""How a noise level may be given, and its one way to broadcast against a clip."""
+"""How a noise level may be given, its one way to broadcast against a clip, and its map by brightness."""
 
+import math
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # A standard deviation on the [0, 1] scale: one number; (N,) one per clip; (N, T) one per frame; or a map that
@@ -31,3 +33,40 @@ def broadcast_sigma(sigma: Sigma, noisy: Tensor) -> Tensor:
         f"expected sigma as a number, ({batch},), ({batch}, {frames}) or broadcastable to "
         f"{tuple(noisy.shape)}, got {tuple(level.shape)}"
     )
+
+
+# White noise of standard deviation 1 in R, G and B has these in luma, and in R - Y and B - Y together.
+WHITE_LUMA = math.sqrt(0.299**2 + 0.587**2 + 0.114**2)
+WHITE_COLOUR = math.sqrt(
+    ((1 - 0.299) ** 2 + 0.587**2 + 0.114**2 + 0.299**2 + 0.587**2 + (1 - 0.114) ** 2) / 2
+)
+LUMA = (0.299, 0.587, 0.114)
+BRIGHTNESS_WINDOW = 5  # pixels of the map over which brightness is averaged
+
+
+def white_levels(sigma: float) -> Tensor:
+    """`levels` of `level_map` for white noise of this standard deviation."""
+    return torch.tensor([[sigma * WHITE_LUMA], [sigma * WHITE_COLOUR]])
+
+
+def level_map(noisy: Tensor, levels: Tensor, scale: int) -> Tensor:
+    """Standard deviations `(N, 2, H/scale, W/scale)` float32 of luma and colour noise in frames `noisy (N, 3, H, W)`.
+
+    `levels (2, K)`: of luma and of colour differences (R - Y and B - Y) on the [0, 1] scale, at K evenly spaced values
+    of brightness from 0 to 1. Brightness is that of the frames smoothed over `BRIGHTNESS_WINDOW` pixels of the map.
+    """
+    levels = levels.to(noisy.device)
+    knots = levels.shape[1]
+    brightness = (
+        F.avg_pool2d(noisy.float(), scale).mul(noisy.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+    )
+    if knots == 1:
+        return levels.view(1, 2, 1, 1).expand(len(noisy), -1, *brightness.shape[-2:])
+    brightness = F.avg_pool2d(
+        brightness, BRIGHTNESS_WINDOW, 1, BRIGHTNESS_WINDOW // 2, count_include_pad=False
+    )
+    position = brightness.clamp(0.0, 1.0) * (knots - 1)
+    low = position.floor().clamp_max(knots - 2)
+    share, index = position - low, low.long()[:, 0]
+    below, above = (levels[:, at].transpose(0, 1) for at in (index, index + 1))
+    return torch.lerp(below, above, share)

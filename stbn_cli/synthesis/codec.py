@@ -26,20 +26,24 @@ PRESETS = ("ultrafast", "veryfast", "medium", "medium")
 
 @dataclass(frozen=True, slots=True)
 class H264:
-    """Settings of libx264: constant quality, or, where `bitrate` (bits per second at 25 fps) is given, that."""
+    """Settings of libx264: constant quality, or, where `bitrate` (bits per second at 25 fps) is given, that.
+
+    `hevc`: the same of libx265.
+    """
 
     crf: float = 28.0
     preset: str = "medium"
     bitrate: int | None = None
+    hevc: bool = False
 
     def code(self, frames: Tensor) -> tuple[Tensor, int]:
         """`frames (T, 3, H, W)`, nominal [0, 1], after coding and decoding, and the bytes it took.
 
         Height and width must be even.
         """
-        encoder = av.CodecContext.create("libx264", "w")
+        encoder = av.CodecContext.create("libx265" if self.hevc else "libx264", "w")
         self._set_up(encoder, frames)
-        decoder = av.CodecContext.create("h264", "r")
+        decoder = av.CodecContext.create("hevc" if self.hevc else "h264", "r")
         decoder.thread_count = 1
         pictures, size = [], 0
         packets = []
@@ -55,13 +59,15 @@ class H264:
     def write(self, frames: Tensor, path: Path) -> None:
         """The same as a file, in the container that the suffix of `path` names."""
         with av.open(path, "w") as container:
-            stream = container.add_stream("libx264", rate=RATE)
+            stream = container.add_stream("libx265" if self.hevc else "libx264", rate=RATE)
             self._set_up(stream.codec_context, frames)
             for picture in _pictures(frames):
                 container.mux(stream.encode(picture))
 
     def _set_up(self, encoder: Any, frames: Tensor) -> None:
         options = {"preset": self.preset, "threads": "1"}
+        if self.hevc:
+            options["x265-params"] = "log-level=none:pools=none:frame-threads=1"
         if self.bitrate is None:
             options["crf"] = f"{self.crf:g}"
         else:

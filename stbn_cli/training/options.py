@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from stbn_cli.models.recurrent import RECURRENT_SIZES
 from stbn_cli.models.stbn import MODEL_SIZES, REFINEMENT_BLOCKS, STBNConfig
 from stbn_cli.noise.kinds import INDEPENDENT_KINDS, KINDS, NoiseKind
 from stbn_cli.training.footage import BayerFormat
@@ -23,6 +24,7 @@ class TrainOptions:
     log_dir: Path  # folder of the run: state.pt, log.jsonl, model.safetensors, best.safetensors
     train_dirs: tuple[Path, ...] = ()  # folders of videos or of folders of frames
     still_dirs: tuple[Path, ...] = ()  # folders of photographs, given camera motion
+    pool: Path | None = None  # folder of noisy clips that models for real noise learn from
     validation_dirs: tuple[Path, ...] = ()  # as train_dirs, to validate on
     hold_out: tuple[str, ...] = ()  # names of clips in train_dirs to validate on instead of training
     model: str = "stbn"  # one of MODEL_SIZES, or FLOW_MODEL
@@ -68,8 +70,13 @@ class TrainOptions:
     def __post_init__(self) -> None:
         low, high = self.noise_interval
         problem = None
-        if self.model not in (*MODEL_SIZES, FLOW_MODEL):
-            problem = f"--model is one of {', '.join((*MODEL_SIZES, FLOW_MODEL))}, not {self.model!r}"
+        if self.model not in (*MODEL_SIZES, *RECURRENT_SIZES, FLOW_MODEL):
+            names = ", ".join((*MODEL_SIZES, *RECURRENT_SIZES, FLOW_MODEL))
+            problem = f"--model is one of {names}, not {self.model!r}"
+        elif (self.pool is not None) != self.is_recurrent:
+            problem = f"--pool is what {', '.join(RECURRENT_SIZES)} learn from, and no other model"
+        elif self.is_recurrent and self.patch_size % 4:
+            problem = f"--patch-size is a multiple of 4 for {self.model}, got {self.patch_size}"
         elif not 0 <= low <= high:
             problem = f"--noise-interval LOW HIGH needs 0 <= LOW <= HIGH, got {low:g} {high:g}"
         elif self.noise not in KINDS:
@@ -116,7 +123,12 @@ class TrainOptions:
     @property
     def is_raw(self) -> bool:
         """Whether the model takes packed Bayer frames."""
-        return self.model != FLOW_MODEL and MODEL_SIZES[self.model].head == "plain"
+        return self.model in MODEL_SIZES and MODEL_SIZES[self.model].head == "plain"
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether the model is a recurrent one for real noise, which learns from a pool."""
+        return self.model in RECURRENT_SIZES
 
     @property
     def bayer(self) -> BayerFormat:

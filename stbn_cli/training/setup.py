@@ -12,13 +12,16 @@ from stbn_cli.checkpoints.store import find_flow
 from stbn_cli.errors import InputError
 from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
 from stbn_cli.models.lightflow import LightFlowNet
+from stbn_cli.models.recurrent import RECURRENT_SIZES, Recurrent
 from stbn_cli.models.stbn import STBN, STBNConfig
 from stbn_cli.synthesis.kinds import lead_of
 from stbn_cli.training.denoiser_task import DenoiserTask
 from stbn_cli.training.flow_task import FlowTask
 from stbn_cli.training.footage import Footage, load_footage
 from stbn_cli.training.options import FLOW_MODEL, TrainOptions
-from stbn_cli.training.sequences import SequenceOptions
+from stbn_cli.training.pool import Pool
+from stbn_cli.training.recurrent_task import RecurrentTask
+from stbn_cli.training.sequences import SequenceOptions, SequenceSource
 from stbn_cli.training.validation import CLIP_FRAMES, crop_clips
 from stbn_cli.training.widening import can_widen, widen
 
@@ -28,7 +31,7 @@ PAIR = 2  # frames that a flow network is trained on
 
 def create_task(
     options: TrainOptions, device: torch.device, precision: torch.dtype
-) -> DenoiserTask | FlowTask:
+) -> DenoiserTask | FlowTask | RecurrentTask:
     """The network that `options` name, new or from their checkpoint, on the CPU, with what its training means.
 
     `device` and `precision` are those of the flow that batches need.
@@ -41,9 +44,11 @@ def create_task(
             network.load_state_dict(load_flow_checkpoint(options.initial).build().state_dict())
         return FlowTask(options, network)
     initial = load_checkpoint(options.initial) if options.initial is not None else None
+    if options.is_recurrent:
+        return _create_recurrent(options, initial)
     config = options.config
-    same = initial is not None and _leads_to(initial.config, config)
-    if initial is not None and not same and not can_widen(initial.config, config):
+    same = initial is not None and _leads_to(initial.stbn_config, config)
+    if initial is not None and not same and not can_widen(initial.stbn_config, config):
         raise InputError(
             f"The model {str(options.initial)!r} is of another kind than --model {options.model} with --noise "
             f"{options.noise}, or larger. Name its own, or another file."
@@ -51,16 +56,37 @@ def create_task(
     # torch's default weights: scaling the residual branches down, or He's gain, learned more slowly.
     network = STBN(config)
     if initial is not None and not same:
-        widen(initial.build(), network)
+        widen(initial.build_stbn(), network)
     elif initial is not None:
         # A refinement that the file lacks begins as nothing.
-        added = config.refinement_blocks != initial.config.refinement_blocks
+        added = config.refinement_blocks != initial.stbn_config.refinement_blocks
         network.load_state_dict(initial.build().state_dict(), strict=not added)
     if initial is not None and initial.config.blind_spot and not config.blind_spot:
         # What lies there never acted and was never learned.
         for branch in (network.forward_branch, network.backward_branch):
             branch.masked.weight.data[..., 1, 1] = 0.0
     return DenoiserTask(options, network, _create_flow(options, initial, device), precision)
+
+
+def _create_recurrent(options: TrainOptions, initial: Checkpoint | None) -> RecurrentTask:
+    network = Recurrent(RECURRENT_SIZES[options.model])
+    if initial is not None:
+        if initial.config != network.config:
+            raise InputError(
+                f"The model {str(options.initial)!r} is of another shape than --model {options.model}. "
+                "Name another file."
+            )
+        network.load_state_dict(initial.build().state_dict())
+    return RecurrentTask(options, network)
+
+
+def open_source(
+    options: TrainOptions, footage: Footage, margin: int, device: torch.device
+) -> SequenceSource | Pool:
+    """What batches are made of. Raises `InputError` if a pool is empty."""
+    if options.pool is not None:
+        return Pool(options.pool, options.seed)
+    return SequenceSource(footage, sequence_options(options, margin), device)
 
 
 def _leads_to(initial: STBNConfig, wanted: STBNConfig) -> bool:
@@ -77,7 +103,14 @@ def load_training_footage(options: TrainOptions) -> tuple[Footage, list[Tensor]]
     Raises `InputError` if a folder is missing or holds nothing.
     """
     bayer = options.bayer if options.is_raw else None
-    footage = load_footage(options.train_dirs, options.still_dirs, leave_out=options.hold_out, bayer=bayer)
+    if options.is_recurrent and not options.train_dirs:
+        return Footage(), []
+    if options.is_recurrent:
+        footage = Footage()  # all is in the pool
+    else:
+        footage = load_footage(
+            options.train_dirs, options.still_dirs, leave_out=options.hold_out, bayer=bayer
+        )
     clips: list[Tensor] = []
     if options.hold_out:
         held_out = load_footage(

@@ -22,8 +22,7 @@ from stbn_cli.training.journal import Journal
 from stbn_cli.training.optimisation import Optimisation
 from stbn_cli.training.options import FLOW_MODEL, TrainOptions
 from stbn_cli.training.prefetch import Prefetcher
-from stbn_cli.training.sequences import SequenceSource
-from stbn_cli.training.setup import create_task, load_training_footage, sequence_options
+from stbn_cli.training.setup import create_task, load_training_footage, open_source
 from stbn_cli.training.stopping import GracefulStop
 
 STATE_FILE = "state.pt"
@@ -36,6 +35,7 @@ UNTOLD = frozenset(
     {
         *(
             "log_dir",
+            "pool",
             "train_dirs",
             "still_dirs",
             "validation_dirs",
@@ -125,12 +125,12 @@ class Trainer:
         the last save. Raises `InputError` if there is no footage.
         """
         footage, clips = load_training_footage(self.options)
-        source = SequenceSource(footage, sequence_options(self.options, self.task.margin), self.device)
+        source = open_source(self.options, footage, self.task.margin, self.device)
         self._data = {"scenes": len(footage.clips), "frames": footage.frames, "stills": len(footage.stills)}
         self._report = report
         self._journal = Journal(self.options.log_dir, self.step) if self.processes.is_main else None
         batches = Prefetcher(
-            lambda step: self.task.prepare(source, self.numbers(step)),
+            lambda step: self.task.prepare(source, self.numbers(step)),  # type: ignore[arg-type]
             self.step,
             self.options.steps,
             self.device,
@@ -212,7 +212,12 @@ class Trainer:
     def _is_recordable(self) -> bool:
         """Whether a step does the same whatever the batch: other noise than white is described by objects."""
         options = self.options
-        simple = options.model != FLOW_MODEL and options.noise == "white" and not options.distillation
+        simple = (
+            options.model != FLOW_MODEL
+            and not options.is_recurrent
+            and options.noise == "white"
+            and not options.distillation
+        )
         alone = self.device.type == "cuda" and self.processes.count == 1
         return simple and alone and self.precision != torch.float16  # whose loss is scaled by what happened
 
