@@ -64,7 +64,7 @@ class Checkpoint:
         """The configuration of an STBN. Raises `CheckpointError` if this is another network."""
         if not isinstance(self.config, STBNConfig):
             raise CheckpointError(
-                f"The model {self.info.name!r} is no STBN: it sees every pixel, so it cannot learn from noisy video alone. "
+                f"The model {self.info.name!r} is no STBN: it cannot learn from noisy video alone. "
                 "Use stbn or stbn-xs."
             )
         return self.config

@@ -54,6 +54,16 @@ def train(
             default=False,
         ),
     ] = None,
+    pool: Annotated[
+        Path | None,
+        opt.option(
+            DATA,
+            "--pool",
+            metavar="DIR",
+            help="Noisy clips that the models for real noise learn from (benchmarks/make_pool.py makes them).",
+            default=False,
+        ),
+    ] = None,
     validation_dirs: Annotated[
         list[Path] | None,
         opt.option(
@@ -86,7 +96,8 @@ def train(
             RECIPE,
             "--model",
             "-m",
-            help="stbn, stbn-s, stbn-xs, stbn-published, stbn-raw, or flow-light: the flow network.",
+            help="stbn, stbn-s, stbn-xs, stbn-published, stbn-raw, real-fast, real, real-large, or flow-light: the "
+            "flow network.",
         ),
     ] = "stbn",
     initial: Annotated[
@@ -227,7 +238,7 @@ def train(
             del values[name]
         else:
             values[name] = tuple(values[name])
-    if not values["train_dirs"] and not values["still_dirs"]:
+    if not values["train_dirs"] and not values["still_dirs"] and pool is None:
         raise OptionError(
             "There is nothing to train on. Give --train-dir or --still-dir, folders of footage or photographs."
         )

@@ -87,7 +87,7 @@ class RecurrentConfig:
         return self.scale * (fine + 2 * (2 + 2 * self.coarse_blocks)) + self.multiple
 
 
-# `real-fast` for slow machines, `real` for ordinary CPUs, `real-large` for GPUs: about 18, 63 and 600 thousand
+# `real-fast` for slow machines, `real` for ordinary CPUs, `real-large` for GPUs: about 18, 64 and 620 thousand
 # multiply-adds a pixel.
 RECURRENT_SIZES: dict[str, RecurrentConfig] = {
     "real-fast": RecurrentConfig(channels=16, blocks=1, coarse_channels=48, coarse_blocks=3),
@@ -244,8 +244,8 @@ class Recurrent(nn.Module):
         """A neighbour's `state (N, state_channels, H, W)` as the frame sees it that `flow (N, 2, h, w)` leads from.
 
         Its own channels and its frame, without the level. The flow may be that of a part of the picture whose first
-        pixel is `(top, left)`; all in pixels of the state. The frame is warped at its own resolution: interpolated between
-        unshuffled pixels it would be blurred.
+        pixel is `(top, left)`; all in pixels of the state. The frame is warped at its own resolution: interpolated
+        between unshuffled pixels it would be blurred.
         """
         scale, own = self.config.scale, self.config.channels
         flow = flow.float()

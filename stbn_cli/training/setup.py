@@ -103,10 +103,8 @@ def load_training_footage(options: TrainOptions) -> tuple[Footage, list[Tensor]]
     Raises `InputError` if a folder is missing or holds nothing.
     """
     bayer = options.bayer if options.is_raw else None
-    if options.is_recurrent and not options.train_dirs:
-        return Footage(), []
     if options.is_recurrent:
-        footage = Footage()  # all is in the pool
+        footage = Footage()  # all is in the pool; what is held out of it is in --train-dir
     else:
         footage = load_footage(
             options.train_dirs, options.still_dirs, leave_out=options.hold_out, bayer=bayer
