@@ -4,6 +4,7 @@ The loaded denoiser also takes arrays: `denoiser(frames)` with `(T, H, W, 3)` ui
 RGB.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -22,6 +23,8 @@ from stbn_cli.errors import CheckpointError, MemoryExhaustedError, OptionError
 from stbn_cli.flow.estimator import NETWORK_NAMES, FlowEstimator, create_flow_estimator
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.device import (
+    emulation_warning,
+    is_emulated,
     is_out_of_memory,
     keep_freed_memory,
     resolve_device,
@@ -97,7 +100,8 @@ def load_denoiser(
         chunk, chunk_overlap: frames worked on at a time, and looked ahead; None: as memory allows.
         tile, tile_overlap: pixels of a tile (0: never tile), and around it; None: as memory allows.
         scene_cuts: start afresh at scene cuts.
-        on_message: receives sentences on fallbacks and on a sigma the model was not trained for.
+        on_message: receives sentences on fallbacks, on a sigma the model was not trained for, and on a precision that
+            the device only emulates; the last comes as a Python warning where this is None.
 
     Raises:
         OptionError: an option is out of range, or the device is not there.
@@ -129,12 +133,13 @@ def load_denoiser(
     loaded = _load(model, flow, devices[0], noise_model or "white")
     checkpoint, estimator = loaded.checkpoint, loaded.flow
     low, high = checkpoint.info.sigma_range
+    dtype = resolve_precision(precision, devices[0])
     denoiser = LoadedDenoiser(
         checkpoint.build(),
         estimator,
         options,
         device=devices,
-        dtype=resolve_precision(precision, devices[0]),
+        dtype=dtype,
         sigma_range=(low / SIGMA_SCALE, high / SIGMA_SCALE),
         noise=loaded.noise,
         noise_kind=checkpoint.info.noise_kind,
@@ -143,6 +148,7 @@ def load_denoiser(
     denoiser.model_path, denoiser.info, denoiser.flow_name = loaded.path, checkpoint.info, estimator.name
     if sigma is not None and on_message is not None and (warning := sigma_warning(sigma, checkpoint.info)):
         on_message(warning)
+    _warn_if_emulated(dtype, devices[0], on_message)
     return denoiser
 
 
@@ -244,6 +250,7 @@ def finetune(
     overwrite: bool = False,
     preview: str | Path | None = None,
     progress: "Callable[[FinetuneProgress], None] | None" = None,
+    on_message: Callable[[str], None] | None = None,
     **sizes: Any,
 ) -> "FinetuneResult":
     """Adapt a model to noisy clips of one camera, from these clips alone; never worse than the model by its estimate.
@@ -256,7 +263,7 @@ def finetune(
         minutes: wall-clock time to take, about; with `steps` (of the optimiser) it is as long as that takes.
         from_scratch: start from random weights of the same shape instead.
         flow: as for `load_denoiser`; a network ("light") is finetuned too, where that helps.
-        device, precision: as for `load_denoiser`; fp16 is bf16 here.
+        device, precision: as for `load_denoiser`; fp16 is bf16 here, or fp32 where that is only emulated.
         start, end, rate: part of video files in seconds, and frames per second of image sequences.
         field: as for `denoise_file`.
         seed: the same one with the same `steps` gives the same file on a CPU.
@@ -264,6 +271,7 @@ def finetune(
         overwrite: replace `output` if it is there.
         preview: a picture of a crop before and after, `.png` or `.jpg`.
         progress: called with how far the run is.
+        on_message: receives a sentence on a precision that the device only emulates; None: a Python warning.
         sizes: `batch_size`, `patch_size`, `train_length`, `learning_rate`, `distillation` of `FinetuneOptions`.
 
     Raises:
@@ -298,12 +306,15 @@ def finetune(
             "be learned from noisy clips alone. Start from a model for white or sensor noise."
         )
     dtype = resolve_precision(precision, loaded.device)
+    if dtype == torch.float16:
+        # Half precision without bfloat16's range would need loss scaling for so little as this.
+        dtype = torch.float32 if is_emulated(torch.bfloat16, loaded.device) else torch.bfloat16
+    _warn_if_emulated(dtype, loaded.device, on_message)
     begin = StartingPoint(
         checkpoint=loaded.checkpoint,
         flow=loaded.flow,
         device=loaded.device,
-        # Half precision without bfloat16's range would need loss scaling for so little as this.
-        precision=torch.bfloat16 if dtype == torch.float16 else dtype,
+        precision=dtype,
         noise=loaded.noise,
     )
     finetuner = Finetuner(
@@ -334,6 +345,18 @@ def sigma_warning(sigma: float, info: ModelInfo) -> str | None:
         f"The noise level {sigma:.3g} lies outside {low:g} to {high:g}, the range that model {info.name} was "
         "trained for; expect a weaker result."
     )
+
+
+def _warn_if_emulated(
+    dtype: torch.dtype, device: torch.device, on_message: Callable[[str], None] | None
+) -> None:
+    message = emulation_warning(dtype, device)
+    if message is None:
+        return
+    if on_message is None:
+        warnings.warn(message, stacklevel=3)  # at the user's call
+    else:
+        on_message(message)
 
 
 class _Loaded(NamedTuple):

@@ -271,9 +271,11 @@ def _methods(
     from stbn_cli.bench.methods import ModelMethod, RivalMethod
     from stbn_cli.bench.results import NOISY
     from stbn_cli.checkpoints.store import resolve
-    from stbn_cli.inference.device import resolve_device
+    from stbn_cli.inference.device import emulation_warning, resolve_device, resolve_precision
 
     device = resolve_device(engine["device"])
+    if warning := emulation_warning(resolve_precision(engine["precision"], device), device):
+        warn(warning)
     methods: list[Method] = []
     for model in models:
         if model != NONE:

@@ -318,6 +318,7 @@ def _adapt(request: Request, model: Path, notes: Notes) -> tuple[dict[str, Any],
             device=engine["device"].split(",")[0],  # several can denoise, one can learn
             minutes=request.adapt_minutes,
             progress=display,
+            on_message=notes,
         )
     if text := explanation(result):
         notes(text)

@@ -147,9 +147,9 @@ class Job:
         return f"model {model} on {self.denoiser.device_names}, {self._precision()}"
 
     def _precision(self) -> str:
-        from stbn_cli.inference.device import PRECISIONS
+        from stbn_cli.inference.device import precision_name
 
-        return next(name for name, dtype in PRECISIONS.items() if dtype == self.denoiser.dtype)
+        return precision_name(self.denoiser.dtype)
 
     def _noise(self) -> str:
         scenes = self.scenes()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from stbn_cli.cli import options as opt
-from stbn_cli.cli.console import say, show_json
+from stbn_cli.cli.console import say, show_json, warn
 from stbn_cli.cli.exits import InterruptedByUserError
 from stbn_cli.errors import MemoryExhaustedError, OptionError, OutputError
 
@@ -237,7 +237,7 @@ def train(
 def _run(values: dict[str, Any]) -> None:
     import torch
 
-    from stbn_cli.inference.device import resolve_device
+    from stbn_cli.inference.device import emulation_warning, resolve_device
     from stbn_cli.training.options import TrainOptions
     from stbn_cli.training.trainer import Trainer
 
@@ -247,6 +247,9 @@ def _run(values: dict[str, Any]) -> None:
     except ValueError as error:
         raise OptionError(f"The options cannot be used: {error}.") from error
     trainer = Trainer(options)
+    warning = emulation_warning(trainer.precision, trainer.device)
+    if warning and trainer.processes.is_main:
+        warn(warning)
     try:
         result = trainer.run(lambda row: say(_line(row, options.steps)))
     except (torch.OutOfMemoryError, MemoryError) as error:

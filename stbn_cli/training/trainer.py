@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stbn_cli import __version__
 from stbn_cli.errors import InputError, OutputError, StbnError
-from stbn_cli.inference.device import resolve_precision
+from stbn_cli.inference.device import is_emulated, resolve_precision
 from stbn_cli.training.distributed import Processes, join_processes
 from stbn_cli.training.graph import GradientGraph
 from stbn_cli.training.journal import Journal
@@ -80,7 +80,11 @@ class Trainer:
         self.numbers(0)  # refuses a batch that cannot be shared before anything is loaded
         torch.manual_seed(options.seed)
         self.precision = resolve_precision(options.precision, self.device)
-        if options.precision == "auto" and self.device.type != "cpu":
+        if (
+            options.precision == "auto"
+            and self.precision == torch.float16
+            and not is_emulated(torch.bfloat16, self.device)
+        ):
             self.precision = torch.bfloat16  # needs no loss scaling
         self.task = create_task(options, self.device, self.precision).to(self.device)
         self.task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

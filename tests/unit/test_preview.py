@@ -104,7 +104,9 @@ def test_a_warm_up_in_the_middle_of_a_scene_is_enough(small_bikes) -> None:
 
 
 def test_half_precision_starts_with_the_scene(small_bikes, tiny, monkeypatch) -> None:
-    denoiser = tiny(precision="bf16", scene_cuts=False, sigma=25, chunk=4, chunk_overlap=2)
+    denoiser = tiny(
+        precision="bf16", scene_cuts=False, sigma=25, chunk=4, chunk_overlap=2, on_message=lambda _: None
+    )
     full = full_run(small_bikes, denoiser)
     assert largest_difference(preview_frames(small_bikes, denoiser, at=3.28), full) == 0
     monkeypatch.setattr(survey_module, "HALF_PRECISION_FRAMES", 60)

@@ -25,6 +25,10 @@ COLOURS = [
 ]
 
 
+def unheard(message: str) -> None:
+    """Takes the warning of a CPU that only emulates half precision."""
+
+
 def as_tensor(frames: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
@@ -76,9 +80,10 @@ def test_unknown_noise_is_estimated_and_costs_little(model: str, bikes_clip: Pat
 
 @pytest.mark.parametrize("model", MODELS)
 def test_half_precision_costs_little(model: str, bikes_clip: Path) -> None:
-    clean = as_tensor(load_clip(bikes_clip, 4)[:, 40:168, 200:328]).float() / 255
+    # Little: where half precision is emulated it takes a hundred times as long.
+    clean = as_tensor(load_clip(bikes_clip, 2)[:, 72:136, 232:296]).float() / 255
     noisy = protocol_noise(clean, 25 / 255).permute(0, 2, 3, 1).numpy()
     exact = psnr(as_tensor(stbn_cli.load_denoiser(model, sigma=25, precision="fp32")(noisy)), clean).mean()
     for precision, loss in (("fp16", 0.02), ("bf16", 0.1)):
-        half = stbn_cli.load_denoiser(model, sigma=25, precision=precision)(noisy)
+        half = stbn_cli.load_denoiser(model, sigma=25, precision=precision, on_message=unheard)(noisy)
         assert float(exact - psnr(as_tensor(half), clean).mean()) < loss
