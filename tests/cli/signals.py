@@ -4,12 +4,10 @@ import signal
 import subprocess
 import sys
 
-# For which Ctrl-C means what it means in a shell, also where the tests run in the background.
 PROGRAM = """
-import functools, importlib, os, signal, sys
+import functools, importlib, os, sys
 from stbn_cli.cli.app import main
 
-signal.signal(signal.SIGINT, signal.default_int_handler)
 number, place, left = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 sys.argv[1:] = sys.argv[4:]
 module, _, path = place.partition(":")

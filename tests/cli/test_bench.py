@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.conftest import PATIENCE
+
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
@@ -104,7 +106,7 @@ def test_folders_of_frames_need_no_pyav(clips: Path, tiny_model_path: Path) -> N
         "--json",
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["averages"]) == 2

@@ -23,6 +23,7 @@ from stbn_cli.finetuning.result import FinetuneProgress
 from tests.cli.conftest import Outcome, save_tiny_model
 from tests.cli.test_errors import assert_refused
 from tests.cli.test_startup import PROBE
+from tests.conftest import PATIENCE
 from tests.networks import TINY
 
 Stbn = Callable[..., Outcome]
@@ -402,6 +403,6 @@ def test_help_is_complete_and_light(stbn: Stbn) -> None:
     for word in ("--from-scratch", "--resume", "--preview", "130 interrupted", "stbn finetune clip.mp4"):
         assert word in text
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, "finetune", "--help"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", PROBE, "finetune", "--help"], capture_output=True, text=True, timeout=PATIENCE
     )
     assert json.loads(done.stderr.splitlines()[-1]) == [0, []]
