@@ -1,6 +1,7 @@
 """A run learns, and stopped at any moment it goes on as if it had not been."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -25,6 +26,7 @@ from stbn_cli.models.lightflow import LightFlowNet
 from stbn_cli.models.stbn import MODEL_SIZES, STBN, STBNConfig
 from stbn_cli.noise.posterior import gaussian_nll
 from stbn_cli.training import trainer as trainer_module
+from stbn_cli.training import validation
 from stbn_cli.training.options import TrainOptions
 from stbn_cli.training.trainer import Trainer
 from tests.conftest import PATIENCE
@@ -44,14 +46,14 @@ def assert_same_weights(one: Trainer, other: Trainer) -> None:
 
 
 def test_a_run_learns_logs_and_leaves_a_loadable_model(options_of: OptionsOf) -> None:
-    options = options_of(learning_rate=5e-3, epochs=20)
+    options = options_of(learning_rate=5e-3, epochs=20, validate_every=10)
     result = Trainer(options).run()
     rows = rows_of(options)
     losses = [row["loss"] for row in rows if "loss" in row]
     assert result.finished and result.steps == 40 and losses[-1] < losses[0]
     assert {"gradient_norm", "steps_per_second", "waiting", "learning_rate"} <= set(rows[0])
     validations = [row for row in rows if "psnr" in row]
-    assert [row["step"] for row in validations] == list(range(4, 41, 4))
+    assert [row["step"] for row in validations] == [10, 20, 30, 40]
     assert set(validations[-1]["psnr"]) == {"10", "30", "50"}
     assert result.best_score == max(row["mean"] for row in validations)
     for name in ("model.safetensors", "best.safetensors"):
@@ -64,8 +66,10 @@ def test_a_run_learns_logs_and_leaves_a_loadable_model(options_of: OptionsOf) ->
         assert str(options.log_dir.parent) not in json.dumps(training)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+# fp16 has the scale of its loss to keep. It is emulated on CPUs, as bf16 is on many: little of it.
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_resumed_run_equals_an_unbroken_one(options_of: OptionsOf, precision: str) -> None:
+    options_of = functools.partial(options_of, patch_size=16, validate_every=6)
     whole = Trainer(options_of(log_dir=options_of().log_dir / "whole", precision=precision))
     whole.run()
     broken = Trainer(options_of(precision=precision))
@@ -105,24 +109,24 @@ trainer.run(lambda row: os.kill(os.getpid(), signal.SIGKILL) if row["step"] == e
 def test_a_killed_run_loses_nothing_but_time(options_of: OptionsOf, tmp_path: Path) -> None:
     import pickle
 
-    whole = Trainer(options_of(log_dir=tmp_path / "whole", epochs=10, validate_every=3, log_every=1))
+    whole = Trainer(options_of(log_dir=tmp_path / "whole", epochs=3, validate_every=3, log_every=1))
     whole.run()
     options = dataclasses.replace(whole.options, log_dir=tmp_path / "killed", epochs=2000)
     (tmp_path / "options").write_bytes(pickle.dumps(options))
-    done = subprocess.run([sys.executable, "-c", RUN, str(tmp_path / "options"), "8"], check=False)
+    done = subprocess.run([sys.executable, "-c", RUN, str(tmp_path / "options"), "5"], check=False)
     assert done.returncode == -signal.SIGKILL
-    resumed = Trainer(dataclasses.replace(options, epochs=10, resume=True))
-    assert resumed.step == 6 < whole.step
+    resumed = Trainer(dataclasses.replace(options, epochs=3, resume=True))
+    assert resumed.step == 3 < whole.step
     resumed.run()
     assert_same_weights(whole, resumed)
     steps = [row["step"] for row in rows_of(resumed.options) if "loss" in row]
-    assert steps == list(range(1, 21)), "no row twice, none missing"
+    assert steps == list(range(1, 7)), "no row twice, none missing"
 
 
 def test_two_processes_train_as_one(options_of: OptionsOf, tmp_path: Path) -> None:
     import pickle
 
-    alone = Trainer(options_of(log_dir=tmp_path / "alone"))
+    alone = Trainer(options_of(log_dir=tmp_path / "alone", epochs=2))
     alone.run()
     options = dataclasses.replace(alone.options, log_dir=tmp_path / "two", threads=1)
     (tmp_path / "options").write_bytes(pickle.dumps(options))
@@ -168,7 +172,8 @@ def test_the_time_limit_stops_cleanly(options_of: OptionsOf) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_learns_and_keeps_float32_weights(options_of: OptionsOf, precision: str) -> None:
-    trainer = Trainer(options_of(precision=precision, learning_rate=5e-3, epochs=10, hold_out=()))
+    options = options_of(precision=precision, learning_rate=5e-3, epochs=10, patch_size=16, hold_out=())
+    trainer = Trainer(options)
     trainer.run()
     losses = [row["loss"] for row in rows_of(trainer.options) if "loss" in row]
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
@@ -302,8 +307,9 @@ def test_a_raw_model_learns_from_noisy_mosaics(options_of: OptionsOf, tmp_path: 
     assert load_checkpoint(trainer.options.log_dir / "best.safetensors").config == tiny_raw
 
 
-def test_the_flow_network_learns_known_motion(options_of: OptionsOf) -> None:
+def test_the_flow_network_learns_known_motion(options_of: OptionsOf, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(validation, "FLOW_SCENES", 2)
     options = options_of(
         model="flow-light",
         patch_size=64,
@@ -318,8 +324,8 @@ def test_the_flow_network_learns_known_motion(options_of: OptionsOf) -> None:
     rows = rows_of(options)
     losses = [row["loss"] for row in rows if "loss" in row]
     assert result.finished and sum(losses[-3:]) < 0.8 * sum(losses[:3])
-    validation = [row for row in rows if "end_point_error" in row][-1]
-    assert set(validation["warp_psnr"]) == {"30"}
+    validated = [row for row in rows if "end_point_error" in row][-1]
+    assert set(validated["warp_psnr"]) == {"30"}
     checkpoint = load_flow_checkpoint(options.log_dir / "best.safetensors")
     assert (
         checkpoint.info.flow == "light"
@@ -338,7 +344,12 @@ def test_distillation_trains_the_flow_network_with_the_denoiser(
         path, FlowCheckpoint(ModelInfo("f", "light"), dict(teacher.state_dict())), torch.float32
     )
     options = options_of(
-        flow=str(path), distillation=True, flow_learning_rate=1e-4, distillation_weight=1.0, patch_size=64
+        flow=str(path),
+        distillation=True,
+        flow_learning_rate=1e-4,
+        distillation_weight=1.0,
+        patch_size=64,
+        epochs=1,
     )
     trainer = Trainer(options)
     trainer.run()
