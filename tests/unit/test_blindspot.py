@@ -37,7 +37,7 @@ def test_outputs_do_not_see_their_own_pixel(name: str, size: tuple[int, int], dt
     if dtype != torch.float32:
         # Narrow, since most CPUs emulate one or the other, a hundred times as slowly; and for all to see it, a large
         # change.
-        config, change = narrowed(config), 8.0
+        config, change = narrowed(config), 100.0
     network = network_of(config, dtype)
     noisy, to_previous, to_next = random_clip(*size, dtype, config.image_channels)
     before = network(noisy, 0.1, to_previous, to_next)
