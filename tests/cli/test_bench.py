@@ -112,12 +112,6 @@ def test_folders_of_frames_need_no_pyav(clips: Path, tiny_model_path: Path) -> N
     assert len(json.loads(done.stdout)["averages"]) == 2
 
 
-def test_the_alias(stbn: Callable, clips: Path, tiny_model_path: Path) -> None:
-    outcome = stbn("test", clips / "street", "--model", tiny_model_path, "--sigma", "30", "--json")
-    assert outcome.code == 0, outcome.err
-    assert json.loads(outcome.out)["sigmas"] == [30.0]
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -143,14 +137,18 @@ def test_refusals(
     assert outcome.out == ""
 
 
-def test_existing_files_are_kept(stbn: Callable, clips: Path, tiny_model_path: Path, tmp_path: Path) -> None:
+def test_existing_files_are_kept_and_the_alias_works(
+    stbn: Callable, clips: Path, tiny_model_path: Path, tmp_path: Path
+) -> None:
     table = tmp_path / "scores.csv"
     table.write_text("mine")
-    arguments = ("bench", clips / "street", "--model", tiny_model_path, "--sigma", "10", "--csv", table)
-    outcome = stbn(*arguments)
+    arguments = (clips / "street", "--model", tiny_model_path, "--sigma", "30", "--csv", table)
+    outcome = stbn("bench", *arguments)
     assert outcome.code == 6 and "--overwrite" in outcome.err
     assert table.read_text() == "mine"
-    assert stbn(*arguments, "--overwrite").code == 0
+    outcome = stbn("test", *arguments, "--overwrite", "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["sigmas"] == [30.0]
     assert table.read_text().startswith("method,")
 
 

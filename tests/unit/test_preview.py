@@ -107,10 +107,12 @@ def test_half_precision_starts_with_the_scene(small_bikes, tiny, monkeypatch) ->
     denoiser = tiny(
         precision="bf16", scene_cuts=False, sigma=25, chunk=4, chunk_overlap=2, on_message=lambda _: None
     )
-    full = full_run(small_bikes, denoiser)
-    assert largest_difference(preview_frames(small_bikes, denoiser, at=3.28), full) == 0
-    monkeypatch.setattr(survey_module, "HALF_PRECISION_FRAMES", 60)
-    found = surveyed(small_bikes, denoiser, at=3.28)
+    # Few frames: a CPU may only emulate bf16.
+    full = full_run(small_bikes, denoiser, end=1.2)
+    assert largest_difference(preview_frames(small_bikes, denoiser, at=1.0), full) == 0
+    monkeypatch.setattr(survey_module, "HALF_PRECISION_FRAMES", 20)
+    monkeypatch.setattr(survey_module, "WARMUP", 8)
+    found = surveyed(small_bikes, denoiser, at=1.0)
     assert found.parts[0].start > 0 and not found.parts[0].exact
     assert "--precision fp32" in differences(found)[0]
 
