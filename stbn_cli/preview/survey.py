@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from av.video.stream import VideoStream
 
 from stbn_cli.errors import InputError, OptionError
 from stbn_cli.inference.denoiser import Denoiser
@@ -19,10 +18,9 @@ from stbn_cli.inference.scenes import HISTORY, CutDetector
 from stbn_cli.noise.model import SceneNoise
 from stbn_cli.preview.effort import Effort
 from stbn_cli.video.fields import AUTO, rows_by_field
-from stbn_cli.video.frames import Frame, FrameReader, VideoMetadata
+from stbn_cli.video.frames import FALLBACK_RATE, Frame, FrameReader, VideoMetadata
 from stbn_cli.video.images import exact_seconds
-from stbn_cli.video.probe import open_container, origin
-from stbn_cli.video.reader import FALLBACK_RATE, open_video
+from stbn_cli.video.reader import open_video
 
 # How far before the moment its scene's beginning is looked for: whichever is less.
 LEAD_SECONDS = 20
@@ -179,10 +177,7 @@ def seconds_before(reader: FrameReader, start: Fraction | None) -> Fraction:
         # Images: the first is the first at or behind the start.
         step = reader.metadata.time_base
         return Fraction(0) if start is None else -(-start // step) * step
-    with open_container(source.path) as container:
-        stream = container.streams[source.video_index]
-        assert isinstance(stream, VideoStream)
-        return source.shift - origin(container, stream)
+    return source.shift - source.origin
 
 
 def _beyond_the_end(at: float, length: float | None) -> OptionError:

@@ -57,9 +57,10 @@ def tell_y4m_losses(reader: FrameReader, plan: EncoderPlan, notes: Warnings) -> 
     metadata, color = reader.metadata, plan.color
     assumed = untagged_matrix(metadata.width, metadata.height)
     if describe_format(plan.pix_fmt).family == "yuv" and color.matrix != assumed:
+        known = tag_name("matrix", MATRIX_NUMBERS[color.matrix]).lower()
         notes.lose(
             f"y4m has no tag for the colour matrix {color.matrix}; readers will take {assumed}. Tell the next "
-            f"command, such as ffmpeg -colorspace {tag_name('matrix', MATRIX_NUMBERS[color.matrix]).lower()} before its -i, or write .mkv."
+            f"command, such as ffmpeg -colorspace {known} before its -i, or write .mkv."
         )
     untold = [
         name

@@ -126,15 +126,21 @@ def describe(
     first: av.VideoFrame,
     start: Fraction | None = None,
     end: Fraction | None = None,
+    begin: Fraction | None = None,
 ) -> VideoMetadata:
     """Metadata of a stream from its tags and its first decoded picture.
 
-    start, end: half-open range in seconds of the source's own clock, for the estimates of length.
+    start, end: half-open range in seconds of the source's own clock, for the estimates of length. begin: the video's
+    beginning on that clock, where it is not the one that the file states.
     """
     context = stream.codec_context
     rate = frame_rate(container, stream)
     whole = _duration(container, stream)
-    duration = None if whole is None else _clip_duration(whole, origin(container, stream), start, end)
+    duration = (
+        None
+        if whole is None
+        else _clip_duration(whole, origin(container, stream) if begin is None else begin, start, end)
+    )
     count = _frame_count(stream, rate, whole)
     if count and whole and duration is not None:
         count = max(1, round(count * duration / whole))
@@ -179,12 +185,13 @@ def frame_rate(container: InputContainer, stream: VideoStream) -> Fraction | Non
     rate or the lowest at which all times can be told apart. DV and GXF break that. Of a bare stream the average is
     FFmpeg's default.
     """
-    clock = 1 / to_fraction(stream.time_base) if stream.time_base else None
+    base = to_fraction(stream.time_base)
 
     def possible(rate: Fraction | None) -> Fraction | None:
         if rate is None or not SLOWEST <= rate <= FASTEST:
             return None
-        return None if rate == clock == 1000 and container.format.name in MILLISECOND_CLOCKS else rate
+        is_clock = rate == 1000 and rate * (base or 0) == 1 and container.format.name in MILLISECOND_CLOCKS
+        return None if is_clock else rate
 
     average, guessed, base = (
         possible(to_fraction(rate)) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate)
@@ -244,7 +251,9 @@ def _frame_count(stream: VideoStream, rate: Fraction | None, duration: Fraction 
     tagged = stream.metadata.get("NUMBER_OF_FRAMES", "")
     even = rate * duration if rate and duration else None
     if stream.frames:
-        return stream.frames if even is None else min(stream.frames, math.ceil(even))  # an edit list may hide some
+        return (
+            stream.frames if even is None else min(stream.frames, math.ceil(even))
+        )  # an edit list may hide some
     if tagged.isdigit():
         return int(tagged)
     return None if even is None else max(1, round(even))
