@@ -22,6 +22,11 @@ from stbn_cli.video.sidedata import side_data
 
 # Demuxers that turn any text file into "video" (ANSI art); a text file must be refused instead.
 TEXT_DEMUXERS = {"tty", "bin", "xbin", "adf", "idf"}
+# How files begin that announce their streams as they come: MPEG program streams and FLV.
+HEADERLESS_STARTS = (b"\x00\x00\x01\xba", b"FLV")
+LONGEST_START = 4
+# The first PyAV that can open them with options.
+FIRST_WITH_OPTIONS = (17, 1)
 # FFmpeg's ticks per second for times of a whole container.
 CONTAINER_TICKS = 1_000_000
 # FFmpeg's mark of demuxers of bare streams: the times and the rate they tell are made up (AVFMT_NOTIMESTAMPS).
@@ -73,7 +78,8 @@ def open_container(path: Path, max_pixels: int = MAX_PIXELS) -> InputContainer:
     if path.stat().st_size == 0:
         raise InputError(f"The file {path} is empty. Copy or download it again.")
     try:
-        container = av.open(media_name(path), options=codec_options(max_pixels), **open_options())
+        options = {} if _crashes_with_options(path) else codec_options(max_pixels)
+        container = av.open(media_name(path), options=options, **open_options())
     except PermissionError as error:
         raise InputError(
             f"The file {path} cannot be read: permission denied. Change its permissions."
@@ -87,6 +93,17 @@ def open_container(path: Path, max_pixels: int = MAX_PIXELS) -> InputContainer:
         container.close()
         raise InputError(f"{path} is a text file, not a video. Name a video file or a folder of images.")
     return container
+
+
+def _crashes_with_options(path: Path) -> bool:
+    """Whether this PyAV ends the process when it opens the file with options for the decoders.
+
+    Before 17.1 it does where streams are found only behind the header. The reader's own decoder has the options still.
+    """
+    if tuple(int(part) for part in av.__version__.split(".")[:2]) >= FIRST_WITH_OPTIONS:
+        return False
+    with path.open("rb") as file:
+        return file.read(LONGEST_START).startswith(HEADERLESS_STARTS)
 
 
 def find_video_stream(
