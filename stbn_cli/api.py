@@ -207,7 +207,14 @@ def denoise_file(
     with ExitStack() as stack:
         reader = stack.enter_context(
             open_video(
-                input, start=start, end=end, rate=rate, hardware=hardware, max_pixels=limit, field=field
+                input,
+                start=start,
+                end=end,
+                rate=rate,
+                hardware=hardware,
+                max_pixels=limit,
+                field=field,
+                strict=encode.strict,
             )
         )
         if folder is None and str(output) != STANDARD_STREAM:

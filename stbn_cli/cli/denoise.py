@@ -1,7 +1,7 @@
 """`stbn denoise`: parse, load, run, report. Heavy libraries are imported inside, so that help is instant."""
 
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stbn_cli.chunkstore import ChunkStore
     from stbn_cli.finetuning.result import FinetuneResult
     from stbn_cli.pipeline import DenoiseSummary
+    from stbn_cli.video.reader import FrameCount
     from stbn_cli.video.workfolder import WorkFolder
     from stbn_cli.video.writer import EncodeOptions
 
@@ -225,12 +226,13 @@ def _writable_suffixes() -> tuple[str, ...]:
 def _run(request: Request) -> None:
     """Everything that can be refused cheaply comes before the model is loaded."""
     from stbn_cli.video.losses import refuse_known_losses
-    from stbn_cli.video.reader import open_video
+    from stbn_cli.video.reader import count_frames, open_video, refuse_changes
     from stbn_cli.video.workfolder import WorkFolder
     from stbn_cli.video.writer import EncodeOptions, check_output
 
     encode = EncodeOptions(**request.coding)
-    limits = {"hardware": request.hardware, "max_pixels": request.max_pixels}
+    limits = {"hardware": request.hardware, "max_pixels": request.max_pixels, "strict": encode.strict}
+    counted = None
     with open_video(request.source, **request.span, **limits) as reader:
         check_output(request.source, request.output, request.overwrite)
         if request.uncertainty is not None:
@@ -238,6 +240,10 @@ def _run(request: Request) -> None:
         refuse_known_losses(reader, request.output, encode)
         metadata, notes = reader.metadata, Notes()
         encoding = plan_encoding(metadata, request.output, encode, notes)
+        if encode.strict:
+            refuse_changes(reader)
+        if request.dry_run:
+            counted = count_frames(reader)
     from stbn_cli.api import load_denoiser
 
     with ExitStack() as stack:
@@ -253,8 +259,8 @@ def _run(request: Request) -> None:
         job = Job(
             request.source, request.output, metadata, encoding, request.engine["sigma"], denoiser, notes
         )
-        if request.dry_run:
-            _show_plan(request, job)
+        if counted is not None:
+            _show_plan(request, job, counted)
             return
         store = None
         # A pipe cannot be read again, and of two outputs one alone is kept.
@@ -283,15 +289,19 @@ def _deciding(request: Request) -> dict[str, Any]:
     return engine | span | {"adapt": request.adapt_minutes is not None, "dither": request.coding["dither"]}
 
 
-def _show_plan(request: Request, job: Job) -> None:
+def _show_plan(request: Request, job: Job, counted: "FrameCount") -> None:
     from stbn_cli.chunkstore import estimated_bytes
 
-    kept = estimated_bytes(job.metadata) if request.keep_progress else None
-    plan = {**job.plan(), "adapt_minutes": request.adapt_minutes, "progress_bytes": kept}
+    metadata = replace(job.metadata, frame_count=counted.frames)
+    kept = estimated_bytes(metadata) if request.keep_progress else None
+    plan = {**job.plan(counted), "adapt_minutes": request.adapt_minutes, "progress_bytes": kept}
     if request.json:
         show_json(plan)
-    else:
-        show_table(list(fields(plan)))
+        return
+    if not counted.exact:
+        plan["frames"] = "unknown" if counted.frames is None else f"about {counted.frames}"
+    del plan["frames_exact"]
+    show_table(list(fields(plan)))
 
 
 def _adapt(request: Request, model: Path, notes: Notes) -> tuple[dict[str, Any], "FinetuneResult | None"]:

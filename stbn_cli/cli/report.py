@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from stbn_cli.api import LoadedDenoiser
     from stbn_cli.pipeline import DenoiseSummary
     from stbn_cli.video.frames import VideoMetadata
+    from stbn_cli.video.reader import FrameCount
     from stbn_cli.video.writer import EncodeOptions
 
 SIGMA_SCALE = 255.0  # of 8-bit values; the engine's noise levels are on [0, 1]
@@ -40,13 +41,14 @@ class Job:
     denoiser: "LoadedDenoiser"
     notes: Notes
 
-    def plan(self) -> dict[str, Any]:
-        """What would be done, as plain values."""
+    def plan(self, counted: "FrameCount | None" = None) -> dict[str, Any]:
+        """What would be done, as plain values; counted: the frames, where that was found out."""
         rate = self.metadata.average_rate
         return {
             "input": self.source,
             "output": self.output,
-            "frames": self.metadata.frame_count,
+            "frames": self.metadata.frame_count if counted is None else counted.frames,
+            "frames_exact": counted is not None and counted.exact,
             "input_fps": None if rate is None else round(float(rate), 4),
             "input_format": self.metadata.pixel_format,
             "field_order": self.metadata.field_order,

@@ -181,7 +181,7 @@ class Denoiser:
                         f"Frame {index} is {frame.shape[1]}x{frame.shape[0]} after frames of "
                         f"{shown.shape[1]}x{shown.shape[0]}; the size must not change. Split the video there."
                     )
-                if _is_repeat(frame, shown):
+                if is_repeat(frame, shown):
                     held[2].repeats += 1
                     self.report.repeated_frames += 1
                     continue
@@ -369,7 +369,7 @@ class Denoiser:
             self._on_message(message)
 
 
-def _is_repeat(frame: np.ndarray, shown: np.ndarray) -> bool:
+def is_repeat(frame: np.ndarray, shown: np.ndarray) -> bool:
     """Whether two frames are equal value for value; some rows tell most pairs apart."""
     return np.array_equal(frame[::32], shown[::32]) and np.array_equal(frame, shown)
 
