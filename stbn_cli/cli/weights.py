@@ -28,7 +28,7 @@ def list_models(json: JsonOpt = False) -> None:
     rows = []
     for spec in load_registry().values():
         local = find_local(spec)
-        state = str(local) if local else "downloaded on first use" if spec.repo else "missing"
+        state = str(local) if local else "downloaded on first use" if spec.repo else "bundled only, not here"
         row = {
             "name": spec.name,
             "kind": spec.kind,

@@ -84,7 +84,9 @@ def test_partial_data_sets_say_so(
     monkeypatch.setenv("STBN_DATA", str(clips))
     outcome = stbn("bench", "set8", "--model", tiny_model_path, "--sigma", "10")
     assert outcome.code == 0, outcome.err
-    assert "7 sequences are not there" in outcome.err and "park_joy" in outcome.err
+    assert (
+        "7 sequences are missing" in outcome.err and "fastdvdnet" in outcome.err and "park_joy" in outcome.err
+    )
     assert "tiny*" in outcome.out and "1 of 8" in outcome.out
     quoted = outcome.out.index("Quoted, not measured")
     assert outcome.out.index("32.76") > quoted, "quoted numbers stand in their own table"
