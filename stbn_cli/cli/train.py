@@ -4,7 +4,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 from typer.core import TyperCommand
 
 from stbn_cli.cli import options as opt
@@ -28,7 +27,7 @@ EXAMPLES = opt.epilog(
 class TrainCommand(TyperCommand):
     """`--milestones 2 4 6 8` is one list, as the reference repository takes it."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         joined: list[str] = []
         listing = False
         for word in args:

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+from stbn_cli.bench.isolation import MethodFailedError
+
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
@@ -110,6 +112,17 @@ def test_folders_of_frames_need_no_pyav(clips: Path, tiny_model_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["averages"]) == 2
+
+
+def test_fails_if_the_only_model_failed(
+    stbn: Callable, clips: Path, tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MethodFailedError("memory ran out")
+
+    monkeypatch.setattr("stbn_cli.bench.runner.IsolatedMethod.__call__", fail)
+    outcome = stbn("bench", clips, "--model", tiny_model_path, "--sigma", "10")
+    assert outcome.code == 1 and "Error: No method could be measured: memory ran out" in outcome.err
 
 
 def test_the_alias(stbn: Callable, clips: Path, tiny_model_path: Path) -> None:

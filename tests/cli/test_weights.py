@@ -84,7 +84,7 @@ def test_full_official_checkpoint_elsewhere(stbn, full_model_path, make_clip, tm
     result = stbn("train", "--still-dir", tmp_path / "stills", "-o", tmp_path / "run", *run, *once)
     assert result.code == 0, result.err
     frames = np.random.default_rng(0).random((2, 24, 32, 3), np.float32)
-    denoised = load_denoiser(full_model_path, device="cpu", precision="fp32")(frames, 20)
+    denoised = load_denoiser(full_model_path, sigma=20, device="cpu", precision="fp32")(frames)
     assert denoised.shape == frames.shape and np.isfinite(denoised).all()
 
 
