@@ -16,7 +16,7 @@ from stbn_cli.models.stbn import STBN, STBNConfig
 from stbn_cli.synthesis.kinds import lead_of
 from stbn_cli.training.denoiser_task import DenoiserTask
 from stbn_cli.training.flow_task import FlowTask
-from stbn_cli.training.footage import Footage, load_footage
+from stbn_cli.training.footage import Footage, check_apart, load_footage
 from stbn_cli.training.options import FLOW_MODEL, TrainOptions
 from stbn_cli.training.sequences import SequenceOptions
 from stbn_cli.training.validation import CLIP_FRAMES, crop_clips
@@ -77,6 +77,7 @@ def load_training_footage(options: TrainOptions) -> tuple[Footage, list[Tensor]]
     Raises `InputError` if a folder is missing or holds nothing.
     """
     bayer = options.bayer if options.is_raw else None
+    check_apart(options.train_dirs, options.hold_out, options.validation_dirs)
     footage = load_footage(options.train_dirs, options.still_dirs, leave_out=options.hold_out, bayer=bayer)
     clips: list[Tensor] = []
     if options.hold_out:

@@ -44,7 +44,7 @@ UNTOLD = frozenset(
             "max_minutes",
             "resume",
         ),
-        *("validate_every", "save_every", "log_every", "initial", "flow"),
+        *("validate_every", "save_every", "log_every", "keep_epochs", "initial", "flow"),
     }
 )
 
@@ -174,6 +174,9 @@ class Trainer:
                         "last save with --resume and a lower --lr."
                     )
                 meter = _Meter(self.device)
+            if options.keep_epochs and self.step % options.steps_per_epoch == 0 and self.processes.is_main:
+                name = f"epoch-{self.step // options.steps_per_epoch}.safetensors"
+                self.task.save(options.log_dir / name, self.average, self._training())
             late = options.max_minutes is not None and now - begun > MINUTE * options.max_minutes
             ending = self.processes.anywhere(stop.wanted or late, self.device) or self.step == options.steps
             if self.step % options.validate_every == 0 or (ending and not stop.wanted):

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from stbn_cli.bench.isolation import MethodFailedError
 from tests.conftest import PATIENCE
 
 
@@ -86,7 +87,9 @@ def test_partial_data_sets_say_so(
     monkeypatch.setenv("STBN_DATA", str(clips))
     outcome = stbn("bench", "set8", "--model", tiny_model_path, "--sigma", "10")
     assert outcome.code == 0, outcome.err
-    assert "7 sequences are not there" in outcome.err and "park_joy" in outcome.err
+    assert (
+        "7 sequences are missing" in outcome.err and "fastdvdnet" in outcome.err and "park_joy" in outcome.err
+    )
     assert "tiny*" in outcome.out and "1 of 8" in outcome.out
     quoted = outcome.out.index("Quoted, not measured")
     assert outcome.out.index("32.76") > quoted, "quoted numbers stand in their own table"
@@ -110,6 +113,17 @@ def test_folders_of_frames_need_no_pyav(clips: Path, tiny_model_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["averages"]) == 2
+
+
+def test_fails_if_the_only_model_failed(
+    stbn: Callable, clips: Path, tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MethodFailedError("memory ran out")
+
+    monkeypatch.setattr("stbn_cli.bench.runner.IsolatedMethod.__call__", fail)
+    outcome = stbn("bench", clips, "--model", tiny_model_path, "--sigma", "10")
+    assert outcome.code == 1 and "Error: No method could be measured: memory ran out" in outcome.err
 
 
 @pytest.mark.parametrize(
