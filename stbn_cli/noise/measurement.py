@@ -4,6 +4,7 @@ The level, the one number that users see, is the root mean square of the noise's
 R, G and B, whatever neighbours share of it. Knows nothing of video files or networks.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +22,13 @@ from stbn_cli.noise.correlation import (
     correlation_of,
     fewest_blocks,
 )
-from stbn_cli.noise.kinds import INDEPENDENT_KINDS, SMALLEST_CODED_LEVEL, TOLD_SHARE, NoiseKind
+from stbn_cli.noise.kinds import (
+    INDEPENDENT_KINDS,
+    MOST_HIDDEN,
+    SMALLEST_CODED_LEVEL,
+    TOLD_SHARE,
+    NoiseKind,
+)
 from stbn_cli.noise.levelfunction import NoiseEstimate, estimate_with, pair_sets
 from stbn_cli.noise.model import NoiseModel, SceneNoise
 
@@ -29,6 +36,9 @@ from stbn_cli.noise.model import NoiseModel, SceneNoise
 FAINT = 0.5 / 255
 # Where all of the noise is more than this times what high frequencies tell of, neighbours share it.
 SHARED_RATIO = 1.3
+# Aligned differences of clean clips show traces of the picture: up to 1.6 where they show least, and 2.1 behind a coder,
+# which keeps noise here more than there, but at least a quarter of it everywhere. Less than this is not taken for noise.
+LEAST_SEEN, LEAST_SEEN_CODED, MOST_UNEVEN_CODED = 2.0 / 255, 2.5 / 255, 4.0
 # What a residual of the picture adds to the correlation of neighbours, times the square of the level (0-255 scale).
 PICTURE_SHARE = 4.0 / 255**2
 
@@ -46,7 +56,9 @@ class FullNoise:
 class SceneMeasurement:
     """What was measured in some frames of a scene."""
 
-    independent: NoiseEstimate  # by high frequencies: all of the noise if it is independent from pixel to pixel
+    independent: (
+        NoiseEstimate  # by high frequencies: all of the noise if it is independent from pixel to pixel
+    )
     correlation: NoiseCorrelation
     full: FullNoise
 
@@ -89,10 +101,12 @@ def full_noise(frames: Tensor, independent: NoiseEstimate, correlation: NoiseCor
     The one place where that is measured.
     """
     level = independent.level
-    if correlation.reliable:
+    coded = min(correlation.sigma, MOST_UNEVEN_CODED * correlation.least)
+    if correlation.reliable and (correlation.level >= LEAST_SEEN or coded >= LEAST_SEEN_CODED):
         level = max(level, correlation.level)
     if independent.level <= 0.0:
-        return FullNoise(level, NoiseModel.white(level), 1.0)
+        smooth = level > 0.0 and bool(independent.points)
+        return FullNoise(level, NoiseModel.white(level), math.inf if smooth else 1.0)
     ratio = level / independent.level
     return FullNoise(level, independent.model.scaled(ratio), ratio)
 
@@ -132,7 +146,7 @@ def assumed_noise(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
         # Coded noise is not everywhere alike: where it is least, the coder took it.
         if measured.correlation.reliable:
             level = max(level, measured.correlation.sigma)
-        told = max(TOLD_SHARE[kind] * level, SMALLEST_CODED_LEVEL)
+        told = max(TOLD_SHARE[kind] * level, min(SMALLEST_CODED_LEVEL, MOST_HIDDEN * level))
     else:
         told = TOLD_SHARE[kind] * level
     return SceneNoise(NoiseModel.white(told), told, measured.level)
