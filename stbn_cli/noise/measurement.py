@@ -36,8 +36,8 @@ from stbn_cli.noise.model import NoiseModel, SceneNoise
 FAINT = 0.5 / 255
 # Where all of the noise is more than this times what high frequencies tell of, neighbours share it.
 SHARED_RATIO = 1.3
-# Aligned differences of clean clips show traces of the picture: up to 1.6 where they show least, and 2.1 behind a coder,
-# which keeps noise here more than there, but at least a quarter of it everywhere. Less than this is not taken for noise.
+# Aligned differences of clean clips show traces of the picture: up to 1.6 where they show least, and 2.1 behind a
+# coder, which keeps noise here more than there, but at least a quarter of it everywhere. Less is not taken for noise.
 LEAST_SEEN, LEAST_SEEN_CODED, MOST_UNEVEN_CODED = 2.0 / 255, 2.5 / 255, 4.0
 # What a residual of the picture adds to the correlation of neighbours, times the square of the level (0-255 scale).
 PICTURE_SHARE = 4.0 / 255**2
