@@ -37,6 +37,7 @@ from stbn_cli.noise.model import LearnedNoise
 from stbn_cli.pipeline import DenoiseSummary, SpreadWriter, denoise_video, denoise_video_resumably
 
 if TYPE_CHECKING:
+    from stbn_cli.analysis.analysis import Analysis
     from stbn_cli.chunkstore import ChunkStore
     from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult
     from stbn_cli.runs import Clip
@@ -258,6 +259,7 @@ def finetune(
     preview: str | Path | None = None,
     progress: "Callable[[FinetuneProgress], None] | None" = None,
     on_message: Callable[[str], None] | None = None,
+    measured: "Analysis | None" = None,
     **sizes: Any,
 ) -> "FinetuneResult":
     """Adapt a model to noisy clips of one camera, from these clips alone; never worse than the model by its estimate.
@@ -279,6 +281,7 @@ def finetune(
         preview: a picture of a crop before and after, `.png` or `.jpg`.
         progress: called with how far the run is.
         on_message: receives a sentence on a precision that the device only emulates; None: a Python warning.
+        measured: what `analyze` has found in the clip, where that is known; None measures the clips.
         sizes: `batch_size`, `patch_size`, `train_length`, `learning_rate`, `distillation` of `FinetuneOptions`.
 
     Raises:
@@ -332,7 +335,7 @@ def finetune(
         report=progress or (lambda _: None),
     )
     try:
-        result = finetuner.run(clips, span)
+        result = finetuner.run(clips, span, measured)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

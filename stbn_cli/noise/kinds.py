@@ -12,5 +12,7 @@ INDEPENDENT_KINDS: frozenset[NoiseKind] = frozenset({"white", "sensor"})
 # camera's, since fine texture looks like noise: that costs 0.1 dB at most where there is none and gains up to 0.5 dB
 # where there is. More of coded noise, of which much stays the same from frame to frame and is not measured.
 TOLD_SHARE: dict[NoiseKind, float] = {"camera": 0.85, "compressed": 1.2}
-# Where a coder took most of the noise, most of what is wrong is not measured at all. No less than this is assumed.
+# Where a coder took most of the noise, most of what is wrong is not measured at all. No less than this is assumed, as
+# long as it is no more than so many times what is measured: clean clips stay as they are.
 SMALLEST_CODED_LEVEL = 8 / 255
+MOST_HIDDEN = 3.0
