@@ -37,7 +37,7 @@ HELD_OUT = (
     *("libby", "surf", "paragliding", "woman-running", "BasketballPass"),
 )
 STILLS_HELD = 6  # every so many
-KINDS = ("white", "white, clipped", "sensor", "camera", "compressed", "grain", "blotchy", "4:2:0", "photo")
+KINDS = ("white", "white, clipped", "sensor", "camera", "compressed", "grain", "blotchy", "4:2:0", "photo", "smoothed")
 FRAMES, LEAD = 3, 3
 SEVERAL_EVERY = 4
 VARIANTS, VARIED = 3, (0.1, 3.0)
@@ -96,21 +96,25 @@ class Source:
 
 def varied(clean: Tensor, random: np.random.Generator) -> Tensor:
     """A part of the frames, larger or smaller, softer or darker: cameras show more than clips that were scaled down."""
-    choice = random.random()
-    if choice < 0.35:
-        scale = float(np.exp(random.uniform(np.log(0.6), np.log(2.2))))
-        height, width = (max(round(side * scale), 64) for side in clean.shape[-2:])
-        clean = F.interpolate(
-            clean, (height, width), mode="bicubic", antialias=True, align_corners=False
-        ).clamp(0, 1)
-    elif choice < 0.45:
-        clean = blurred(clean, float(random.uniform(0.4, 1.5)))
+    height, width = clean.shape[-2:]
+    scale, choice = 1.0, random.random()
+    if choice < 0.2:
+        scale = float(np.exp(random.uniform(np.log(0.6), np.log(1.5))))
+    elif choice < 0.5:
+        scale = float(np.exp(random.uniform(np.log(1.5), np.log(4.0))))
+    # At random, but of so many pixels that there is something to learn from.
+    wanted = [int(random.integers(128, 400)) for _ in range(2)]
+    rows, columns = (min(side, max(round(size / scale), 24)) for side, size in zip((height, width), wanted, strict=True))
+    top, left = int(random.integers(height - rows + 1)), int(random.integers(width - columns + 1))
+    clean = clean[..., top : top + rows, left : left + columns]
+    if scale != 1.0:
+        size = tuple(max(round(side * scale / 2) * 2, 64) for side in (rows, columns))
+        clean = F.interpolate(clean, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    elif choice > 0.85:
+        clean = blurred(clean, float(random.uniform(0.4, 2.5)))
     if random.random() < 0.2:
         clean = clean * float(random.uniform(0.15, 0.8))
-    height, width = clean.shape[-2:]
-    rows, columns = (int(min(side, random.integers(96, 577))) // 2 * 2 for side in (height, width))
-    top, left = int(random.integers(height - rows + 1)), int(random.integers(width - columns + 1))
-    return clean[..., top : top + rows, left : left + columns].contiguous()
+    return clean.contiguous()
 
 
 def blotchy(shape: tuple[int, ...], random: np.random.Generator, generator: torch.Generator) -> Tensor:
@@ -176,6 +180,8 @@ def with_noise(kind: str, clean: Tensor, random: np.random.Generator, sigma: flo
         noise = draw_sensor_noise(random, sigma)
         return sampled(rounded(noise.add_to(short, generator))), sampled(rounded(short))
     draw = blotchy(tuple(short.shape), random, generator)
+    if kind == "smoothed":
+        return smoothed(short, sigma * draw, random)
     tone = (
         sigma
         * torch.from_numpy(
@@ -189,6 +195,24 @@ def with_noise(kind: str, clean: Tensor, random: np.random.Generator, sigma: flo
         quality, full = int(random.integers(75, 100)), bool(random.random() < 0.3)
         return as_jpeg(noisy, quality, full), short
     return noisy, short
+
+
+def smoothed(clean: Tensor, noise: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """What a camera's own denoising leaves: little where the picture is flat, more at edges and in texture."""
+    strength = float(random.uniform(0.8, 3.5)) * float(noise.std())
+    reach, part = float(random.uniform(1.0, 3.0)), float(random.uniform(0.3, 0.95))
+    sharpening = float(random.uniform(0.0, 1.2)) * (random.random() < 0.6)
+
+    def processed(frames: Tensor) -> Tensor:
+        pictures = [np.ascontiguousarray(picture) for picture in frames_of(frames)]
+        calm = np.stack([cv2.bilateralFilter(picture, 5, strength, reach) for picture in pictures])
+        result = frames + part * (torch.from_numpy(calm).permute(0, 3, 1, 2) - frames)
+        return rounded(result + sharpening * (result - blurred(result, 1.0)))
+
+    noisy, shown = processed(clean + noise), processed(clean)
+    if random.random() < 0.6:
+        noisy = as_jpeg(noisy, int(random.integers(85, 100)), bool(random.random() < 0.5))
+    return noisy, shown
 
 
 def levels_of(difference: Tensor) -> tuple[float, float, float]:
@@ -225,9 +249,9 @@ def make(arguments: argparse.Namespace) -> None:
     source = Source(arguments.clips, arguments.stills, held=arguments.held)
     rows: dict[str, list[Any]] = {}
     for index in range(arguments.count):
-        kind = KINDS[index % len(KINDS)]
+        kind = arguments.kinds[index % len(arguments.kinds)]
         # Statistics of one frame matter most, and are made soonest.
-        names = ("single", "several") if index // len(KINDS) % SEVERAL_EVERY == 0 else ("single",)
+        names = ("single", "several") if arguments.held and index // len(arguments.kinds) % 3 == 0 else ("single",)
         frames = FRAMES if "several" in names else 1
         sigma = float(random.choice(CHECKED)) if arguments.held else None
         noisy, clean = drawn(source, random, kind, sigma, frames)
@@ -249,7 +273,7 @@ def make(arguments: argparse.Namespace) -> None:
             rows.setdefault(f"{name}.base", []).append([found.luma_base, found.chroma_base, found.luma_base])
             rows.setdefault(f"{name}.truth", []).append(levels_of(noisy - clean))
             rows.setdefault(f"{name}.kind", []).append(KINDS.index(kind))
-        if index % 100 == 99 or index == arguments.count - 1:
+        if index % 20 == 19 or index == arguments.count - 1:
             np.savez(arguments.output, **{name: np.array(values) for name, values in rows.items()})
             print(index + 1, file=sys.stderr, flush=True)
 
@@ -279,42 +303,41 @@ class Learner(torch.nn.Module):
 def learn(arguments: argparse.Namespace) -> None:
     from safetensors.numpy import save_file
 
-    files = [dict(np.load(path)) for path in arguments.cases]
-    cases = {name: np.concatenate([file[name] for file in files]) for name in files[0]}
-    tensors: dict[str, np.ndarray] = {}
-    for name in ("single", "several"):
-        vectors, base, truth = (cases[f"{name}.{part}"] for part in ("vector", "base", "truth"))
-        target = 0.5 * np.log((truth**2 + NONE**2) / (base**2 + NONE**2))
-        torch.manual_seed(0)
-        mean, scale = np.median(vectors, axis=0), vectors.std(axis=0) + 1e-3
-        values = torch.from_numpy(((vectors - mean) / scale).clip(-FARTHEST, FARTHEST)).float()
-        wanted = torch.from_numpy(target).float()
-        kept = torch.arange(len(values))
-        learner = Learner(values.shape[1], arguments.hidden, arguments.networks)
-        optimiser = torch.optim.AdamW(learner.parameters(), lr=arguments.rate, weight_decay=arguments.decay)
-        steps = arguments.epochs * len(kept) // arguments.batch
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, arguments.rate, steps)
-        for step in range(steps):
-            chosen = kept[torch.randint(len(kept), (arguments.networks, arguments.batch))]
-            outputs = learner(values[chosen], arguments.dropout)
-            error = (outputs[..., :3] - wanted[chosen]).abs()
-            loss = (
-                error * (-outputs[..., 3:]).exp() + outputs[..., 3:]
-            ).mean() + arguments.plain * error.mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            if step % 1000 == 0 or step == steps - 1:
-                print(name, step, f"{float(error.mean()):.4f}", file=sys.stderr, flush=True)
-        parts = (
-            mean,
-            scale,
-            *(weights.detach().numpy() for weights in (learner.first, learner.second, learner.last)),
-        )
-        for part, value in zip(Networks._fields, parts, strict=True):
-            tensors[f"{name}.{part}"] = np.ascontiguousarray(value, dtype=np.float16)
-    save_file(tensors, arguments.output)
+    files = [np.load(path) for path in arguments.cases]
+    vectors, base, truth = (
+        np.concatenate([file[f"single.{part}"] for file in files]) for part in ("vector", "base", "truth")
+    )
+    print(len(vectors), "cases", file=sys.stderr)
+    target = 0.5 * np.log((truth**2 + NONE**2) / (base**2 + NONE**2))
+    torch.manual_seed(0)
+    mean, scale = np.median(vectors, axis=0), vectors.std(axis=0) + 1e-3
+    values = torch.from_numpy(((vectors - mean) / scale).clip(-FARTHEST, FARTHEST)).float()
+    wanted = torch.from_numpy(target).float()
+    kept = torch.arange(len(values))
+    learner = Learner(values.shape[1], arguments.hidden, arguments.networks)
+    optimiser = torch.optim.AdamW(learner.parameters(), lr=arguments.rate, weight_decay=arguments.decay)
+    steps = arguments.epochs * len(kept) // arguments.batch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, arguments.rate, steps)
+    for step in range(steps):
+        chosen = kept[torch.randint(len(kept), (arguments.networks, arguments.batch))]
+        outputs = learner(values[chosen], arguments.dropout)
+        error = (outputs[..., :3] - wanted[chosen]).abs()
+        loss = (
+            error * (-outputs[..., 3:]).exp() + outputs[..., 3:]
+        ).mean() + arguments.plain * error.mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step % 1000 == 0 or step == steps - 1:
+            print(step, f"{float(error.mean()):.4f}", file=sys.stderr, flush=True)
+    parts = (
+        mean,
+        scale,
+        *(weights.detach().numpy() for weights in (learner.first, learner.second, learner.last)),
+    )
+    named = zip(Networks._fields, parts, strict=True)
+    save_file({part: np.ascontiguousarray(value, dtype=np.float16) for part, value in named}, arguments.output)
     if arguments.validate:
         validate(arguments.validate, arguments.output)
 
@@ -324,12 +347,12 @@ def validate(cases: Path, weights: Path) -> None:
     from safetensors.numpy import load_file
 
     known, tensors = dict(np.load(cases)), load_file(weights)
+    networks = Networks(*(tensors[part].astype(np.float32) for part in Networks._fields))
     for name in ("single", "several"):
-        networks = Networks(*(tensors[f"{name}.{part}"].astype(np.float32) for part in Networks._fields))
         vectors, base, truth, kinds = (
             known[f"{name}.{part}"] for part in ("vector", "base", "truth", "kind")
         )
-        corrections = np.array([networks(vector)[0] for vector in vectors])
+        corrections = np.array([networks(vector[: len(networks.mean)])[0] for vector in vectors])
         found = np.sqrt(((base**2 + NONE**2) * np.exp(2 * corrections) - NONE**2).clip(0))
         close = np.abs(found / np.maximum(truth, 1e-6) - 1) <= WITHIN
         counted = (truth[:, 0] * BYTE >= 0.6) & (truth[:, 1] > 0.2 / BYTE)
@@ -434,6 +457,7 @@ def main() -> None:
     command.add_argument(
         "--held", action="store_true", help="of the held-out clips and stills, as `check` takes them"
     )
+    command.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     command.set_defaults(run=make)
     command.add_argument("--clips", type=Path, required=True)
     command.add_argument("--stills", type=Path, required=True)

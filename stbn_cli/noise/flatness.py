@@ -21,7 +21,6 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from stbn_cli.noise.correlation import aligned_pairs
 from stbn_cli.noise.estimate import LUMA_WEIGHTS, picture_area
 
 # Side of a block in pixels of its scale, and the blocks taken of a frame at most, and of all frames.
@@ -298,10 +297,7 @@ def _logs(values: np.ndarray) -> np.ndarray:
 
 
 def gather(frames: np.ndarray | Tensor) -> Statistics | None:
-    """Statistics of frames (T, H, W, 3) RGB, nominal [0, 1]; None where there is no picture.
-
-    With more than one frame, the vector ends with those of aligned differences.
-    """
+    """Statistics of frames (T, H, W, 3) RGB, nominal [0, 1]; None where there is no picture."""
     pictures = _chosen(frames)
     if not pictures:
         return None
@@ -367,8 +363,6 @@ def gather(frames: np.ndarray | Tensor) -> Statistics | None:
             ]
         )
     )
-    if len(pictures) > 1:
-        features.append(_differences(np.stack(pictures), luma, chroma))
     limit = "Most of the picture is clipped" if is_clipped else ""
     spectra = [
         blocks.power[chosen, 0].mean(axis=0),
@@ -396,26 +390,6 @@ def _quantiles(blocks: _Blocks, luma: LevelFunction, chroma: LevelFunction, coun
         by_band[:, 1:].mean(axis=1) / np.square(chroma.at(blocks.brightness))[:, None],
     )
     return np.concatenate([_logs(np.quantile(part, QUANTILES, axis=0)).ravel() for part in parts])
-
-
-def _differences(frames: np.ndarray, luma: LevelFunction, chroma: LevelFunction) -> np.ndarray:
-    """The same of aligned differences of neighbouring frames, divided by sqrt 2, without blocks that are copies."""
-    count = BANDS_AT_SCALE[0]
-    parts, copied = [], []
-    for first, second, _ in aligned_pairs(frames):
-        difference = np.einsum("ck,nkp->ncp", _TO_LUMA_CHROMA, (first - second) * np.float32(math.sqrt(0.5)))
-        mean = np.einsum("k,nkp->n", _TO_LUMA_CHROMA[0], first) / BLOCK**2
-        clipped = ((first <= 0) | (first >= 1)).any(axis=1).mean(axis=1)
-        part = _blocks_of(difference, clipped, 1)._replace(brightness=mean)
-        alive = np.square(difference[:, 0]).mean(axis=1) > FLOOR**2
-        copied.append(1.0 - float(alive.mean()))
-        parts.append(part.take(np.flatnonzero(alive)))
-    part = _joined(parts) if parts else None
-    if part is None or len(part.brightness) < FEWEST_FLATTEST:
-        return np.zeros(2 * count * len(QUANTILES) + 2, np.float32)
-    part = part.take(_usable(part)[0])
-    extra = [float(np.mean(copied)), 1.0]
-    return np.concatenate([_quantiles(part, luma, chroma, count), extra])
 
 
 def _chosen(frames: np.ndarray | Tensor) -> list[np.ndarray]:
@@ -457,7 +431,7 @@ def measure_levels(frames: np.ndarray | Tensor) -> NoiseLevels:
     if found is None:
         nothing, lags = LevelFunction((0.0, 1.0), (0.0, 0.0)), (1.0,) + LAGS * (0.0,)
         return NoiseLevels(0.0, 0.0, 0.0, nothing, nothing, 0.0, lags, lags, math.inf, "There is no picture")
-    correction, error = _networks(len(found.vector))(found.vector)
+    correction, error = _networks()(found.vector)
     base = np.array([found.luma_base, found.chroma_base, found.luma_base])
     squares = (np.square(base) + NONE**2) * np.exp(2.0 * correction) - NONE**2
     luma, chroma, rgb = np.sqrt(squares.clip(0.0)).tolist()
@@ -497,17 +471,12 @@ class Networks(NamedTuple):
         return outputs[:, :3].mean(axis=0), float(np.exp(outputs[:, 3].mean())) * LAPLACE
 
 
-@lru_cache(maxsize=2)
-def _networks(features: int) -> Networks:
-    """Those for vectors of this length."""
+@lru_cache(maxsize=1)
+def _networks() -> Networks:
     from safetensors.numpy import load
 
     tensors = load(files(__package__).joinpath(WEIGHTS).read_bytes())
-    for name in ("single", "several"):
-        parts = [tensors[f"{name}.{part}"].astype(np.float32) for part in Networks._fields]
-        if len(parts[0]) == features:
-            return Networks(*parts)
-    raise ValueError(f"no network takes {features} features")
+    return Networks(*(tensors[part].astype(np.float32) for part in Networks._fields))
 
 
 def _lags(spectrum: np.ndarray, level: float) -> tuple[float, ...]:
