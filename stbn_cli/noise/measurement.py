@@ -21,14 +21,14 @@ from stbn_cli.noise.correlation import (
     correlation_of,
     fewest_blocks,
 )
+from stbn_cli.noise.flatness import SHARED_RATIO, measure_levels
 from stbn_cli.noise.kinds import INDEPENDENT_KINDS, SMALLEST_CODED_LEVEL, TOLD_SHARE, NoiseKind
 from stbn_cli.noise.levelfunction import NoiseEstimate, estimate_with, pair_sets
 from stbn_cli.noise.model import NoiseModel, SceneNoise
 
 # Less noise than this is hardly any: denoising would change little.
 FAINT = 0.5 / 255
-# Where all of the noise is more than this times what high frequencies tell of, neighbours share it.
-SHARED_RATIO = 1.3
+LEVEL_KNOTS = 5  # of the noise of all frequencies, evenly spaced in brightness
 # What a residual of the picture adds to the correlation of neighbours, times the square of the level (0-255 scale).
 PICTURE_SHARE = 4.0 / 255**2
 
@@ -88,9 +88,16 @@ def full_noise(frames: Tensor, independent: NoiseEstimate, correlation: NoiseCor
 
     The one place where that is measured.
     """
+    levels = measure_levels(frames)
     level = independent.level
     if correlation.reliable:
         level = max(level, correlation.level)
+    if levels.neighbours_share:
+        level = max(independent.level, levels.rgb)
+        shape = levels.luma_by_brightness.scaled(level / levels.luma)
+        row = np.square(shape.at(np.linspace(0.0, 1.0, LEVEL_KNOTS)))
+        return FullNoise(level, NoiseModel((tuple(row.tolist()),)), levels.ratio)
+    # What is independent from pixel to pixel is measured most exactly by its high frequencies.
     if independent.level <= 0.0:
         return FullNoise(level, NoiseModel.white(level), 1.0)
     ratio = level / independent.level
