@@ -96,6 +96,9 @@ class NoiseLevels:
     rgb: float  # of R, G and B, pooled
     luma_by_brightness: LevelFunction
     chroma_by_brightness: LevelFunction
+    flat: (
+        float  # luma's where the picture is flattest: texture may be in it, and cameras leave more elsewhere
+    )
     high: float  # what the luma's high frequencies alone would make of white noise
     luma_lags: tuple[float, ...]  # autocorrelation at 0 to LAGS pixels, mean of both directions
     chroma_lags: tuple[float, ...]
@@ -430,7 +433,9 @@ def measure_levels(frames: np.ndarray | Tensor) -> NoiseLevels:
     found = gather(frames)
     if found is None:
         nothing, lags = LevelFunction((0.0, 1.0), (0.0, 0.0)), (1.0,) + LAGS * (0.0,)
-        return NoiseLevels(0.0, 0.0, 0.0, nothing, nothing, 0.0, lags, lags, math.inf, "There is no picture")
+        return NoiseLevels(
+            0.0, 0.0, 0.0, nothing, nothing, 0.0, 0.0, lags, lags, math.inf, "There is no picture"
+        )
     correction, error = _networks()(found.vector)
     base = np.array([found.luma_base, found.chroma_base, found.luma_base])
     squares = (np.square(base) + NONE**2) * np.exp(2.0 * correction) - NONE**2
@@ -444,6 +449,7 @@ def measure_levels(frames: np.ndarray | Tensor) -> NoiseLevels:
         rgb,
         found.luma.scaled(luma / max(found.luma_base, FLOOR)),
         found.chroma.scaled(chroma / max(found.chroma_base, FLOOR)),
+        found.luma_base,
         min(found.high, luma),
         _lags(found.luma_spectrum, luma),
         _lags(found.chroma_spectrum, chroma),
@@ -475,7 +481,7 @@ class Networks(NamedTuple):
 def _networks() -> Networks:
     from safetensors.numpy import load
 
-    tensors = load(files(__package__).joinpath(WEIGHTS).read_bytes())
+    tensors = load(files("stbn_cli.noise").joinpath(WEIGHTS).read_bytes())
     return Networks(*(tensors[part].astype(np.float32) for part in Networks._fields))
 
 

@@ -22,7 +22,14 @@ from stbn_cli.noise.correlation import (
     fewest_blocks,
 )
 from stbn_cli.noise.flatness import SHARED_RATIO, measure_levels
-from stbn_cli.noise.kinds import INDEPENDENT_KINDS, SMALLEST_CODED_LEVEL, TOLD_SHARE, NoiseKind
+from stbn_cli.noise.kinds import (
+    INDEPENDENT_KINDS,
+    MOST_TOLD,
+    SMALLEST_CAMERA_LEVEL,
+    SMALLEST_CODED_LEVEL,
+    TOLD_SHARE,
+    NoiseKind,
+)
 from stbn_cli.noise.levelfunction import NoiseEstimate, estimate_with, pair_sets
 from stbn_cli.noise.model import NoiseModel, SceneNoise
 
@@ -39,6 +46,7 @@ class FullNoise:
 
     level: float  # root mean square of the standard deviation over pixels and R, G, B, [0, 1]
     model: NoiseModel  # the same as a function of brightness
+    flat: float  # in luma, of where the picture is flattest
     ratio: float  # over what high frequencies alone tell of: 1 for white noise, and where nothing is known
 
 
@@ -46,7 +54,9 @@ class FullNoise:
 class SceneMeasurement:
     """What was measured in some frames of a scene."""
 
-    independent: NoiseEstimate  # by high frequencies: all of the noise if it is independent from pixel to pixel
+    independent: (
+        NoiseEstimate  # by high frequencies: all of the noise if it is independent from pixel to pixel
+    )
     correlation: NoiseCorrelation
     full: FullNoise
 
@@ -96,12 +106,12 @@ def full_noise(frames: Tensor, independent: NoiseEstimate, correlation: NoiseCor
         level = max(independent.level, levels.rgb)
         shape = levels.luma_by_brightness.scaled(level / levels.luma)
         row = np.square(shape.at(np.linspace(0.0, 1.0, LEVEL_KNOTS)))
-        return FullNoise(level, NoiseModel((tuple(row.tolist()),)), levels.ratio)
+        return FullNoise(level, NoiseModel((tuple(row.tolist()),)), levels.flat, levels.ratio)
     # What is independent from pixel to pixel is measured most exactly by its high frequencies.
     if independent.level <= 0.0:
-        return FullNoise(level, NoiseModel.white(level), 1.0)
+        return FullNoise(level, NoiseModel.white(level), levels.flat, 1.0)
     ratio = level / independent.level
-    return FullNoise(level, independent.model.scaled(ratio), ratio)
+    return FullNoise(level, independent.model.scaled(ratio), levels.flat, ratio)
 
 
 def typical(measured: Sequence[SceneMeasurement]) -> SceneMeasurement:
@@ -141,5 +151,6 @@ def assumed_noise(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
             level = max(level, measured.correlation.sigma)
         told = max(TOLD_SHARE[kind] * level, SMALLEST_CODED_LEVEL)
     else:
-        told = TOLD_SHARE[kind] * level
+        told = max(TOLD_SHARE[kind] * measured.full.flat, SMALLEST_CAMERA_LEVEL)
+        told = min(max(told, level), MOST_TOLD * level)
     return SceneNoise(NoiseModel.white(told), told, measured.level)
