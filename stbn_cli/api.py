@@ -34,6 +34,7 @@ from stbn_cli.noise.model import LearnedNoise
 from stbn_cli.pipeline import DenoiseSummary, SpreadWriter, denoise_video, denoise_video_resumably
 
 if TYPE_CHECKING:
+    from stbn_cli.analysis.analysis import Analysis
     from stbn_cli.chunkstore import ChunkStore
     from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult
     from stbn_cli.runs import Clip
@@ -244,6 +245,7 @@ def finetune(
     overwrite: bool = False,
     preview: str | Path | None = None,
     progress: "Callable[[FinetuneProgress], None] | None" = None,
+    measured: "Analysis | None" = None,
     **sizes: Any,
 ) -> "FinetuneResult":
     """Adapt a model to noisy clips of one camera, from these clips alone; never worse than the model by its estimate.
@@ -264,6 +266,7 @@ def finetune(
         overwrite: replace `output` if it is there.
         preview: a picture of a crop before and after, `.png` or `.jpg`.
         progress: called with how far the run is.
+        measured: what `analyze` has found in the clip, where that is known; None measures the clips.
         sizes: `batch_size`, `patch_size`, `train_length`, `learning_rate`, `distillation` of `FinetuneOptions`.
 
     Raises:
@@ -314,7 +317,7 @@ def finetune(
         report=progress or (lambda _: None),
     )
     try:
-        result = finetuner.run(clips, span)
+        result = finetuner.run(clips, span, measured)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +13,10 @@ from stbn_cli.errors import InputError
 from stbn_cli.noise.bars import Bars, find_bars, without_bars
 from stbn_cli.noise.correlation import NoiseCorrelation
 from stbn_cli.noise.levelfunction import NoiseEstimate
-from stbn_cli.noise.measurement import SceneMeasurement, measure_scene, typical
+from stbn_cli.noise.measurement import SceneMeasurement, measure_scene, median_correlation, typical
 from stbn_cli.runs import Clip, Run, Span, runs_of_clip
 
+BYTE = 255.0
 RUN_FRAMES = 8
 # The same for every command, so that all of them say the same of a clip.
 MOST_RUNS = 5
@@ -81,8 +83,19 @@ class Analysis:
 
     @property
     def level(self) -> float:
-        """Noise level of the clip: that of the typical run."""
+        """Noise level of the clip, [0, 1]: that of the typical run."""
         return self.typical.level
+
+    def summary(self) -> dict[str, Any]:
+        """What every command says of the noise, as plain values; the level on the 0-255 scale."""
+        luma, chroma = median_correlation([run.measured for run in self.runs])
+        return {
+            "kind": self.verdict.kind,
+            "level": round(BYTE * self.level, 3),
+            "faint": self.verdict.faint,
+            "shared_by_neighbours": self.verdict.shared,
+            "correlation": {"luma": round(luma, 3), "chroma": round(chroma, 3)},
+        }
 
 
 def analyze(
@@ -156,9 +169,7 @@ def analyze(
     )
 
 
-def _chosen_runs(
-    clip: Clip, span: Span, frames: int | None, most: int, smallest_side: int
-) -> Iterator[Run]:
+def _chosen_runs(clip: Clip, span: Span, frames: int | None, most: int, smallest_side: int) -> Iterator[Run]:
     """Up to `most` runs of up to RUN_FRAMES frames; a single frame only if there is nothing else."""
 
     def places(length: int | None, size: int) -> list[tuple[int, int]]:

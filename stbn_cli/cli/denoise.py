@@ -12,7 +12,7 @@ from stbn_cli.cli.batch import Item, Naming, output_folder, plan_batch, run_batc
 from stbn_cli.cli.console import say, show_json, show_table
 from stbn_cli.cli.exits import InterruptedByUserError
 from stbn_cli.cli.interruption import StopRequest
-from stbn_cli.cli.noise_choice import with_noise_model
+from stbn_cli.cli.noise_choice import measure_clip, with_noise_model
 from stbn_cli.cli.parsing import AUTO, PIPE, check_pipes, engine_arguments, parse_time
 from stbn_cli.cli.progress import FinetuneDisplay, FrameProgress
 from stbn_cli.cli.progress_store import open_store, resume_hint, room_for, take_over
@@ -21,6 +21,7 @@ from stbn_cli.errors import OptionError, StbnError
 from stbn_cli.video.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
+    from stbn_cli.analysis.analysis import Analysis
     from stbn_cli.chunkstore import ChunkStore
     from stbn_cli.finetuning.result import FinetuneResult
     from stbn_cli.pipeline import DenoiseSummary
@@ -245,13 +246,21 @@ def _run(request: Request) -> None:
         if not request.dry_run and request.output != PIPE:
             folder = stack.enter_context(WorkFolder(request.output))
             take_over(folder, resume=request.resume, restart=request.restart)
+        measured = measure_clip(engine, request.source, request.span, notes)
         if request.adapt_minutes is not None and not request.dry_run:
             place = Path(stack.enter_context(TemporaryDirectory())) if folder is None else folder.path
-            engine, adaptation = _adapt(request, place / ADAPTED_FILE, notes)
-        engine = with_noise_model(engine, request.source, request.span, quiet=request.verbosity <= QUIET)
+            engine, adaptation = _adapt(request, place / ADAPTED_FILE, notes, measured)
+        engine = with_noise_model(engine, measured, quiet=request.verbosity <= QUIET)
         denoiser = load_denoiser(**engine, on_message=notes)
         job = Job(
-            request.source, request.output, metadata, encoding, request.engine["sigma"], denoiser, notes
+            request.source,
+            request.output,
+            metadata,
+            encoding,
+            request.engine["sigma"],
+            denoiser,
+            notes,
+            measured,
         )
         if request.dry_run:
             _show_plan(request, job)
@@ -294,7 +303,9 @@ def _show_plan(request: Request, job: Job) -> None:
         show_table(list(fields(plan)))
 
 
-def _adapt(request: Request, model: Path, notes: Notes) -> tuple[dict[str, Any], "FinetuneResult | None"]:
+def _adapt(
+    request: Request, model: Path, notes: Notes, measured: "Analysis | None"
+) -> tuple[dict[str, Any], "FinetuneResult | None"]:
     """Finetune for the clip into the file `model`; arguments of `load_denoiser` with it, and what was gained.
 
     None in place of the latter if the interrupted run has done it.
@@ -318,6 +329,7 @@ def _adapt(request: Request, model: Path, notes: Notes) -> tuple[dict[str, Any],
             device=engine["device"].split(",")[0],  # several can denoise, one can learn
             minutes=request.adapt_minutes,
             progress=display,
+            measured=measured,
         )
     if text := explanation(result):
         notes(text)
@@ -384,7 +396,10 @@ def _report(
         job.notes(warning)
     if request.verbosity >= VERBOSE:
         for scene in job.scenes():
-            say(f"From frame {scene['first_frame']}: noise level {scene['sigma']:.4g}")
+            say(
+                f"From frame {scene['first_frame']}: noise level {scene['sigma']:.4g}, the network is told "
+                f"{scene['assumed']['sigma']:.4g}"
+            )
     if request.verbosity >= NORMAL:
         say(job.summary(summary))
     if request.json:

@@ -16,5 +16,7 @@ TOLD_SHARE: dict[NoiseKind, float] = {"camera": 1.5, "compressed": 1.2}
 MOST_TOLD = 2.0
 # No less than this, within that limit: the camera model never saw weaker noise.
 SMALLEST_CAMERA_LEVEL = 4 / 255
-# Where a coder took most of the noise, most of what is wrong is not measured at all. No less than this is assumed.
+# Where a coder took most of the noise, most of what is wrong is not measured at all. No less than this is assumed, as
+# long as it is no more than so many times what is measured: clean clips stay as they are.
 SMALLEST_CODED_LEVEL = 8 / 255
+MOST_HIDDEN = 3.0

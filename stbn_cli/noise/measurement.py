@@ -4,6 +4,7 @@ The level, the one number that users see, is the root mean square of the noise's
 R, G and B, whatever neighbours share of it. Knows nothing of video files or networks.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,7 @@ from stbn_cli.noise.correlation import (
 from stbn_cli.noise.flatness import SHARED_RATIO, measure_levels
 from stbn_cli.noise.kinds import (
     INDEPENDENT_KINDS,
+    MOST_HIDDEN,
     MOST_TOLD,
     SMALLEST_CAMERA_LEVEL,
     SMALLEST_CODED_LEVEL,
@@ -36,6 +38,9 @@ from stbn_cli.noise.model import NoiseModel, SceneNoise
 # Less noise than this is hardly any: denoising would change little.
 FAINT = 0.5 / 255
 LEVEL_KNOTS = 5  # of the noise of all frequencies, evenly spaced in brightness
+# Aligned differences of clean clips show traces of the picture: up to 1.6 where they show least, and 2.1 behind a
+# coder, which keeps noise here more than there, but at least a quarter of it everywhere. Less is not taken for noise.
+LEAST_SEEN, LEAST_SEEN_CODED, MOST_UNEVEN_CODED = 2.0 / 255, 2.5 / 255, 4.0
 # What a residual of the picture adds to the correlation of neighbours, times the square of the level (0-255 scale).
 PICTURE_SHARE = 4.0 / 255**2
 
@@ -100,7 +105,8 @@ def full_noise(frames: Tensor, independent: NoiseEstimate, correlation: NoiseCor
     """
     levels = measure_levels(frames)
     level = independent.level
-    if correlation.reliable:
+    coded = min(correlation.sigma, MOST_UNEVEN_CODED * correlation.least)
+    if correlation.reliable and (correlation.level >= LEAST_SEEN or coded >= LEAST_SEEN_CODED):
         level = max(level, correlation.level)
     if levels.neighbours_share:
         level = max(independent.level, levels.rgb)
@@ -109,7 +115,8 @@ def full_noise(frames: Tensor, independent: NoiseEstimate, correlation: NoiseCor
         return FullNoise(level, NoiseModel((tuple(row.tolist()),)), levels.flat, levels.ratio)
     # What is independent from pixel to pixel is measured most exactly by its high frequencies.
     if independent.level <= 0.0:
-        return FullNoise(level, NoiseModel.white(level), levels.flat, 1.0)
+        smooth = level > 0.0 and bool(independent.points)
+        return FullNoise(level, NoiseModel.white(level), levels.flat, math.inf if smooth else 1.0)
     ratio = level / independent.level
     return FullNoise(level, independent.model.scaled(ratio), levels.flat, ratio)
 
@@ -149,7 +156,7 @@ def assumed_noise(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
         # Coded noise is not everywhere alike: where it is least, the coder took it.
         if measured.correlation.reliable:
             level = max(level, measured.correlation.sigma)
-        told = max(TOLD_SHARE[kind] * level, SMALLEST_CODED_LEVEL)
+        told = max(TOLD_SHARE[kind] * level, min(SMALLEST_CODED_LEVEL, MOST_HIDDEN * level))
     else:
         told = max(TOLD_SHARE[kind] * measured.full.flat, SMALLEST_CAMERA_LEVEL)
         told = min(max(told, level), MOST_TOLD * level)

@@ -41,7 +41,13 @@ def test_json_is_one_document_on_stdout(stbn, make_clip, tiny_model_path) -> Non
     assert document["model"] == "tiny" and document["model_file"] == str(tiny_model_path)
     assert document["device"] and document["precision"] in ("fp32", "fp16", "bf16")
     assert document["scenes"] == [
-        {"first_frame": 0, "sigma": 25.0, "estimated": False, "learned": False, "variances": [[625.0]]}
+        {
+            "first_frame": 0,
+            "sigma": 25.0,
+            "estimated": False,
+            "learned": False,
+            "assumed": {"sigma": 25.0, "variances": [[625.0]]},
+        }
     ]
     assert document["plan"]["frame"] == "32x24"
     assert document["warnings"] == []

@@ -126,7 +126,8 @@ def test_json_is_one_document_on_stdout(
     assert document["estimated_gain_db"] > 0 and document["standard_error_db"] >= 0
     assert (document["steps"], document["frames"], document["interrupted"]) == (8, FRAMES, False)
     assert document["noise_level"] == pytest.approx(SIGMA)
-    assert document["noise"] == {"sigma_by_brightness": [[pytest.approx(SIGMA)]]}
+    assert document["assumed"]["sigma_by_brightness"] == [[pytest.approx(SIGMA)]]
+    assert document["noise"]["kind"] in ("white", "sensor") and not document["noise"]["shared_by_neighbours"]
     assert document["explanation"] is None and not document["flow_distilled"]
     (told,) = load_checkpoint(model).info.training["finetuning"]
     assert told["estimated_gain_db"] == document["estimated_gain_db"]
