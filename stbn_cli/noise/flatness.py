@@ -224,7 +224,7 @@ def _cut(frame: np.ndarray, scale: int, most: int) -> _Blocks:
     if scale > 1:
         size = (frame.shape[1] // scale, frame.shape[0] // scale)
         planes = cv2.resize(planes[: size[1] * scale, : size[0] * scale], size, interpolation=cv2.INTER_AREA)
-    height, width = planes.shape[0], planes.shape[1]
+    height, width = int(np.size(planes, 0)), int(np.size(planes, 1))
     room = max(height - BLOCK + 1, 1) * max(width - BLOCK + 1, 1)
     step = max(SMALLEST_STEP, math.ceil(math.sqrt(room / most)))
     windows = np.lib.stride_tricks.sliding_window_view(planes, (BLOCK, BLOCK), axis=(0, 1))[::step, ::step]

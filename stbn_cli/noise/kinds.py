@@ -13,7 +13,7 @@ INDEPENDENT_KINDS: frozenset[NoiseKind] = frozenset({"white", "sensor"})
 # (CC15 and PolyU: 1.2 to 2.6 times as much). For coded noise: this many times what aligned differences show, since
 # much of it stays the same from frame to frame.
 TOLD_SHARE: dict[NoiseKind, float] = {"camera": 1.5, "compressed": 1.2}
-MOST_TOLD = 2.0
+MOST_TOLD = 3.0
 # No less than this, within that limit: the camera model never saw weaker noise.
 SMALLEST_CAMERA_LEVEL = 4 / 255
 # Where a coder took most of the noise, most of what is wrong is not measured at all. No less than this is assumed, as
