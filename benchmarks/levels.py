@@ -468,6 +468,8 @@ def check(arguments: argparse.Namespace) -> None:
             close = np.abs(ratios - 1.0) <= WITHIN
             for plane, name in enumerate(("luma", "chroma", "rgb")):
                 seen = ratios[known[:, plane], plane]
+                if not len(seen):
+                    continue
                 part[name] = {
                     "within 15 %": float(close[known[:, plane], plane].mean()),
                     "ratio at 10, 50, 90 %": np.quantile(seen, (0.1, 0.5, 0.9)).tolist(),
