@@ -140,12 +140,14 @@ def analyze(
     pairs = max(totals[0], 1.0)
     grid = float(np.median([part[3] for part in pictures]))
     coding = _Coding.of(clip, size)
+    # What codes a single picture, as cameras do, is no video coder: models for what those leave do not fit.
+    is_still = seen == 1
     evidence = Evidence(
         runs=tuple(run.measured for run in runs),
         skipped=float(totals[3] / pairs),
-        grid=grid,
+        grid=1.0 if is_still else grid,
         held=float(np.median([run.held for run in runs])),
-        lossy=coding.lossy,
+        lossy=coding.lossy and not is_still,
         deep=coding.deep,
         filled=Filled.together([part[4] for part in pictures]),
     )

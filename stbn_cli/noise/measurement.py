@@ -22,9 +22,12 @@ from stbn_cli.noise.correlation import (
     correlation_of,
     fewest_blocks,
 )
+from stbn_cli.noise.flatness import SHARED_RATIO, measure_levels
 from stbn_cli.noise.kinds import (
     INDEPENDENT_KINDS,
     MOST_HIDDEN,
+    MOST_TOLD,
+    SMALLEST_CAMERA_LEVEL,
     SMALLEST_CODED_LEVEL,
     TOLD_SHARE,
     NoiseKind,
@@ -34,8 +37,7 @@ from stbn_cli.noise.model import NoiseModel, SceneNoise
 
 # Less noise than this is hardly any: denoising would change little.
 FAINT = 0.5 / 255
-# Where all of the noise is more than this times what high frequencies tell of, neighbours share it.
-SHARED_RATIO = 1.3
+LEVEL_KNOTS = 5  # of the noise of all frequencies, evenly spaced in brightness
 # Aligned differences of clean clips show traces of the picture: up to 1.6 where they show least, and 2.1 behind a
 # coder, which keeps noise here more than there, but at least a quarter of it everywhere. Less is not taken for noise.
 LEAST_SEEN, LEAST_SEEN_CODED, MOST_UNEVEN_CODED = 2.0 / 255, 2.5 / 255, 4.0
@@ -49,6 +51,7 @@ class FullNoise:
 
     level: float  # root mean square of the standard deviation over pixels and R, G, B, [0, 1]
     model: NoiseModel  # the same as a function of brightness
+    flat: float  # in luma, of where the picture is flattest
     ratio: float  # over what high frequencies alone tell of: 1 for white noise, and where nothing is known
 
 
@@ -100,15 +103,22 @@ def full_noise(frames: Tensor, independent: NoiseEstimate, correlation: NoiseCor
 
     The one place where that is measured.
     """
+    levels = measure_levels(frames)
     level = independent.level
     coded = min(correlation.sigma, MOST_UNEVEN_CODED * correlation.least)
     if correlation.reliable and (correlation.level >= LEAST_SEEN or coded >= LEAST_SEEN_CODED):
         level = max(level, correlation.level)
+    if levels.neighbours_share:
+        level = max(independent.level, levels.rgb)
+        shape = levels.luma_by_brightness.scaled(level / levels.luma)
+        row = np.square(shape.at(np.linspace(0.0, 1.0, LEVEL_KNOTS)))
+        return FullNoise(level, NoiseModel((tuple(row.tolist()),)), levels.flat, levels.ratio)
+    # What is independent from pixel to pixel is measured most exactly by its high frequencies.
     if independent.level <= 0.0:
         smooth = level > 0.0 and bool(independent.points)
-        return FullNoise(level, NoiseModel.white(level), math.inf if smooth else 1.0)
+        return FullNoise(level, NoiseModel.white(level), levels.flat, math.inf if smooth else 1.0)
     ratio = level / independent.level
-    return FullNoise(level, independent.model.scaled(ratio), ratio)
+    return FullNoise(level, independent.model.scaled(ratio), levels.flat, ratio)
 
 
 def typical(measured: Sequence[SceneMeasurement]) -> SceneMeasurement:
@@ -148,5 +158,6 @@ def assumed_noise(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
             level = max(level, measured.correlation.sigma)
         told = max(TOLD_SHARE[kind] * level, min(SMALLEST_CODED_LEVEL, MOST_HIDDEN * level))
     else:
-        told = TOLD_SHARE[kind] * level
+        told = max(TOLD_SHARE[kind] * measured.full.flat, SMALLEST_CAMERA_LEVEL)
+        told = min(max(told, level), MOST_TOLD * level)
     return SceneNoise(NoiseModel.white(told), told, measured.level)
