@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 
 from stbn_cli import load_denoiser
+from stbn_cli.analysis.analysis import analyze
 from stbn_cli.compare.residual import ResidualStatistics
 from stbn_cli.compare.verdict import judge
-from stbn_cli.noise.estimate import estimate_sigma
 from stbn_cli.video.reader import open_video
 
 BYTE = 255.0
@@ -75,7 +75,8 @@ def main() -> None:
                 for a, b in zip(*pairs, strict=True):
                     statistics.add(a, b)
                 residual = statistics.summary()
-                verdict = judge(residual, *(estimate_sigma(part) for part in pairs))
+                a, b = (analyze(part) for part in pairs)
+                verdict = judge(residual, BYTE * a.level, BYTE * b.level, reliable=a.typical.noise.reliable)
                 verdicts.setdefault(name, Counter())[verdict.kind] += 1
                 print(
                     f"{path.stem:20} {noise:7} {name:15} {verdict.kind:19} "

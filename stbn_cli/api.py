@@ -4,6 +4,7 @@ The loaded denoiser also takes arrays: `denoiser(frames)` with `(T, H, W, 3)` ui
 RGB.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -22,6 +23,8 @@ from stbn_cli.errors import CheckpointError, MemoryExhaustedError, OptionError
 from stbn_cli.flow.estimator import NETWORK_NAMES, FlowEstimator, create_flow_estimator
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.device import (
+    emulation_warning,
+    is_emulated,
     is_out_of_memory,
     keep_freed_memory,
     resolve_device,
@@ -34,6 +37,7 @@ from stbn_cli.noise.model import LearnedNoise
 from stbn_cli.pipeline import DenoiseSummary, SpreadWriter, denoise_video, denoise_video_resumably
 
 if TYPE_CHECKING:
+    from stbn_cli.analysis.analysis import Analysis
     from stbn_cli.chunkstore import ChunkStore
     from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult
     from stbn_cli.runs import Clip
@@ -97,7 +101,8 @@ def load_denoiser(
         chunk, chunk_overlap: frames worked on at a time, and looked ahead; None: as memory allows.
         tile, tile_overlap: pixels of a tile (0: never tile), and around it; None: as memory allows.
         scene_cuts: start afresh at scene cuts.
-        on_message: receives sentences on fallbacks and on a sigma the model was not trained for.
+        on_message: receives sentences on fallbacks, on a sigma the model was not trained for, and on a precision that
+            the device only emulates; the last comes as a Python warning where this is None.
 
     Raises:
         OptionError: an option is out of range, or the device is not there.
@@ -129,12 +134,13 @@ def load_denoiser(
     loaded = _load(model, flow, devices[0], noise_model or "white")
     checkpoint, estimator = loaded.checkpoint, loaded.flow
     low, high = checkpoint.info.sigma_range
+    dtype = resolve_precision(precision, devices[0])
     denoiser = LoadedDenoiser(
         checkpoint.build(),
         estimator,
         options,
         device=devices,
-        dtype=resolve_precision(precision, devices[0]),
+        dtype=dtype,
         sigma_range=(low / SIGMA_SCALE, high / SIGMA_SCALE),
         noise=loaded.noise,
         noise_kind=checkpoint.info.noise_kind,
@@ -143,6 +149,7 @@ def load_denoiser(
     denoiser.model_path, denoiser.info, denoiser.flow_name = loaded.path, checkpoint.info, estimator.name
     if sigma is not None and on_message is not None and (warning := sigma_warning(sigma, checkpoint.info)):
         on_message(warning)
+    _warn_if_emulated(dtype, devices[0], on_message)
     return denoiser
 
 
@@ -201,7 +208,14 @@ def denoise_file(
     with ExitStack() as stack:
         reader = stack.enter_context(
             open_video(
-                input, start=start, end=end, rate=rate, hardware=hardware, max_pixels=limit, field=field
+                input,
+                start=start,
+                end=end,
+                rate=rate,
+                hardware=hardware,
+                max_pixels=limit,
+                field=field,
+                strict=encode.strict,
             )
         )
         if folder is None and str(output) != STANDARD_STREAM:
@@ -244,6 +258,8 @@ def finetune(
     overwrite: bool = False,
     preview: str | Path | None = None,
     progress: "Callable[[FinetuneProgress], None] | None" = None,
+    on_message: Callable[[str], None] | None = None,
+    measured: "Analysis | None" = None,
     **sizes: Any,
 ) -> "FinetuneResult":
     """Adapt a model to noisy clips of one camera, from these clips alone; never worse than the model by its estimate.
@@ -256,7 +272,7 @@ def finetune(
         minutes: wall-clock time to take, about; with `steps` (of the optimiser) it is as long as that takes.
         from_scratch: start from random weights of the same shape instead.
         flow: as for `load_denoiser`; a network ("light") is finetuned too, where that helps.
-        device, precision: as for `load_denoiser`; fp16 is bf16 here.
+        device, precision: as for `load_denoiser`; fp16 is bf16 here, or fp32 where that is only emulated.
         start, end, rate: part of video files in seconds, and frames per second of image sequences.
         field: as for `denoise_file`.
         seed: the same one with the same `steps` gives the same file on a CPU.
@@ -264,6 +280,8 @@ def finetune(
         overwrite: replace `output` if it is there.
         preview: a picture of a crop before and after, `.png` or `.jpg`.
         progress: called with how far the run is.
+        on_message: receives a sentence on a precision that the device only emulates; None: a Python warning.
+        measured: what `analyze` has found in the clip, where that is known; None measures the clips.
         sizes: `batch_size`, `patch_size`, `train_length`, `learning_rate`, `distillation` of `FinetuneOptions`.
 
     Raises:
@@ -298,12 +316,15 @@ def finetune(
             "be learned from noisy clips alone. Start from a model for white or sensor noise."
         )
     dtype = resolve_precision(precision, loaded.device)
+    if dtype == torch.float16:
+        # Half precision without bfloat16's range would need loss scaling for so little as this.
+        dtype = torch.float32 if is_emulated(torch.bfloat16, loaded.device) else torch.bfloat16
+    _warn_if_emulated(dtype, loaded.device, on_message)
     begin = StartingPoint(
         checkpoint=loaded.checkpoint,
         flow=loaded.flow,
         device=loaded.device,
-        # Half precision without bfloat16's range would need loss scaling for so little as this.
-        precision=torch.bfloat16 if dtype == torch.float16 else dtype,
+        precision=dtype,
         noise=loaded.noise,
     )
     finetuner = Finetuner(
@@ -314,7 +335,7 @@ def finetune(
         report=progress or (lambda _: None),
     )
     try:
-        result = finetuner.run(clips, span)
+        result = finetuner.run(clips, span, measured)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -334,6 +355,18 @@ def sigma_warning(sigma: float, info: ModelInfo) -> str | None:
         f"The noise level {sigma:.3g} lies outside {low:g} to {high:g}, the range that model {info.name} was "
         "trained for; expect a weaker result."
     )
+
+
+def _warn_if_emulated(
+    dtype: torch.dtype, device: torch.device, on_message: Callable[[str], None] | None
+) -> None:
+    message = emulation_warning(dtype, device)
+    if message is None:
+        return
+    if on_message is None:
+        warnings.warn(message, stacklevel=3)  # at the user's call
+    else:
+        on_message(message)
 
 
 class _Loaded(NamedTuple):

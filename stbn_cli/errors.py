@@ -13,6 +13,10 @@ class StbnError(Exception):
     exit_code = 1
 
 
+class BenchError(StbnError):
+    """None of the methods under test could be measured."""
+
+
 class OptionError(StbnError):
     """An option or argument is unusable (out of range, contradictory, unknown name)."""
 

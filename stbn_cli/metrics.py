@@ -27,16 +27,18 @@ def ssim(estimate: Tensor, clean: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004) of each frame, the mean over its channels and pixels.
 
     `estimate` and `clean` are `(..., C, H, W)` on the [0, 1] scale, at least 11x11; the estimate is clipped to [0, 1]
-    first. Gaussian window of 11x11 and std 1.5, K1 0.01, K2 0.03, range 1; windows that reach beyond the picture do not
-    count. Returns `(...)` float64, 1 where both are equal. Raises `ValueError` for smaller pictures.
+    first. Gaussian window of 11x11 and std 1.5, sample covariance (n / (n - 1), n = 121), K1 0.01, K2 0.03, range 1:
+    scikit-image's defaults and the published numbers'. Windows that reach beyond the picture do not count.
+    Returns `(...)` float64, 1 where both are equal. Raises `ValueError` for smaller pictures.
     """
     if min(clean.shape[-2:]) < SSIM_WINDOW:
         size = f"{clean.shape[-1]}x{clean.shape[-2]}"
         raise ValueError(f"SSIM needs at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, got {size}")
     x, y = estimate.float().clamp(0.0, 1.0), clean.float()
     mean_x, mean_y, square_x, square_y, product = (_windowed(part) for part in (x, y, x * x, y * y, x * y))
-    variance_x, variance_y = square_x - mean_x.square(), square_y - mean_y.square()
-    covariance = product - mean_x * mean_y
+    unbiased = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
+    variance_x, variance_y = unbiased * (square_x - mean_x.square()), unbiased * (square_y - mean_y.square())
+    covariance = unbiased * (product - mean_x * mean_y)
     c1, c2 = SSIM_K1**2, SSIM_K2**2
     likeness = (2.0 * mean_x * mean_y + c1) * (2.0 * covariance + c2)
     scale = (mean_x.square() + mean_y.square() + c1) * (variance_x + variance_y + c2)

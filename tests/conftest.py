@@ -4,6 +4,7 @@ Clips are at most 64 pixels wide and a few frames long, so that a test costs mil
 """
 
 import importlib.util
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -13,6 +14,14 @@ import av
 import numpy as np
 import pytest
 from av.packet import Packet
+from hypothesis import HealthCheck, settings
+
+# Seconds after which a process counts as stuck: more than any machine takes, however busy.
+PATIENCE = 600
+
+# Nor does it matter to the property tests how long an example takes.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 # FFmpeg option sets that lose nothing; h264 and ffv1 cover every layout under test.
 LOSSLESS = {
@@ -24,6 +33,11 @@ LOSSLESS = {
 AUDIO_RATE = 48000
 AUDIO_BLOCK = 1024
 B_FRAME_OPTIONS = {"qp": "0", "preset": "veryfast", "bf": "3", "b-adapt": "0"}
+
+
+def pytest_configure() -> None:
+    # Ctrl-C means what it means in a shell, also where the tests run in the background and would ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

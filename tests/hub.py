@@ -20,10 +20,11 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.conftest import PATIENCE
+
 READ, WRITE = "read", "write"
 CHUNK = 1024
 LIMIT = 2**24  # bytes of a request
-SECONDS = 10  # after which the server gives a connection up
 
 
 @dataclass(frozen=True)
@@ -147,14 +148,14 @@ def running_hub() -> Iterator[Hub]:
         for server, thread in zip(servers, threads, strict=True):
             server.shutdown()
             server.server_close()
-            thread.join(SECONDS)
+            thread.join(PATIENCE)
 
 
 class _Handler(BaseHTTPRequestHandler):
     """What both servers share: bounded requests, answers, ranges, faults."""
 
     protocol_version = "HTTP/1.1"
-    timeout = SECONDS
+    timeout = PATIENCE
 
     def __init__(self, hub: Hub, *arguments: Any) -> None:
         self.hub = hub

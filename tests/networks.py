@@ -1,15 +1,21 @@
-"""The small network that tests run: the structure of the shipped model at a few channels."""
+"""The small networks that tests run: the structure of the models at a few channels."""
 
 import dataclasses
 
-from stbn_cli.models.stbn import MODEL_SIZES
+from stbn_cli.models.stbn import MODEL_SIZES, STBNConfig
 
-TINY = dataclasses.replace(
-    MODEL_SIZES["stbn-xs"],
-    channels=8,
-    blocks=1,
-    fusion_channels=8,
-    fusion_blocks=1,
-    expansion_channels=16,
-    expansion_blocks=1,
-)
+
+def narrowed(config: STBNConfig) -> STBNConfig:
+    """The same structure with few channels and blocks."""
+    return dataclasses.replace(
+        config,
+        channels=8,
+        blocks=1,
+        fusion_channels=8,
+        fusion_blocks=1,
+        expansion_channels=16,
+        expansion_blocks=1,
+    )
+
+
+TINY = narrowed(MODEL_SIZES["stbn-xs"])

@@ -3,26 +3,23 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from stbn_cli.analysis.picture import (
-    Bars,
-    clipped_shares,
-    find_bars,
-    find_repeats,
-    grid_strength,
-    without_bars,
-)
+from stbn_cli.analysis.picture import Filled, clipped_shares, filled_range, find_repeats, grid_strength
 from stbn_cli.analysis.verdict import Evidence, Verdict, judge
 from stbn_cli.errors import InputError
-from stbn_cli.noise.correlation import NoiseCorrelation, measure_correlation
-from stbn_cli.noise.levelfunction import NoiseEstimate, estimate_noise
+from stbn_cli.noise.bars import Bars, find_bars, without_bars
+from stbn_cli.noise.correlation import NoiseCorrelation
+from stbn_cli.noise.levelfunction import NoiseEstimate
+from stbn_cli.noise.measurement import SceneMeasurement, measure_scene, median_correlation, typical
 from stbn_cli.runs import Clip, Run, Span, runs_of_clip
 
+BYTE = 255.0
 RUN_FRAMES = 8
-MOST_RUNS = 12
-SMALLEST_SIDE = 16
+# The same for every command, so that all of them say the same of a clip.
+MOST_RUNS = 5
 # Bits of a pixel below which a coder has to leave traces: 0.5 is 6.5 Mbit/s for 960x540 at 25 frames a second.
 LOSSY_BITS = 2.0
 # Codecs without loss, or with so little that noise stays what it is.
@@ -38,9 +35,27 @@ class RunAnalysis:
 
     first_frame: int  # about, where the file was not read from its start
     frames: int
-    noise: NoiseEstimate
-    correlation: NoiseCorrelation
-    held: float  # share of the noise's variance that a frame has in common with the next; 0 if it is new
+    measured: SceneMeasurement
+
+    @property
+    def level(self) -> float:
+        """The noise level, [0, 1]."""
+        return self.measured.level
+
+    @property
+    def noise(self) -> NoiseEstimate:
+        """What high frequencies tell."""
+        return self.measured.independent
+
+    @property
+    def correlation(self) -> NoiseCorrelation:
+        """What neighbours share."""
+        return self.measured.correlation
+
+    @property
+    def held(self) -> float:
+        """Share of the noise's variance that a frame has in common with the next; 0 if it is new."""
+        return self.noise.held
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,42 +78,59 @@ class Analysis:
     @property
     def typical(self) -> RunAnalysis:
         """The run of median noise."""
-        order = sorted(self.runs, key=lambda run: run.noise.level)
-        return order[(len(order) - 1) // 2]
+        chosen = typical([run.measured for run in self.runs])
+        return next(run for run in self.runs if run.measured is chosen)
 
     @property
     def level(self) -> float:
-        """Noise of the typical run."""
-        run = self.typical
-        return max(run.noise.level, run.correlation.level if run.correlation.reliable else 0.0)
+        """Noise level of the clip, [0, 1]: that of the typical run."""
+        return self.typical.level
+
+    def summary(self) -> dict[str, Any]:
+        """What every command says of the noise, as plain values; the level on the 0-255 scale."""
+        luma, chroma = median_correlation([run.measured for run in self.runs])
+        return {
+            "kind": self.verdict.kind,
+            "level": round(BYTE * self.level, 3),
+            "faint": self.verdict.faint,
+            "shared_by_neighbours": self.verdict.shared,
+            "correlation": {"luma": round(luma, 3), "chroma": round(chroma, 3)},
+        }
 
 
 def analyze(
     clip: Clip,
     span: Span | None = None,
     *,
+    frames: int | None = None,
     most_runs: int = MOST_RUNS,
+    smallest_side: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Analysis:
     """Measure the noise of a video file, images, or frames `(T, H, W, 3)`: up to `most_runs` runs all over it.
 
-    progress: called with the number of frames looked at so far. Raises `InputError` if the clip cannot be read or is
-    smaller than SMALLEST_SIDE; `ValueError` for arrays that are no frames.
+    What every command says of a clip's noise is from here.
+
+    frames: of the clip's beginning, to look no further; None: all. progress: called with the number of frames looked
+    at so far. Raises `InputError` if the clip cannot be read or is smaller than `smallest_side` pixels; `ValueError`
+    for arrays that are no frames.
     """
     runs: list[RunAnalysis] = []
-    pictures: list[tuple[int, Bars, tuple[float, float], float]] = []
+    pictures: list[tuple[int, Bars, tuple[float, float], float, Filled]] = []
     totals = np.zeros(4)  # pairs, same, alike, skipped blocks' share times pairs
     size, seen = (0, 0), 0
-    for run in _chosen_runs(clip, span or Span(), most_runs):
+    for run in _chosen_runs(clip, span or Span(), frames, most_runs, smallest_side):
         size = (run.frames.shape[-1], run.frames.shape[-2])
         seen += len(run.frames)
         bars = find_bars(run.frames)
         inside = without_bars(run.frames, bars)
-        pictures.append((len(run.frames), bars, clipped_shares(inside), grid_strength(inside)))
+        pictures.append(
+            (len(run.frames), bars, clipped_shares(inside), grid_strength(inside), filled_range(inside))
+        )
         repeats = find_repeats(inside)
         totals += (repeats.pairs, repeats.same, repeats.alike, repeats.skipped * repeats.pairs)
         if len(run.frames) >= FEWEST_FRAMES or not runs:
-            runs.append(_analyze_run(run.first, inside.permute(0, 2, 3, 1).numpy()))
+            runs.append(RunAnalysis(run.first, len(run.frames), measure_scene(inside.permute(0, 2, 3, 1))))
         if progress is not None:
             progress(seen)
     if not runs:
@@ -106,13 +138,18 @@ def analyze(
     weights = np.array([count for count, *_ in pictures], float) / seen
     black, white = (sum(w * part[2][i] for w, part in zip(weights, pictures, strict=True)) for i in (0, 1))
     pairs = max(totals[0], 1.0)
-    grid = float(np.median([strength for *_, strength in pictures]))
+    grid = float(np.median([part[3] for part in pictures]))
+    coding = _Coding.of(clip, size)
+    # What codes a single picture, as cameras do, is no video coder: models for what those leave do not fit.
+    is_still = seen == 1
     evidence = Evidence(
-        runs=tuple((run.noise, run.correlation) for run in runs),
+        runs=tuple(run.measured for run in runs),
         skipped=float(totals[3] / pairs),
-        grid=grid,
+        grid=1.0 if is_still else grid,
         held=float(np.median([run.held for run in runs])),
-        lossy=_is_lossy(clip, size),
+        lossy=coding.lossy and not is_still,
+        deep=coding.deep,
+        filled=Filled.together([part[4] for part in pictures]),
     )
     return Analysis(
         width=size[0],
@@ -132,19 +169,21 @@ def analyze(
     )
 
 
-def _chosen_runs(clip: Clip, span: Span, most: int) -> Iterator[Run]:
+def _chosen_runs(clip: Clip, span: Span, frames: int | None, most: int, smallest_side: int) -> Iterator[Run]:
     """Up to `most` runs of up to RUN_FRAMES frames; a single frame only if there is nothing else."""
 
     def places(length: int | None, size: int) -> list[tuple[int, int]]:
+        if frames is not None:
+            length = frames if length is None else min(length, frames)
         if length is None or length <= RUN_FRAMES:
-            return [(0, RUN_FRAMES)]
+            return [(0, min(length or RUN_FRAMES, RUN_FRAMES))]
         count = min(most, max(length // RUN_FRAMES, 1))
         starts = np.linspace(0, length - RUN_FRAMES, count).round().astype(int).tolist()
         return [(start, RUN_FRAMES) for start in starts]
 
     short: Run | None = None
     found = False
-    for run in runs_of_clip(clip, span, places, smallest_side=SMALLEST_SIDE):
+    for run in runs_of_clip(clip, span, places, smallest_side=smallest_side):
         if len(run.frames) >= FEWEST_FRAMES:
             found = True
             yield run
@@ -154,22 +193,26 @@ def _chosen_runs(clip: Clip, span: Span, most: int) -> Iterator[Run]:
         yield short
 
 
-def _is_lossy(clip: Clip, size: tuple[int, int]) -> bool:
-    """Whether a file is coded with loss, and with few bits."""
-    if isinstance(clip, np.ndarray) or not Path(clip).is_file():
-        return False
-    from stbn_cli.video.reader import open_video
+@dataclass(frozen=True, slots=True)
+class _Coding:
+    """How a clip is stored."""
 
-    with open_video(clip) as reader:
-        metadata = reader.metadata
-    if metadata.codec is None or metadata.codec in FAITHFUL_CODECS:
-        return False
-    if not metadata.frame_count:
-        return True
-    return 8 * Path(clip).stat().st_size / (metadata.frame_count * size[0] * size[1]) < LOSSY_BITS
+    lossy: bool  # with loss, and with few bits
+    deep: bool  # with more than 8 bits a value
 
+    @classmethod
+    def of(cls, clip: Clip, size: tuple[int, int]) -> "_Coding":
+        if isinstance(clip, np.ndarray):
+            return cls(lossy=False, deep=clip.dtype != np.uint8)
+        from stbn_cli.video.pixels import describe_format
+        from stbn_cli.video.reader import open_video
 
-def _analyze_run(first: int, frames: np.ndarray) -> RunAnalysis:
-    noise = estimate_noise(frames)
-    correlation = measure_correlation(frames)
-    return RunAnalysis(first, len(frames), noise, correlation, noise.held)
+        with open_video(clip) as reader:
+            metadata = reader.metadata
+        deep = describe_format(metadata.pixel_format).depth > 8
+        if not Path(clip).is_file() or metadata.codec is None or metadata.codec in FAITHFUL_CODECS:
+            return cls(lossy=False, deep=deep)
+        if not metadata.frame_count:
+            return cls(lossy=True, deep=deep)
+        bits = 8 * Path(clip).stat().st_size / (metadata.frame_count * size[0] * size[1])
+        return cls(bits < LOSSY_BITS, deep)

@@ -1,15 +1,16 @@
-"""What frames show beside their noise: borders, clipping, a coder's grid, frames and blocks that repeat.
+"""What frames show beside their noise: clipping, a coder's grid, frames and blocks that repeat.
 
 All of it on frames `(T, 3, H, W)` float32 of one scene, nominal [0, 1]. Knows nothing of files.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stbn_cli.noise.estimate import BORDER_RANGE
 from stbn_cli.noise.luma import luma_of
 
 CLIPPED = 0.5 / 255  # so near to 0 or 1 a value counts as clipped
@@ -19,47 +20,37 @@ BLOCK = 16  # pixels of a macroblock
 REPEATED_PART = 0.2
 MOST_CHANGE = 1.0 / 255  # mean absolute
 FLAT_RANGE = 2 / 255  # blocks whose values span no more are left out: black, white, drawn
-
-
-@dataclass(frozen=True, slots=True)
-class Bars:
-    """Width in pixels of the borders without picture."""
-
-    top: int = 0
-    bottom: int = 0
-    left: int = 0
-    right: int = 0
-
-    @property
-    def any(self) -> bool:
-        """Whether there are some."""
-        return any((self.top, self.bottom, self.left, self.right))
-
-
-def find_bars(frames: Tensor) -> Bars:
-    """Letterbox and pillarbox: rows and columns that are of one colour in every frame."""
-    flat = frames.amax(dim=(0, 3)) - frames.amin(dim=(0, 3))  # (3, H): along each row
-    rows = flat.amax(0) <= BORDER_RANGE
-    columns = (frames.amax(dim=(0, 2)) - frames.amin(dim=(0, 2))).amax(0) <= BORDER_RANGE
-    if bool(rows.all()) or bool(columns.all()):
-        return Bars()
-    return Bars(_leading(rows), _leading(rows.flip(0)), _leading(columns), _leading(columns.flip(0)))
-
-
-def _leading(flags: Tensor) -> int:
-    """How many of `flags (n,)` are true before the first that is not."""
-    return int(flags.int().cumprod(0).sum())
-
-
-def without_bars(frames: Tensor, bars: Bars) -> Tensor:
-    """The picture between the bars."""
-    height, width = frames.shape[-2:]
-    return frames[..., bars.top : height - bars.bottom, bars.left : width - bars.right]
+OUTLIERS = 1e-3  # share of values at either end that do not count as filling the range: hot pixels
+SAMPLE_STEP = 3  # rows and columns of the values whose range is found
 
 
 def clipped_shares(frames: Tensor) -> tuple[float, float]:
     """Shares of values at black and at white."""
     return float((frames <= CLIPPED).float().mean()), float((frames >= 1.0 - CLIPPED).float().mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """The part of the range of values that a picture fills."""
+
+    low: float
+    high: float
+
+    @property
+    def share(self) -> float:
+        """Of the range [0, 1]."""
+        return max(self.high - self.low, 0.0)
+
+    @classmethod
+    def together(cls, parts: Sequence[Self]) -> Self:
+        """What all parts fill."""
+        return cls(min(part.low for part in parts), max(part.high for part in parts))
+
+
+def filled_range(frames: Tensor) -> Filled:
+    """What the values of frames fill, without a few outliers."""
+    values = frames[..., ::SAMPLE_STEP, ::SAMPLE_STEP].numpy()
+    return Filled(*np.quantile(values, (OUTLIERS, 1.0 - OUTLIERS)).tolist())
 
 
 def grid_strength(frames: Tensor) -> float:

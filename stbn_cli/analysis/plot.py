@@ -32,12 +32,16 @@ def draw_plot(found: Analysis, path: Path) -> None:
     FigureCanvasAgg(figure)
     levels, lags, time = figure.subplots(1, 3)
     run = found.typical
+    full = run.measured.full
     shown = np.linspace(0.0, 1.0, 101)
     seen = (shown >= run.noise.brightness[0]) & (shown <= run.noise.brightness[1])
-    for channel, values in enumerate(BYTE * np.sqrt(run.noise.model.variances_at(shown))):
+    for channel, values in enumerate(BYTE * np.sqrt(full.model.variances_at(shown))):
         levels.plot(BYTE * shown, values, ":", color=COLOURS[channel], linewidth=0.8)
         levels.plot(BYTE * shown[seen], values[seen], color=COLOURS[channel], label=NAMES[channel])
-        points = np.array([(x, y) for number, x, y in run.noise.points if number == channel]).reshape(-1, 2)
+        # Points are of high frequencies; all of the noise is so many times as strong.
+        scale = full.ratio if np.isfinite(full.ratio) else 1.0
+        points = np.array([(x, scale * y) for number, x, y in run.noise.points if number == channel])
+        points = points.reshape(-1, 2)
         levels.plot(*(BYTE * points.T), ".", color=COLOURS[channel], markersize=2.5, alpha=0.5)
     levels.set(title="Noise over brightness", xlabel="brightness", ylabel="standard deviation")
     levels.set_ylim(bottom=0.0)
@@ -50,11 +54,15 @@ def draw_plot(found: Analysis, path: Path) -> None:
     )
     frames = [part.first_frame for part in found.runs]
     time.plot(
-        frames, [BYTE * part.noise.level for part in found.runs], "o-", color="#444444", label="independent"
+        frames,
+        [BYTE * part.noise.level for part in found.runs],
+        "o-",
+        color="#444444",
+        label="high frequencies",
     )
     time.plot(
         frames,
-        [BYTE * part.correlation.sigma for part in found.runs],
+        [BYTE * part.level for part in found.runs],
         "s--",
         color="#999999",
         label="all of it",

@@ -4,29 +4,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stbn_cli.noise.correlation import WHITE_CHROMA, WHITE_LUMA, NoiseCorrelation
+from stbn_cli.analysis.picture import Filled
 from stbn_cli.noise.kinds import NoiseKind
-from stbn_cli.noise.levelfunction import NoiseEstimate
+from stbn_cli.noise.measurement import (
+    FAINT,
+    SceneMeasurement,
+    median_correlation,
+    neighbours_share,
+    typical,
+)
 
 BYTE = 255.0
-# Less noise than this (0-255 scale) is not worth a model for it: the white-noise model leaves such clips as they are.
-FAINT = 1.0
-# The same of noise that neighbours share, where it is least; traces of the picture look like it (in clean clips, 1.6).
-FAINT_SHARED = 2.0
-# The same where a coder had few bits: it keeps noise here more than there, but at least a quarter of it everywhere.
-# Clean clips show up to 2.1 (fifteen of sixteen), strong noise at 2 Mbit/s for 960x540 shows 2.8 and more.
-FAINT_CODED = 2.5
-MOST_UNEVEN_CODED = 4.0
 # Noise that varies by more than this factor over brightness and channels is that of a sensor.
 UNEVEN = 1.25
 # So much of the picture repeats in moving footage only where a coder skipped it.
 SKIPPED = 0.03
 # A grid this strong is a coder's.
 GRID = 1.06
-# What a residual of the picture adds to the correlation of neighbours, times the square of the level (0-255 scale).
-PICTURE_SHARE = 4.0
 # Noise that a frame shares with the next by more than this part is copied.
 HELD = 0.4
+# A picture of more than 8 bits that fills no more of the range was never stretched: 10 bits that were stored as 16
+# fill 1.6 %.
+TINY_RANGE = 0.02
 
 
 TOLD: dict[NoiseKind, str] = {
@@ -41,13 +40,15 @@ TOLD: dict[NoiseKind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the verdict goes by: noise and its correlation of each run, and traces of a coder."""
+    """What the verdict goes by: the noise of each run, and traces of a coder."""
 
-    runs: tuple[tuple[NoiseEstimate, NoiseCorrelation], ...]
+    runs: tuple[SceneMeasurement, ...]
     skipped: float
     grid: float
     held: float
+    filled: Filled
     lossy: bool = False  # the file is coded with so few bits that a coder's traces are to be expected
+    deep: bool = False  # it has more than 8 bits a value
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,57 +56,85 @@ class Verdict:
     """The kind of noise, and sentences on it."""
 
     kind: NoiseKind
-    faint: bool  # hardly any noise
+    faint: bool  # hardly any noise, or none that could be measured
+    shared: bool  # by neighbouring pixels, so that it cannot be learned from noisy clips
     sentences: tuple[str, ...]
+    hint: str | None  # what to do about the clip first
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """The kind of noise that most of the clip has."""
-    levels = [max(noise.level, found.level if found.reliable else 0.0) for noise, found in evidence.runs]
-    level = BYTE * float(np.median(levels))
-    known = [found for _, found in evidence.runs if found.reliable]
-    independent = BYTE * float(np.median([noise.level for noise, _ in evidence.runs]))
-    shared, least_shared = [found.least for _, found in evidence.runs], FAINT_SHARED
-    if evidence.lossy:
-        shared = [min(found.sigma, MOST_UNEVEN_CODED * found.least) for _, found in evidence.runs]
-        least_shared = FAINT_CODED
-    if independent < FAINT and BYTE * float(np.median(shared)) < least_shared:
-        text = (
-            f"There is hardly any noise ({level:.1f} on the 0-255 scale): denoising would change little, and "
-            "`stbn denoise` will leave the clip nearly as it is."
+    """The kind of noise that most of the clip has. The one rule that every command goes by."""
+    kind, faint, shared, *sentences = _judged(evidence)
+    return Verdict(kind, faint, shared, tuple(sentences), _hint(evidence.filled) if evidence.deep else None)
+
+
+def _judged(evidence: Evidence) -> tuple[NoiseKind, bool, bool, *tuple[str, ...]]:
+    level = typical(evidence.runs).level
+    number = f"{BYTE * level:.3g} on the 0-255 scale"
+    if not any(run.found for run in evidence.runs):
+        return (
+            "white",
+            True,
+            False,
+            "The noise cannot be measured: the picture is empty, clipped or too small.",
         )
-        return Verdict("white", True, (text,))
+    if level < FAINT:
+        return (
+            "white",
+            True,
+            False,
+            f"There is hardly any noise ({number}): denoising would change little, and `stbn denoise` will leave the "
+            "clip nearly as it is.",
+        )
+    luma, chroma = median_correlation(evidence.runs)
+    known = any(run.correlation.reliable for run in evidence.runs)
+    measured = f"{number}; correlation {luma:.2f} in brightness, {chroma:.2f} in colour" if known else number
+    if neighbours_share(evidence.runs):
+        traces = evidence.skipped > SKIPPED or evidence.grid > GRID or evidence.held > HELD
+        kind = "compressed" if traces or evidence.lossy else "camera"
+        return (
+            kind,
+            False,
+            True,
+            f"Neighbouring pixels share their noise ({measured}): a blind spot of one pixel would see it, and "
+            "`stbn finetune` cannot learn from it.",
+            TOLD[kind],
+        )
+    kind = _independent_kind(evidence)
     if not known:
-        kind = _independent_kind(evidence)
         text = (
-            "Frames do not tell picture and noise apart (too few, or all alike), so the noise is taken to be "
-            "independent from pixel to pixel."
+            f"Frames do not tell picture and noise apart (too few, or all alike), so the noise ({number}) is taken to "
+            "be independent from pixel to pixel."
         )
-        return Verdict(kind, False, (text, TOLD[kind]))
-    luma = float(np.median([found.luma for found in known]))
-    chroma = float(np.median([found.chroma for found in known]))
-    # In weak noise what is left of the picture counts more.
-    limit = WHITE_LUMA + PICTURE_SHARE / level**2
-    measured = f"correlation {luma:.2f} in brightness, {chroma:.2f} in colour"
-    if abs(luma) <= limit and abs(chroma) <= WHITE_CHROMA:
-        kind = _independent_kind(evidence)
-        text = (
-            f"The noise is independent from pixel to pixel ({measured}): a blind spot of one pixel sees none of it, "
-            "and `stbn finetune` can learn it."
-        )
-        return Verdict(kind, False, (text, TOLD[kind]))
-    traces = evidence.skipped > SKIPPED or evidence.grid > GRID or evidence.held > HELD
-    kind = "compressed" if traces or evidence.lossy else "camera"
-    text = (
-        f"Neighbouring pixels share their noise ({measured}): a blind spot of one pixel would see it, and "
-        "`stbn finetune` cannot learn from it."
+        return kind, False, False, text, TOLD[kind]
+    return (
+        kind,
+        False,
+        False,
+        f"The noise is independent from pixel to pixel ({measured}): a blind spot of one pixel sees none of it, and "
+        "`stbn finetune` can learn it.",
+        TOLD[kind],
     )
-    return Verdict(kind, False, (text, TOLD[kind]))
 
 
 def _independent_kind(evidence: Evidence) -> NoiseKind:
     spreads = []
-    for noise, _ in evidence.runs:
+    for run in evidence.runs:
+        noise = run.independent
         sigmas = np.sqrt(noise.model.variances_at(np.linspace(*noise.brightness, 9)))
         spreads.append(sigmas.max() / max(float(sigmas.min()), 1e-6))
     return "sensor" if float(np.median(spreads)) > UNEVEN else "white"
+
+
+def _hint(filled: Filled) -> str | None:
+    """What to say of a picture that fills next to nothing of the range that it is stored in."""
+    if not 0.0 < filled.share <= TINY_RANGE:
+        return None
+    # Room for the noise of what is darkest and brightest.
+    low, high = max(filled.low - 0.1 * filled.share, 0.0), min(filled.high + 0.1 * filled.share, 1.0)
+    ends = (("min", low), ("max", high))
+    bounds = ":".join(f"{channel}i{end}={value:.6f}" for end, value in ends for channel in "rgb")
+    return (
+        f"The picture fills only {100 * filled.share:.2g} % of the range of values, and so does its noise: what is "
+        f"stored so dark is hardly denoised. Stretch it first, for example with ffmpeg -vf colorlevels={bounds}"
+    )

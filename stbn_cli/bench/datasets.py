@@ -1,6 +1,7 @@
 """The data sets of the published numbers: their sequences, and where to find them on this machine."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ class Dataset:
     title: str
     sequences: tuple[str, ...]
     where: str  # a sentence on where to get it
+    decorated: bool = False  # copies in use have names such as 0_hypersmooth, tractor_540p, touchdown_pass
 
 
 DATASETS = {
@@ -32,6 +34,7 @@ DATASETS = {
         ),
         where="Set8 is linked under 'Testsets' in the README of https://github.com/m-tassano/fastdvdnet: one folder "
         "of 960x540 PNG frames for each sequence.",
+        decorated=True,
     ),
     "davis": Dataset(
         name="davis",
@@ -65,11 +68,20 @@ def find_sequences(dataset: Dataset, folder: Path | None) -> tuple[list[Clip], l
     here: dict[str, Path] = {}
     for path in _candidates(folder):
         here.setdefault(_key(path.stem if path.is_file() else path.name), path)
-    clips = [Clip(name, here[_key(name)]) for name in dataset.sequences if _key(name) in here]
-    missing = [name for name in dataset.sequences if _key(name) not in here]
+    found = {name: _look_up(here, name, dataset.decorated) for name in dataset.sequences}
+    clips = [Clip(name, path) for name, path in found.items() if path]
+    missing = [name for name, path in found.items() if path is None]
     if not clips:
         raise InputError(f"{folder} holds no sequence of {dataset.title}. {dataset.where}")
     return clips, missing
+
+
+def _look_up(here: dict[str, Path], name: str, decorated: bool) -> Path | None:
+    """The sequence called `name`; if `decorated`, else the first with a number before or more words after it."""
+    if path := here.get(_key(name)):
+        return path
+    pattern = re.compile(rf"(\d+_)?{re.escape(_key(name))}(_.*)?")
+    return next((here[key] for key in sorted(here) if pattern.fullmatch(key)), None) if decorated else None
 
 
 def _key(name: str) -> str:

@@ -48,6 +48,7 @@ class ModelMethod:
             device=self.device,
             precision=self.precision,
             scene_cuts=False,  # by the protocol, a clip is one scene
+            on_message=lambda _: None,  # what there is to say, the command says once
         )
         free = usable_memory(denoiser.device)
 

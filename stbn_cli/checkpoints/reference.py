@@ -86,6 +86,12 @@ def _deduce_config(official: Mapping[str, Tensor]) -> STBNConfig:
     # as many outputs as the image has channels.
     extra = head.shape[1] - channels
     plain = extra == outputs
+    if not plain and (extra % 2 or outputs <= extra // 2):
+        raise CheckpointError(
+            f"This checkpoint is of another network: 'forward_rnn.head.0.weight' takes {head.shape[1]} channels and "
+            f"the head gives {outputs}, as in the reference's bdc_flow, which has no noise map. "
+            "Give a checkpoint of bdc_2_unify or BR_d_c_raw."
+        )
     blocks = _count(official, r"forward_rnn\.branch1\.body\.(\d+)\.body\.0\.weight")
     stages = _count(official, rf"{re.escape(_EXPANSION)}\.body\.(\d+)\.body\.0\.body\.body\.0\.weight")
     expansion_blocks = _count(

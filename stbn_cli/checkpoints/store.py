@@ -75,7 +75,8 @@ def find(spec: CheckpointSpec) -> Path:
     if not spec.repo:
         raise CheckpointError(
             f"The file of model {spec.name!r} is missing: {bundled_folder() / spec.file} does not exist. "
-            f"Install stbn again, or put the file at {models_folder() / spec.file}."
+            f"This model is not on the Hub: take {spec.file} from the folder weights/ of stbn's source repository or "
+            f"from its wheel, and put it at {models_folder() / spec.file}."
         )
     source = _on_hub(spec)
     return hub.fetch(

@@ -15,7 +15,7 @@ def gained(result: "FinetuneResult") -> str:
     from stbn_cli.finetuning.result import Outcome
 
     effort = f"{result.steps} steps on {result.frames} frames in {clock(result.seconds)}"
-    noise = f"noise level {SIGMA_SCALE * result.level:.3g}"
+    noise = f"noise level {_level(result):.3g}"
     if result.improved:
         assert result.gain is not None
         gain = f"{result.gain.decibel:.2f} dB (±{2 * result.gain.error:.2f}) better than {result.against}"
@@ -31,6 +31,13 @@ def gained(result: "FinetuneResult") -> str:
     return f"{result.against}, unchanged: {reason} ({effort}, {noise})"
 
 
+def _level(result: "FinetuneResult") -> float:
+    """The noise level to show, on the 0-255 scale: as given, or as every command measures it."""
+    if result.known or result.measured is None:
+        return SIGMA_SCALE * result.level
+    return SIGMA_SCALE * result.measured.level
+
+
 def explanation(result: "FinetuneResult") -> str | None:
     """Why nothing could be learned, and what to do; None if something could."""
     from stbn_cli.finetuning.result import Outcome
@@ -43,13 +50,13 @@ def explanation(result: "FinetuneResult") -> str | None:
             "correlated or repeats in time; the model was left as it was. Use the original recording if there is one."
         )
     where, cure = "", "use the original recording if there is one, or halve the picture first"
-    if result.correlation is not None:
-        luma, chroma = result.correlation.luma, result.correlation.chroma
-        where = f" (correlation of neighbouring pixels: {luma:.2f} in luma, {chroma:.2f} in colour)"
-        if result.correlation.luma_is_white:
-            where = (
-                f" in its colours ({chroma:.2f} between neighbouring pixels; 4:2:0 video stores one for four)"
-            )
+    found = result.correlation
+    if found is not None and found.reliable:
+        where = (
+            f" (correlation of neighbouring pixels: {found.luma:.2f} in luma, {found.chroma:.2f} in colour)"
+        )
+        if found.luma_is_white and not found.is_white:
+            where = f" in its colours ({found.chroma:.2f} between neighbouring pixels; 4:2:0 video stores one for four)"
             cure = "use a recording with full colour (4:4:4, RGB) if there is one"
     return (
         f"The noise is spatially correlated{where}: a blind-spot network can guess such noise from the pixels around "
@@ -72,8 +79,12 @@ def describe(result: "FinetuneResult") -> dict[str, Any]:
         "steps": result.steps,
         "frames": result.frames,
         "seconds": round(result.seconds, 1),
-        "noise_level": round(SIGMA_SCALE * result.level, 3),
-        "noise": {"sigma_by_brightness": result.noise_levels()},
+        "noise_level": round(_level(result), 3),
+        "noise": None if result.measured is None else result.measured.summary(),
+        "assumed": {
+            "sigma": round(SIGMA_SCALE * result.level, 3),
+            "sigma_by_brightness": result.noise_levels(),
+        },
         "noise_correlation": None
         if correlation is None
         else {"luma": round(correlation.luma, 3), "chroma": round(correlation.chroma, 3)},

@@ -77,15 +77,16 @@ def analyze(
         show_table(_rows(found))
         for sentence in found.verdict.sentences:
             show(sentence)
+        if found.verdict.hint is not None:
+            show(found.verdict.hint)
 
 
 def describe(found: "Analysis") -> dict[str, Any]:
     """As plain values; noise on the 0-255 scale."""
     return {
-        "kind": found.verdict.kind,
-        "faint": found.verdict.faint,
+        **found.summary(),
         "verdict": list(found.verdict.sentences),
-        "level": round(BYTE * found.level, 3),
+        "hint": found.verdict.hint,
         "width": found.width,
         "height": found.height,
         "frames_measured": found.frames,
@@ -103,14 +104,15 @@ def _described_run(run: "RunAnalysis") -> dict[str, Any]:
     return {
         "first_frame": run.first_frame,
         "frames": run.frames,
-        "level": BYTE * run.noise.level,
-        "variances": [[BYTE**2 * value for value in row] for row in run.noise.model.variances],
+        "level": BYTE * run.level,
+        "high_frequency_level": BYTE * run.noise.level,
+        "variances": [[BYTE**2 * value for value in row] for row in run.measured.full.model.variances],
         "brightness": list(run.noise.brightness),
         "level_function": {
             name: [[BYTE * level, value] for level, value in zip(LEVELS, values, strict=True)]
             for name, values in zip(CHANNELS, _level_function(run), strict=True)
         },
-        "reliable": run.noise.reliable and run.correlation.reliable,
+        "reliable": run.measured.reliable,
         "correlated_level": BYTE * run.correlation.sigma,
         "correlation": {"luma": run.correlation.luma, "chroma": run.correlation.chroma},
         "autocorrelation": list(run.correlation.lags),
@@ -122,12 +124,12 @@ def _described_run(run: "RunAnalysis") -> dict[str, Any]:
 def _level_function(run: "RunAnalysis") -> list[list[float]]:
     import numpy as np
 
-    return (BYTE * np.sqrt(run.noise.model.variances_at(np.array(LEVELS)))).tolist()
+    return (BYTE * np.sqrt(run.measured.full.model.variances_at(np.array(LEVELS)))).tolist()
 
 
 def _rows(found: "Analysis") -> list[tuple[str, str]]:
     run = found.typical
-    levels = [BYTE * part.noise.level for part in found.runs]
+    levels = [BYTE * part.level for part in found.runs]
     rows = [
         ("kind of noise", found.verdict.kind + (" (hardly any)" if found.verdict.faint else "")),
         ("noise level", f"{BYTE * found.level:.3g} on the 0-255 scale"),

@@ -14,6 +14,8 @@ from stbn_cli.cli.exits import FAILED, report_error
 from stbn_cli.cli.options import EXIT_CODES
 
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+# The reference repository spells its options with underscores.
+UNDERSCORES = {"token_normalize_func": lambda name: name.replace("_", "-")}
 
 app = typer.Typer(
     name="stbn",
@@ -31,10 +33,16 @@ app.command("compare", epilog=compare.EXAMPLES, no_args_is_help=True)(compare.co
 app.command("finetune", epilog=finetune.EXAMPLES, no_args_is_help=True)(finetune.finetune)
 app.command("bench", epilog=bench.EXAMPLES)(bench.bench)
 # The reference repository calls its measurement "test".
-app.command("test", epilog=bench.EXAMPLES, hidden=True)(bench.bench)
+app.command("test", epilog=bench.EXAMPLES, hidden=True, context_settings=UNDERSCORES)(bench.bench)
 app.add_typer(weights.app, name="weights")
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
-app.command("train", epilog=train.EXAMPLES, no_args_is_help=True)(train.train)
+app.command(
+    "train",
+    cls=train.TrainCommand,
+    epilog=train.EXAMPLES,
+    no_args_is_help=True,
+    context_settings=UNDERSCORES,
+)(train.train)
 
 
 def _version(wanted: bool) -> None:

@@ -14,7 +14,7 @@ from stbn_cli.cli.console import say, show_json, show_tables, warn
 from stbn_cli.cli.doctor import installed_versions
 from stbn_cli.cli.exits import InterruptedByUserError
 from stbn_cli.cli.parsing import AUTO, parse_names, parse_sigmas
-from stbn_cli.errors import OptionError, OutputError
+from stbn_cli.errors import BenchError, OptionError, OutputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -186,7 +186,8 @@ def _run(
     from stbn_cli.video.output import whole_file
 
     if missing:
-        warn(f"{len(missing)} sequences are not there, so averages are partial: {', '.join(missing)}.")
+        where = f" {dataset.where}" if dataset else ""
+        warn(f"Averages are partial; {len(missing)} sequences are missing: {', '.join(missing)}.{where}")
     scores, failures = run_bench(clips, methods, options, watch)
     result = BenchResult(
         title=dataset.title if dataset else ", ".join(clip.name for clip in clips),
@@ -215,6 +216,9 @@ def _run(
     else:
         tables = [*quality_tables(result, titles), cost_table(result, titles)]
         show_tables(tables if quoted is None else [*tables, quoted])
+    measured = {score.method for score in scores}
+    if failures and not measured & {method.name for method in methods}:
+        raise BenchError(f"No method could be measured: {failures[0].reason}")
 
 
 @dataclass(slots=True)
@@ -271,9 +275,11 @@ def _methods(
     from stbn_cli.bench.methods import ModelMethod, RivalMethod
     from stbn_cli.bench.results import NOISY
     from stbn_cli.checkpoints.store import resolve
-    from stbn_cli.inference.device import resolve_device
+    from stbn_cli.inference.device import emulation_warning, resolve_device, resolve_precision
 
     device = resolve_device(engine["device"])
+    if warning := emulation_warning(resolve_precision(engine["precision"], device), device):
+        warn(warning)
     methods: list[Method] = []
     for model in models:
         if model != NONE:

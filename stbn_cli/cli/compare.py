@@ -217,6 +217,7 @@ def _compare(
     """Measure, and write the video; also the places that the report shows."""
     from stbn_cli.compare.comparison import compare_clips
     from stbn_cli.compare.layouts import LayoutWriter
+    from stbn_cli.runs import Span
 
     with ExitStack() as stack:
         keeper = writer = None
@@ -232,7 +233,9 @@ def _compare(
         expected = [count for count in (clips.expected_frames, request.limit) if count]
         progress = stack.enter_context(FrameProgress(min(expected, default=None), quiet=request.quiet))
         sinks = [sink for sink in (keeper, writer) if sink is not None]
-        found = compare_clips(clips, limit=request.limit, sinks=sinks, progress=progress)
+        # Image sequences have the rate that they were opened with.
+        span = Span(request.span["start"], request.span["end"], clips.metadata.average_rate)
+        found = compare_clips(clips, span=span, limit=request.limit, sinks=sinks, progress=progress)
         if writer is not None:
             writer.finish()
             for message in writer.warnings:

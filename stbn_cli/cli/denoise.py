@@ -1,7 +1,7 @@
 """`stbn denoise`: parse, load, run, report. Heavy libraries are imported inside, so that help is instant."""
 
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from stbn_cli.cli.batch import Item, Naming, output_folder, plan_batch, run_batc
 from stbn_cli.cli.console import say, show_json, show_table
 from stbn_cli.cli.exits import InterruptedByUserError
 from stbn_cli.cli.interruption import StopRequest
-from stbn_cli.cli.noise_choice import with_noise_model
+from stbn_cli.cli.noise_choice import measure_clip, with_noise_model
 from stbn_cli.cli.parsing import AUTO, PIPE, check_pipes, engine_arguments, parse_time
 from stbn_cli.cli.progress import FinetuneDisplay, FrameProgress
 from stbn_cli.cli.progress_store import open_store, resume_hint, room_for, take_over
@@ -21,9 +21,11 @@ from stbn_cli.errors import OptionError, StbnError
 from stbn_cli.video.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
+    from stbn_cli.analysis.analysis import Analysis
     from stbn_cli.chunkstore import ChunkStore
     from stbn_cli.finetuning.result import FinetuneResult
     from stbn_cli.pipeline import DenoiseSummary
+    from stbn_cli.video.reader import FrameCount
     from stbn_cli.video.workfolder import WorkFolder
     from stbn_cli.video.writer import EncodeOptions
 
@@ -225,12 +227,13 @@ def _writable_suffixes() -> tuple[str, ...]:
 def _run(request: Request) -> None:
     """Everything that can be refused cheaply comes before the model is loaded."""
     from stbn_cli.video.losses import refuse_known_losses
-    from stbn_cli.video.reader import open_video
+    from stbn_cli.video.reader import count_frames, open_video, refuse_changes
     from stbn_cli.video.workfolder import WorkFolder
     from stbn_cli.video.writer import EncodeOptions, check_output
 
     encode = EncodeOptions(**request.coding)
-    limits = {"hardware": request.hardware, "max_pixels": request.max_pixels}
+    limits = {"hardware": request.hardware, "max_pixels": request.max_pixels, "strict": encode.strict}
+    counted = None
     with open_video(request.source, **request.span, **limits) as reader:
         check_output(request.source, request.output, request.overwrite)
         if request.uncertainty is not None:
@@ -238,6 +241,10 @@ def _run(request: Request) -> None:
         refuse_known_losses(reader, request.output, encode)
         metadata, notes = reader.metadata, Notes()
         encoding = plan_encoding(metadata, request.output, encode, notes)
+        if encode.strict:
+            refuse_changes(reader)
+        if request.dry_run:
+            counted = count_frames(reader)
     from stbn_cli.api import load_denoiser
 
     with ExitStack() as stack:
@@ -245,16 +252,24 @@ def _run(request: Request) -> None:
         if not request.dry_run and request.output != PIPE:
             folder = stack.enter_context(WorkFolder(request.output))
             take_over(folder, resume=request.resume, restart=request.restart)
+        measured = measure_clip(engine, request.source, request.span, notes)
         if request.adapt_minutes is not None and not request.dry_run:
             place = Path(stack.enter_context(TemporaryDirectory())) if folder is None else folder.path
-            engine, adaptation = _adapt(request, place / ADAPTED_FILE, notes)
-        engine = with_noise_model(engine, request.source, request.span, quiet=request.verbosity <= QUIET)
+            engine, adaptation = _adapt(request, place / ADAPTED_FILE, notes, measured)
+        engine = with_noise_model(engine, measured, quiet=request.verbosity <= QUIET)
         denoiser = load_denoiser(**engine, on_message=notes)
         job = Job(
-            request.source, request.output, metadata, encoding, request.engine["sigma"], denoiser, notes
+            request.source,
+            request.output,
+            metadata,
+            encoding,
+            request.engine["sigma"],
+            denoiser,
+            notes,
+            measured,
         )
-        if request.dry_run:
-            _show_plan(request, job)
+        if counted is not None:
+            _show_plan(request, job, counted)
             return
         store = None
         # A pipe cannot be read again, and of two outputs one alone is kept.
@@ -283,18 +298,24 @@ def _deciding(request: Request) -> dict[str, Any]:
     return engine | span | {"adapt": request.adapt_minutes is not None, "dither": request.coding["dither"]}
 
 
-def _show_plan(request: Request, job: Job) -> None:
+def _show_plan(request: Request, job: Job, counted: "FrameCount") -> None:
     from stbn_cli.chunkstore import estimated_bytes
 
-    kept = estimated_bytes(job.metadata) if request.keep_progress else None
-    plan = {**job.plan(), "adapt_minutes": request.adapt_minutes, "progress_bytes": kept}
+    metadata = replace(job.metadata, frame_count=counted.frames)
+    kept = estimated_bytes(metadata) if request.keep_progress else None
+    plan = {**job.plan(counted), "adapt_minutes": request.adapt_minutes, "progress_bytes": kept}
     if request.json:
         show_json(plan)
-    else:
-        show_table(list(fields(plan)))
+        return
+    if not counted.exact:
+        plan["frames"] = "unknown" if counted.frames is None else f"about {counted.frames}"
+    del plan["frames_exact"]
+    show_table(list(fields(plan)))
 
 
-def _adapt(request: Request, model: Path, notes: Notes) -> tuple[dict[str, Any], "FinetuneResult | None"]:
+def _adapt(
+    request: Request, model: Path, notes: Notes, measured: "Analysis | None"
+) -> tuple[dict[str, Any], "FinetuneResult | None"]:
     """Finetune for the clip into the file `model`; arguments of `load_denoiser` with it, and what was gained.
 
     None in place of the latter if the interrupted run has done it.
@@ -318,6 +339,8 @@ def _adapt(request: Request, model: Path, notes: Notes) -> tuple[dict[str, Any],
             device=engine["device"].split(",")[0],  # several can denoise, one can learn
             minutes=request.adapt_minutes,
             progress=display,
+            on_message=notes,
+            measured=measured,
         )
     if text := explanation(result):
         notes(text)
@@ -384,7 +407,10 @@ def _report(
         job.notes(warning)
     if request.verbosity >= VERBOSE:
         for scene in job.scenes():
-            say(f"From frame {scene['first_frame']}: noise level {scene['sigma']:.4g}")
+            say(
+                f"From frame {scene['first_frame']}: noise level {scene['sigma']:.4g}, the network is told "
+                f"{scene['assumed']['sigma']:.4g}"
+            )
     if request.verbosity >= NORMAL:
         say(job.summary(summary))
     if request.json:

@@ -70,12 +70,13 @@ def installed_versions() -> dict[str, str]:
 def _devices() -> dict[str, Any]:
     import torch
 
-    from stbn_cli.inference.device import resolve_device, usable_memory
+    from stbn_cli.inference.device import precision_name, resolve_device, resolve_precision, usable_memory
 
-    memory = usable_memory(torch.device("cpu")) / GIB
+    cpu = torch.device("cpu")
+    memory, precision = usable_memory(cpu) / GIB, precision_name(resolve_precision("auto", cpu))
     found: dict[str, Any] = {
         "auto": str(resolve_device("auto")),
-        "cpu": f"{torch.get_num_threads()} threads, {memory:.1f} GiB to plan with",
+        "cpu": f"{torch.get_num_threads()} threads, {memory:.1f} GiB to plan with, {precision} by default",
     }
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)

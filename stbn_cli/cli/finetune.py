@@ -177,7 +177,7 @@ def _run(clips: list[str], target: Path, arguments: dict[str, Any], *, quiet: bo
     from stbn_cli.api import finetune as finetune_model
 
     with FinetuneDisplay(quiet=quiet) as display:
-        result = finetune_model(clips, target, **arguments, progress=display)
+        result = finetune_model(clips, target, **arguments, progress=display, on_message=warn)
     if text := explanation(result):
         warn(text)
     if not quiet:

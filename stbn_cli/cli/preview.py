@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, show_json
 from stbn_cli.cli.exits import InterruptedByUserError
-from stbn_cli.cli.noise_choice import with_noise_model
+from stbn_cli.cli.noise_choice import measure_clip, with_noise_model
 from stbn_cli.cli.parsing import (
     AUTO,
     DENOISED,
@@ -192,9 +192,12 @@ def _run(request: Request) -> None:
     from stbn_cli.api import load_denoiser
 
     span = {"start": None, "end": None, "rate": request.rate, "field": request.field}
-    engine = with_noise_model(request.engine, request.source, span, quiet=request.quiet)
+    measured = measure_clip(request.engine, request.source, span, notes)
+    engine = with_noise_model(request.engine, measured, quiet=request.quiet)
     denoiser = load_denoiser(**engine, on_message=notes)
-    job = Job(request.source, full_output, metadata, encoding, request.engine["sigma"], denoiser, notes)
+    job = Job(
+        request.source, full_output, metadata, encoding, request.engine["sigma"], denoiser, notes, measured
+    )
     if request.verbose:
         for name, value in fields(job.plan()):
             say(f"{name}: {value}")
@@ -210,6 +213,7 @@ def _run(request: Request) -> None:
             full_output=full_output,
             encode=encode,
             split=request.split,
+            level=_level(job),
             overwrite=request.overwrite,
             progress=progress,
         )
@@ -218,7 +222,7 @@ def _run(request: Request) -> None:
     if warning := job.strong_noise():
         notes(warning)
     if not request.quiet:
-        say(_headline(request, made))
+        say(_headline(request, job, made))
         for line in _prediction(job, made):
             say(line)
     if request.json:
@@ -258,10 +262,18 @@ def _plan_full_run(
         return output, plan_encoding(metadata, output, encode, notes)
 
 
-def _headline(request: Request, made: "Preview") -> str:
+def _level(job: Job) -> float | None:
+    """The noise level to show, [0, 1]: that of the clip; None where only the scenes' are known."""
+    if job.sigma is not None or job.measured is None:
+        return None
+    return job.measured.level
+
+
+def _headline(request: Request, job: Job, made: "Preview") -> str:
     from stbn_cli.preview.make import SIGMA_SCALE, timestamp
 
-    levels = sorted(SIGMA_SCALE * sigma for sigma in made.sigmas)
+    clip = _level(job)
+    levels = sorted(SIGMA_SCALE * sigma for sigma in (made.sigmas if clip is None else (clip,)))
     noise = f"noise level {levels[0]:.3g}" + (f" to {levels[-1]:.3g}" if len(levels) > 1 else "")
     how = "estimated" if request.engine["sigma"] is None else "as given"
     frames = "the frame at" if made.shown == 1 else f"{made.shown} frames from"
@@ -301,6 +313,7 @@ def _document(request: Request, job: Job, made: "Preview") -> dict[str, Any]:
         "preview": request.output,
         "begin": round(float(made.begin), 6),
         "frames_shown": made.shown,
+        "noise": job.noise(),
         "sigmas": [round(SIGMA_SCALE * sigma, 3) for sigma in made.sigmas],
         "as_the_full_run": not made.differences,
         "forecast": {

@@ -8,9 +8,11 @@ from stbn_cli.cli.console import warn
 from stbn_cli.cli.progress import clock
 
 if TYPE_CHECKING:
+    from stbn_cli.analysis.analysis import Analysis
     from stbn_cli.api import LoadedDenoiser
     from stbn_cli.pipeline import DenoiseSummary
     from stbn_cli.video.frames import VideoMetadata
+    from stbn_cli.video.reader import FrameCount
     from stbn_cli.video.writer import EncodeOptions
 
 SIGMA_SCALE = 255.0  # of 8-bit values; the engine's noise levels are on [0, 1]
@@ -39,20 +41,23 @@ class Job:
     sigma: float | None  # as asked for, 0-255 scale; None: estimated
     denoiser: "LoadedDenoiser"
     notes: Notes
+    measured: "Analysis | None"  # the clip's noise; None where it was not measured
 
-    def plan(self) -> dict[str, Any]:
-        """What would be done, as plain values."""
+    def plan(self, counted: "FrameCount | None" = None) -> dict[str, Any]:
+        """What would be done, as plain values; counted: the frames, where that was found out."""
         rate = self.metadata.average_rate
         return {
             "input": self.source,
             "output": self.output,
-            "frames": self.metadata.frame_count,
+            "frames": self.metadata.frame_count if counted is None else counted.frames,
+            "frames_exact": counted is not None and counted.exact,
             "input_fps": None if rate is None else round(float(rate), 4),
             "input_format": self.metadata.pixel_format,
             "field_order": self.metadata.field_order,
             "by_fields": self.metadata.by_fields,
             "encoding": self.encoding,
             "sigma": "auto" if self.sigma is None else self.sigma,
+            "noise": self.noise(),
             **self._shares(),
             **self._engine(),
             "warnings": self.notes.messages,
@@ -71,6 +76,7 @@ class Job:
             "by_fields": self.metadata.by_fields,
             **self._shares(),
             **self._engine(),
+            "noise": self.noise(),
             "scenes": self.scenes(),
             "repeated_frames": report.repeated_frames,
             "damage": {
@@ -82,15 +88,25 @@ class Job:
             "warnings": self.notes.messages,
         }
 
+    def noise(self) -> dict[str, Any] | None:
+        """The clip's noise as `stbn analyze` has it; None where it was not measured."""
+        return None if self.measured is None else self.measured.summary()
+
     def scenes(self) -> list[dict[str, Any]]:
-        """The scenes found, with noise levels on the 0-255 scale."""
+        """The scenes found, with noise levels on the 0-255 scale.
+
+        `assumed` is what the network and the posterior were told.
+        """
         return [
             {
                 "first_frame": scene.first_frame,
-                "sigma": round(SIGMA_SCALE * scene.sigma, 3),
+                "sigma": round(SIGMA_SCALE * scene.level, 3),
                 "estimated": scene.estimated,
                 "learned": scene.learned,
-                "variances": [[SIGMA_SCALE**2 * value for value in row] for row in scene.variances],
+                "assumed": {
+                    "sigma": round(SIGMA_SCALE * scene.sigma, 3),
+                    "variances": [[SIGMA_SCALE**2 * value for value in row] for row in scene.variances],
+                },
             }
             for scene in self.denoiser.report.scenes
         ]
@@ -147,16 +163,22 @@ class Job:
         return f"model {model} on {self.denoiser.device_names}, {self._precision()}"
 
     def _precision(self) -> str:
-        from stbn_cli.inference.device import PRECISIONS
+        from stbn_cli.inference.device import precision_name
 
-        return next(name for name, dtype in PRECISIONS.items() if dtype == self.denoiser.dtype)
+        return precision_name(self.denoiser.dtype)
 
     def _noise(self) -> str:
+        if self.sigma is not None:
+            return f"noise level {self.sigma:g}"
         scenes = self.scenes()
+        learned = bool(scenes) and scenes[0]["learned"]
+        if self.measured is not None:
+            source = "estimated; the model goes by what it has learned" if learned else "estimated"
+            return f"noise level {SIGMA_SCALE * self.measured.level:.3g} ({source})"
+        source = "learned with the model" if learned else "estimated"
         levels = sorted(scene["sigma"] for scene in scenes)
-        if not levels or self.sigma is not None:
-            return f"noise level {self.sigma:g}" if self.sigma is not None else "noise level unknown"
-        source = "learned with the model" if scenes[0]["learned"] else "estimated"
+        if not levels:
+            return "noise level unknown"
         if len(levels) == 1:
             return f"noise level {levels[0]:.3g} ({source})"
         return f"noise levels {levels[0]:.3g} to {levels[-1]:.3g} ({source}, {len(levels)} scenes)"

@@ -4,8 +4,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+from typer.core import TyperCommand
+
 from stbn_cli.cli import options as opt
-from stbn_cli.cli.console import say, show_json
+from stbn_cli.cli.console import say, show_json, warn
 from stbn_cli.cli.exits import InterruptedByUserError
 from stbn_cli.errors import MemoryExhaustedError, OptionError, OutputError
 
@@ -20,6 +22,22 @@ EXAMPLES = opt.epilog(
     "stbn train --train-dir footage/ -o runs/mine --resume",
     "torchrun --nproc-per-node 2 -m stbn_cli train --train-dir footage/ -o runs/mine",
 )
+
+
+class TrainCommand(TyperCommand):
+    """`--milestones 2 4 6 8` is one list, as the reference repository takes it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        joined: list[str] = []
+        listing = False
+        for word in args:
+            if listing and word.isdecimal() and joined[-1][-1:].isdecimal():
+                joined[-1] += f",{word}"
+                continue
+            if not (listing and word.isdecimal()):
+                listing = word in ("--milestones", "--milestone")
+            joined.append(word)
+        return super().parse_args(ctx, joined)
 
 
 def train(
@@ -154,15 +172,19 @@ def train(
         ),
     ] = "milestones",
     milestones: Annotated[
-        list[int] | None,
+        list[str] | None,
         opt.option(
             SCHEDULE,
+            "--milestones",
             "--milestone",
-            metavar="EPOCH",
-            help="Epochs after which it is halved. Repeatable.",
-            default="2, 4, 6, 8",
+            metavar="EPOCHS",
+            help="Epochs after which it is multiplied by --gamma, as 2,4,6,8. Repeatable.",
+            default="2,4,6,8",
         ),
     ] = None,
+    gamma: Annotated[
+        float, opt.option(SCHEDULE, "--gamma", help="Factor on the learning rate at each milestone.")
+    ] = 0.5,
     final_learning_rate: Annotated[
         float, opt.option(SCHEDULE, "--final-lr", help="At the end of the cosine.")
     ] = 1e-6,
@@ -222,9 +244,14 @@ def train(
     save_every: Annotated[
         float, opt.option(opt.LOGGING, "--save-every", min=0.0, help="Minutes between saves.")
     ] = 5.0,
+    keep_epochs: Annotated[
+        bool, opt.option(opt.LOGGING, "--keep-epochs", help="Keep RUN/epoch-N.safetensors of every epoch.")
+    ] = False,
     log_every: Annotated[int, opt.option(opt.LOGGING, "--log-every", min=1, help="Steps.")] = 50,
 ) -> None:
-    """Train a model on clean footage, to which noise is added; writes RUN/best.safetensors.
+    """Train a model on clean footage, to which noise is added.
+
+    Writes RUN/model.safetensors at every save and, with clips to validate on, RUN/best.safetensors.
 
     The defaults are the published recipe. RUN/log.jsonl has a row for every validation, and TensorBoard shows
     RUN where that package is installed. The last line on stdout is a JSON document. Ctrl-C ends the run after
@@ -236,8 +263,10 @@ def train(
     for name in ("validation_noise", "milestones"):
         if values[name] is None:
             del values[name]
-        else:
-            values[name] = tuple(values[name])
+    if "validation_noise" in values:
+        values["validation_noise"] = tuple(values["validation_noise"])
+    if "milestones" in values:
+        values["milestones"] = _epochs(values["milestones"])
     if not values["train_dirs"] and not values["still_dirs"] and pool is None:
         raise OptionError(
             "There is nothing to train on. Give --train-dir or --still-dir, folders of footage or photographs."
@@ -245,10 +274,17 @@ def train(
     _run(values)
 
 
+def _epochs(lists: list[str]) -> tuple[int, ...]:
+    words = [word for text in lists for word in text.replace(",", " ").split()]
+    if not all(word.isdecimal() for word in words):
+        raise OptionError(f"--milestones takes epochs such as 2,4,6,8, not {' '.join(lists)!r}.")
+    return tuple(map(int, words))
+
+
 def _run(values: dict[str, Any]) -> None:
     import torch
 
-    from stbn_cli.inference.device import resolve_device
+    from stbn_cli.inference.device import emulation_warning, resolve_device
     from stbn_cli.training.options import TrainOptions
     from stbn_cli.training.trainer import Trainer
 
@@ -258,6 +294,9 @@ def _run(values: dict[str, Any]) -> None:
     except ValueError as error:
         raise OptionError(f"The options cannot be used: {error}.") from error
     trainer = Trainer(options)
+    warning = emulation_warning(trainer.precision, trainer.device)
+    if warning and trainer.processes.is_main:
+        warn(warning)
     try:
         result = trainer.run(lambda row: say(_line(row, options.steps)))
     except (torch.OutOfMemoryError, MemoryError) as error:

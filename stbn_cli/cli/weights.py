@@ -35,6 +35,7 @@ def list_models(json: JsonOpt = False) -> None:
             "sigma_range": list(spec.sigma_range),
             "licence": spec.licence,
         }
+        row["source"] = spec.repo or "bundled only"
         rows.append(
             {**row, "default_on": list(spec.default_on), "file": state, "description": spec.description}
         )
@@ -44,12 +45,12 @@ def list_models(json: JsonOpt = False) -> None:
     if not rows:
         say("This installation knows no model by name; give --model a .safetensors file.")
         return
-    table = [("name", "kind", "noise levels", "default on", "licence", "file", "description")]
+    table = [("name", "kind", "noise levels", "default on", "licence", "source", "file", "description")]
     for row in rows:
         low, high = row["sigma_range"]
         default = ", ".join(row["default_on"]) or "-"
         levels = f"{low:g}-{high:g}"
-        more = (row["licence"], row["file"], row["description"])
+        more = (row["licence"], row["source"], row["file"], row["description"])
         table.append((row["name"], row["kind"], levels, default, *more))
     show_table(table)
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from stbn_cli.errors import InputError
 from stbn_cli.video.changed import ChangedReader
-from stbn_cli.video.frames import Frame, FrameReader, VideoMetadata, Warnings
+from stbn_cli.video.frames import FALLBACK_RATE, Frame, FrameReader, VideoMetadata, Warnings
 from stbn_cli.video.images import is_image_source
-from stbn_cli.video.reader import FALLBACK_RATE, open_video
+from stbn_cli.video.reader import open_video
 
 NAMES = ("A", "B", "the reference")
 

@@ -4,24 +4,22 @@ import csv
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean, median
+from statistics import fmean
 from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stbn_cli.analysis.analysis import Analysis, analyze
 from stbn_cli.compare.clips import Clips, Pictures, read_in_step
 from stbn_cli.compare.residual import BYTE, FrameResidual, ResidualStatistics, ResidualSummary
 from stbn_cli.compare.verdict import Verdict, judge
 from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
 from stbn_cli.metrics import SSIM_WINDOW, psnr, ssim, temporal_error
-from stbn_cli.noise.estimate import SigmaEstimate, estimate_sigma
+from stbn_cli.runs import Span
 from stbn_cli.video.frames import Warnings
 
-# The noise level is measured in about so many frames, spread over the video; where its length is not known, in one
-# frame out of so many.
-SIGMA_FRAMES, SIGMA_STEP = 8, 25
 CHANNELS = ("red", "green", "blue")
 DECIMALS = 6  # of what is written for programs
 
@@ -93,8 +91,8 @@ class Comparison:
     a: AverageQuality | None  # against the reference
     b: AverageQuality | None
     residual: ResidualSummary
-    sigma_a: SigmaEstimate  # noise levels, on [0, 1]
-    sigma_b: SigmaEstimate
+    noise_a: Analysis
+    noise_b: Analysis
     verdict: Verdict
     frames: tuple[FrameComparison, ...]
     warnings: tuple[str, ...]
@@ -113,7 +111,8 @@ class Comparison:
             "a_against_b": asdict(self.between),
             "a_against_reference": None if self.a is None else asdict(self.a),
             "b_against_reference": None if self.b is None else asdict(self.b),
-            "noise_level": {"a": _level(self.sigma_a), "b": _level(self.sigma_b)},
+            "noise_level": {"a": _level(self.noise_a), "b": _level(self.noise_b)},
+            "noise": {"a": self.noise_a.summary(), "b": self.noise_b.summary()},
             "residual": residual,
             "verdict": asdict(self.verdict),
             "warnings": list(self.warnings),
@@ -125,25 +124,31 @@ class Comparison:
 def compare_clips(
     clips: Clips,
     *,
+    span: Span | None = None,
     limit: int | None = None,
     sinks: Sequence[Callable[[Pictures], None]] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Comparison:
-    """Read all videos once, in step, and measure them.
+    """Read all videos once, in step, and measure them; and some frames of A and B again, for their noise.
 
-    limit: frames at most. sinks: receive every set of frames after it was measured, and may not change it. progress:
-    called with the number of frames done so far. Memory: a few frames, and less than a kilobyte for each one measured.
+    span: as the clips were opened. limit: frames at most. sinks: receive every set of frames after it was measured,
+    and may not change it. progress: called with the number of frames done so far. Memory: a few frames, and less than
+    a kilobyte for each one measured.
 
     Raises InputError where a file turns out to be damaged, and whatever the sinks raise.
     """
-    notes, measured = Warnings(), _Measured(clips, limit)
+    notes, measured = Warnings(), _Measured(clips)
+    noise = [analyze(reader.path, span, frames=limit) for reader in (clips.a, clips.b)]
+    for name, found in zip("AB", noise, strict=True):
+        if found.verdict.hint is not None:
+            notes.add(f"{name}: {found.verdict.hint}")
     for pictures in read_in_step(clips, limit, notes):
         measured.add(pictures)
         for sink in sinks:
             sink(pictures)
         if progress is not None:
             progress(pictures.number + 1)
-    return measured.comparison(notes)
+    return measured.comparison(noise[0], noise[1], notes)
 
 
 def write_csv(file: IO[str], frames: Sequence[FrameComparison]) -> None:
@@ -157,11 +162,8 @@ def write_csv(file: IO[str], frames: Sequence[FrameComparison]) -> None:
 class _Measured:
     """What is gathered while the frames pass."""
 
-    def __init__(self, clips: Clips, limit: int | None) -> None:
+    def __init__(self, clips: Clips) -> None:
         self._clips = clips
-        expected = min((count for count in (clips.expected_frames, limit) if count), default=None)
-        self._sigma_step = SIGMA_STEP if expected is None else max(1, expected // SIGMA_FRAMES)
-        self._sigmas: tuple[list[SigmaEstimate], list[SigmaEstimate]] = ([], [])
         self._residual = ResidualStatistics()
         self._frames: list[FrameComparison] = []
         self._flow = create_flow_estimator("dis")
@@ -170,9 +172,6 @@ class _Measured:
     def add(self, pictures: Pictures) -> None:
         """Measure one set of frames."""
         a, b = pictures.a, pictures.b
-        if pictures.number % self._sigma_step == 0:
-            for estimates, picture in zip(self._sigmas, (a.rgb, b), strict=True):
-                estimates.append(estimate_sigma(picture[None]))
         reference = None if pictures.reference is None else _tensor(pictures.reference)
         now = _Tensors(_tensor(a.rgb), _tensor(b), reference)
         between = Quality(float(psnr(now.a, now.b)), _ssim(now.a, now.b), math.nan)
@@ -189,10 +188,9 @@ class _Measured:
         )
         self._previous = now
 
-    def comparison(self, notes: Warnings) -> Comparison:
+    def comparison(self, noise_a: Analysis, noise_b: Analysis, notes: Warnings) -> Comparison:
         """The result."""
         residual = self._residual.summary()
-        sigma_a, sigma_b = (_combined(estimates) for estimates in self._sigmas)
         metadata = self._clips.metadata
         return Comparison(
             names={name: str(reader.path) for name, reader in self._clips.readers.items()},
@@ -202,9 +200,11 @@ class _Measured:
             a=_average([frame.a for frame in self._frames]),
             b=_average([frame.b for frame in self._frames]),
             residual=residual,
-            sigma_a=sigma_a,
-            sigma_b=sigma_b,
-            verdict=judge(residual, sigma_a, sigma_b),
+            noise_a=noise_a,
+            noise_b=noise_b,
+            verdict=judge(
+                residual, BYTE * noise_a.level, BYTE * noise_b.level, reliable=noise_a.typical.noise.reliable
+            ),
             frames=tuple(self._frames),
             warnings=tuple(notes.messages),
         )
@@ -247,16 +247,6 @@ def _ssim(estimate: Tensor, clean: Tensor) -> float:
     return float(ssim(estimate, clean)) if min(clean.shape[-2:]) >= SSIM_WINDOW else math.nan
 
 
-def _combined(estimates: Sequence[SigmaEstimate]) -> SigmaEstimate:
-    """The median of the estimates of single frames; reliable if most of them are."""
-    used = [estimate for estimate in estimates if estimate.frames_used]
-    if not used:
-        return estimates[0]
-    red, green, blue = (median(channel) for channel in zip(*(e.per_channel for e in used), strict=True))
-    reliable = sum(estimate.reliable for estimate in used) > len(used) / 2
-    return SigmaEstimate(median(e.sigma for e in used), (red, green, blue), len(used), reliable)
-
-
 def _average(frames: Sequence[Quality | None]) -> AverageQuality | None:
     known = [frame for frame in frames if frame is not None]
     return AverageQuality.of(known) if known else None
@@ -267,9 +257,12 @@ def _mean(values: Sequence[float]) -> float:
     return fmean(known) if known else math.nan
 
 
-def _level(estimate: SigmaEstimate) -> dict[str, Any]:
-    sigma = BYTE * estimate.sigma if estimate.frames_used else None
-    return {"sigma": sigma, "reliable": estimate.reliable}
+def _level(found: Analysis) -> dict[str, Any]:
+    measured = found.typical.measured
+    return {
+        "sigma": BYTE * found.level if measured.found else None,
+        "reliable": measured.independent.reliable,
+    }
 
 
 def _rounded(value: Any) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from stbn_cli.noise.estimate import LUMA_GAIN, LUMA_WEIGHTS
+from stbn_cli.noise.estimate import LUMA_WEIGHTS
 
 BYTE = 255.0
 # Standard deviations in pixels of the Gaussians that smooth the residual (coarse residual), and B (gradient, detail).
@@ -65,8 +65,8 @@ class Whiteness:
 class ResidualSummary:
     """The residual A - B of a whole video, on the 0-255 scale.
 
-    `level` is the standard deviation of white noise, equal and independent in red, green and blue, that is as strong
-    as the residual: the definition of `noise.estimate`, so that both can be compared.
+    `level` is the root mean square of `std`: the definition of noise levels in `noise.measurement`, so that both can
+    be compared.
 
     `detail_correlation` and `edge_ratio` look at the luma. Strong edges are the tenth of each frame's pixels with the
     largest gradient of B (Gaussian of std 1.5, then Scharr), as long as that is 2 levels per pixel or more; flat areas
@@ -144,8 +144,7 @@ class ResidualStatistics:
             raise ValueError("no frame was counted")
         means = self._sum / self._pixels
         stds = np.sqrt(np.maximum(self._squares / self._pixels - means**2, 0.0))
-        # As `noise.estimate` has it: where channels are clipped or smoothed, the luma tells more, and the reverse.
-        level = max(math.sqrt(float(np.square(stds[:3]).mean())), float(stds[3]) / LUMA_GAIN)
+        level = math.sqrt(float(np.square(stds[:3]).mean()))
         whiteness = Whiteness(**{name: sums.correlation() for name, sums in self._shifted.items()})
         correlation, ratio = self._areas.compare()
         return ResidualSummary(_rgb(means), _rgb(stds), level, self._largest, whiteness, correlation, ratio)

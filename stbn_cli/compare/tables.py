@@ -2,9 +2,9 @@
 
 import math
 
+from stbn_cli.analysis.analysis import Analysis
 from stbn_cli.compare.comparison import CHANNELS, AverageQuality, Comparison
 from stbn_cli.compare.residual import BYTE
-from stbn_cli.noise.estimate import SigmaEstimate
 from stbn_cli.report.model import Table
 
 NOT_MEASURED = "-"
@@ -47,11 +47,14 @@ def _residual_table(found: Comparison) -> Table:
     rows = (
         ("mean", *(_number(value, 3) for value in residual.mean), ""),
         ("standard deviation", *(_number(value, 2) for value in residual.std), _number(residual.level, 2)),
-        ("noise level of A", *_levels(found.sigma_a)),
-        ("noise level of B", *_levels(found.sigma_b)),
+        ("noise level of A", "", "", "", _noise(found.noise_a)),
+        ("noise level of B", "", "", "", _noise(found.noise_b)),
         ("largest difference", "", "", "", _number(residual.largest, 1)),
     )
-    note = "Noise levels are measured in flat areas. A mean other than 0 says that colours moved."
+    note = (
+        'Noise levels are those of stbn analyze: root mean squares of red, green and blue, as all under "together". '
+        "A mean other than 0 says that colours moved."
+    )
     return Table("Residual A - B, 0-255 scale", ("", *CHANNELS, "together"), rows, note)
 
 
@@ -70,12 +73,10 @@ def _noise_table(found: Comparison) -> Table:
     return Table("Is the residual like noise?", ("", "residual", "white noise"), rows, "Of the luma.")
 
 
-def _levels(estimate: SigmaEstimate) -> tuple[str, ...]:
-    if not estimate.frames_used:
-        return (NOT_MEASURED,) * 4
-    doubt = "" if estimate.reliable else " (uneven)"
-    channels = (_number(BYTE * sigma, 2) for sigma in estimate.per_channel)
-    return (*channels, _number(BYTE * estimate.sigma, 2) + doubt)
+def _noise(found: Analysis) -> str:
+    if not found.typical.measured.found:
+        return NOT_MEASURED
+    return f"{BYTE * found.level:.3g} ({'hardly any' if found.verdict.faint else found.verdict.kind})"
 
 
 def _number(value: float | None, digits: int) -> str:

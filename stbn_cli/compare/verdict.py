@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stbn_cli.compare.residual import ResidualSummary
-from stbn_cli.noise.estimate import SigmaEstimate
 
 # How the thresholds were found: four frames each of six real clips (320p to 540p), with white noise of standard
 # deviation 0, 5, 10, 25 and 50 clipped to 8 bits, and four of the clips with noise 8 and 20 behind H.264 at CRF 10 and
@@ -59,11 +58,14 @@ class Verdict:
     text: str
 
 
-def judge(residual: ResidualSummary, sigma_a: SigmaEstimate, sigma_b: SigmaEstimate) -> Verdict:
-    """What was taken from A to make B. `sigma_a`, `sigma_b`: noise levels, on [0, 1]."""
+def judge(residual: ResidualSummary, sigma_a: float, sigma_b: float, *, reliable: bool) -> Verdict:
+    """What was taken from A to make B. `sigma_a`, `sigma_b`: noise levels, on the 0-255 scale.
+
+    `reliable`: whether that of A is the same at all brightness levels and in all frames.
+    """
     if not residual.largest:
         return Verdict("identical", False, "A and B are identical.")
-    kind, text = _kind(residual, 255 * sigma_a.sigma, 255 * sigma_b.sigma, sigma_a.reliable)
+    kind, text = _kind(residual, sigma_a, sigma_b, reliable)
     shift = max(residual.mean, key=abs)
     moved = abs(shift) > max(SHIFT_LEVELS, SHIFT_PART * residual.level)
     if moved:

@@ -1,16 +1,17 @@
 """One finetuning run from clips to result: read, look at the noise, learn, and keep the better of both models."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from stbn_cli.analysis.analysis import Analysis
 from stbn_cli.errors import InputError, MemoryExhaustedError
 from stbn_cli.finetuning.crops import CropBatch
-from stbn_cli.finetuning.footage import NoisyRun, read_runs, some_frames
+from stbn_cli.finetuning.footage import read_runs
 from stbn_cli.finetuning.learner import (
     Hooks,
     Learner,
@@ -22,11 +23,10 @@ from stbn_cli.finetuning.learner import (
 )
 from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.finetuning.plan import Schedule, StepSizes, choose_sizes, make_schedule
+from stbn_cli.finetuning.probe import Probe, probe
 from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult, Outcome
 from stbn_cli.finetuning.state import RunState, load_state, save_state
 from stbn_cli.inference.device import is_out_of_memory, usable_memory
-from stbn_cli.noise.correlation import MAXIMUM_PAIRS, NoiseCorrelation, measure_correlation
-from stbn_cli.noise.estimate import estimate_sigma
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.noise.risk import Gain
 from stbn_cli.runs import Clip, Span
@@ -57,27 +57,61 @@ class Finetuner:
         self._report = report
         self._saved = load_state(state_path, self.device) if resume and state_path is not None else None
 
-    def run(self, clips: Sequence[Clip], span: Span) -> FinetuneResult:
-        """Read, train, judge.
+    def run(self, clips: Sequence[Clip], span: Span, measured: Analysis | None = None) -> FinetuneResult:
+        """Measure the noise, read, train, judge.
 
-        The first Ctrl-C or SIGTERM while it trains ends it with the best so far; earlier it is a `KeyboardInterrupt`.
-        Raises `InputError` for clips that cannot be used, `MemoryExhaustedError` if not even the smallest step fits.
+        `measured`: what `analyze` has found in the clip, if there is one. Clips whose noise cannot be learned end the
+        run at once. The first Ctrl-C or SIGTERM while it trains ends it with the best so far; earlier it is a
+        `KeyboardInterrupt`. Raises `InputError` for clips that cannot be used, `MemoryExhaustedError` if not even the
+        smallest step fits.
         """
+        self._tell("measuring the noise")
+        found = probe(clips, span) if measured is None else Probe.of([measured])
+        if found.shared:
+            return self._refused(found)
+        if found.faint and self.options.sigma is None:
+            hint = f" {found.hint}" if found.hint else ""
+            raise InputError(
+                f"There is hardly any noise in the clips ({255 * found.level:.3g} on the 0-255 scale), so there is "
+                f"nothing to learn from. If they are noisy, give --sigma.{hint}"
+            )
         self._tell("reading")
         schedule = self._saved.schedule if self._saved is not None else self._plan()
         runs = [
             run.to(self.device) for run in read_runs(clips, span, schedule.clip_pixels, self.options.seed)
         ]
-        self._tell("measuring the noise")
-        correlation = _correlation_of(runs)
         hooks = Hooks(self._tell, self._save, self._late, lambda: self._seconds)
-        learner = Learner(self.start, self.options, runs, schedule, self._noise(runs), correlation, hooks)
-        if correlation.reliable and not correlation.is_white:
-            return learner.unchanged(Outcome.CORRELATED_NOISE)
+        learner = Learner(
+            self.start, self.options, runs, schedule, self._knowledge(found), found.correlation, hooks
+        )
         learner.prepare(self._saved)
         with GracefulStop() as stop:
             learner.train(stop)
-        return learner.result(interrupted=stop.wanted)
+        return self._complete(learner.result(interrupted=stop.wanted), found)
+
+    def _refused(self, found: Probe) -> FinetuneResult:
+        """The start, without an attempt."""
+        knowledge, info = self._knowledge(found), self.start.checkpoint.info
+        result = FinetuneResult(
+            checkpoint=self.start.checkpoint,
+            outcome=Outcome.CORRELATED_NOISE,
+            interrupted=False,
+            finished=False,
+            gain=None,
+            against="the noisy frames" if self.options.from_scratch else info.name,
+            noise=knowledge.model,
+            level=found.level,
+            correlation=found.correlation,
+            flow_distilled=False,
+            luma_only=False,
+            frames=found.frames,
+            steps=0,
+            seconds=self._seconds,
+        )
+        return self._complete(result, found)
+
+    def _complete(self, result: FinetuneResult, found: Probe) -> FinetuneResult:
+        return replace(result, measured=found, known=self.options.sigma is not None)
 
     @property
     def _seconds(self) -> float:
@@ -143,26 +177,12 @@ class Finetuner:
             times.append(time.perf_counter() - begun)
         return min(times[1:])
 
-    def _noise(self, runs: list[NoisyRun]) -> NoiseKnowledge:
+    def _knowledge(self, found: Probe) -> NoiseKnowledge:
         """What `stbn denoise` would tell the start of these clips' noise, and what it would take the noise for."""
         if self.options.sigma is None and self.start.noise is not None:
             return NoiseKnowledge(self.start.noise.model, self.start.noise.told)
-        sigma = self.options.sigma
-        if sigma is None:
-            levels = [estimate_sigma(some_frames(run.noisy).permute(0, 2, 3, 1)).sigma for run in runs]
-            weights = [run.pixels for run in runs]
-            squares = sum(w * s**2 for w, s in zip(weights, levels, strict=True))
-            sigma = math.sqrt(squares / sum(weights))
-            if sigma <= 0.0:
-                raise InputError(
-                    "No noise was found in the clips, so that there is nothing to learn from. "
-                    "If they are noisy, give --sigma."
-                )
+        sigma = (
+            self.options.sigma or found.assumed(self.start.checkpoint.info.noise_kind).level or found.level
+        )
         low, high = (bound / 255.0 for bound in self.start.checkpoint.info.sigma_range)
         return NoiseKnowledge(NoiseModel.white(sigma), min(max(sigma, low), high))
-
-
-def _correlation_of(runs: list[NoisyRun]) -> NoiseCorrelation:
-    """Of the longest run: neighbouring frames are needed, and the noise of one camera is alike everywhere."""
-    frames = runs[0].noisy[: 2 * MAXIMUM_PAIRS]
-    return measure_correlation(frames.permute(0, 2, 3, 1).cpu())

@@ -42,7 +42,7 @@ def read_runs(clips: Sequence[Clip], span: Span, pixels: int, seed: int) -> list
     than SMALLEST_SIDE, or holds values that are not finite; `ValueError` for arrays that are no frames.
     """
     runs: list[NoisyRun] = []
-    clips = _each_once(clips)
+    clips = each_once(clips)
 
     def places(length: int | None, size: int) -> list[tuple[int, int]]:
         return _places(length, max(2, pixels // len(clips) // size))
@@ -57,7 +57,8 @@ def read_runs(clips: Sequence[Clip], span: Span, pixels: int, seed: int) -> list
     return sorted(runs, key=lambda run: -len(run.noisy))
 
 
-def _each_once(clips: Sequence[Clip]) -> list[Clip]:
+def each_once(clips: Sequence[Clip]) -> list[Clip]:
+    """The clips without files that were named before."""
     files = [None if isinstance(clip, np.ndarray) else Path(clip).resolve() for clip in clips]
     return [
         clip

@@ -82,7 +82,7 @@ class Hooks:
 
 
 class Learner:
-    """Call `prepare`, `train` and `result` in this order, or `unchanged` alone."""
+    """Call `prepare`, `train` and `result` in this order."""
 
     def __init__(
         self,
@@ -163,10 +163,6 @@ class Learner:
     def result(self, *, interrupted: bool) -> FinetuneResult:
         """The best weights if they beat the start by more than chance, else the start."""
         return self._result(self._watched.outcome, interrupted=interrupted)
-
-    def unchanged(self, outcome: Outcome) -> FinetuneResult:
-        """The start, without an attempt."""
-        return self._result(outcome, interrupted=False)
 
     @property
     def _watched(self) -> Guard:

@@ -6,6 +6,7 @@ from enum import StrEnum
 import torch
 
 from stbn_cli.checkpoints.serial import Checkpoint
+from stbn_cli.finetuning.probe import Probe
 from stbn_cli.noise.correlation import NoiseCorrelation
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.noise.risk import Gain
@@ -42,7 +43,7 @@ class FinetuneResult:
     gain: Gain | None  # over the start by the run's own estimate; None where nothing was trained
     against: str  # what `gain` compares with: the model started from, or the noisy frames
     noise: NoiseModel  # as known or learned
-    level: float  # of the noise over the clips, [0, 1]
+    level: float  # of that noise over the clips, [0, 1]
     correlation: NoiseCorrelation | None
     flow_distilled: bool
     luma_only: bool  # learned from luma alone, and `gain` is that of the luma
@@ -52,6 +53,8 @@ class FinetuneResult:
     before: torch.Tensor | None = None  # (3, H, W) float32, [0, 1]: a crop, noisy
     start: torch.Tensor | None = None  # denoised by the start
     after: torch.Tensor | None = None  # denoised by the result, if that is not the start
+    measured: Probe | None = None  # the noise as every command has it
+    known: bool = False  # the user has given the noise level
 
     @property
     def improved(self) -> bool:

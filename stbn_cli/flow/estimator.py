@@ -101,7 +101,7 @@ class NetworkFlow:
     def __call__(self, first: Tensor, second: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """Flow (N, 2, H, W) float32 from `first` to `second`, both (N, 3, H, W); see `FlowEstimator`."""
         frames = (first, second)
-        if not self.finds_features_once:  # else it rounds the frames itself, once they are centred
+        if not self.finds_features_once:  # else it rounds the frames itself
             dtype = next(self.network.parameters()).dtype
             frames = (first.to(dtype), second.to(dtype))
         flow = self.network(*frames, sigma) if self._takes_sigma else self.network(*frames)

@@ -22,11 +22,10 @@ from stbn_cli.inference.scenes import CutDetector
 from stbn_cli.inference.schedule import Schedule
 from stbn_cli.inference.worker import Worker, padded_size
 from stbn_cli.models.networks import Network
-from stbn_cli.noise.correlation import measure_correlation
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
-from stbn_cli.noise.kinds import INDEPENDENT_KINDS, SMALLEST_CODED_LEVEL, TOLD_SHARE, NoiseKind
-from stbn_cli.noise.levelfunction import estimate_noise
+from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import white_levels
+from stbn_cli.noise.measurement import assumed_noise, measure_scene
 from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
 
 # Noise that differs from the learned one by this factor is that of other footage.
@@ -183,7 +182,7 @@ class Denoiser:
                         f"Frame {index} is {frame.shape[1]}x{frame.shape[0]} after frames of "
                         f"{shown.shape[1]}x{shown.shape[0]}; the size must not change. Split the video there."
                     )
-                if _is_repeat(frame, shown):
+                if is_repeat(frame, shown):
                     held[2].repeats += 1
                     self.report.repeated_frames += 1
                     continue
@@ -303,7 +302,7 @@ class Denoiser:
         if resume.state is None:
             return None
         begun = resume.scenes[-1]
-        noise = SceneNoise(NoiseModel(begun.variances), begun.sigma)
+        noise = SceneNoise(NoiseModel(begun.variances), begun.sigma, begun.measured)
         return SceneQueue(self._scene(noise), before, resume.state)
 
     def _open_scene(self, waiting: list[PendingFrame], first_frame: int) -> SceneQueue:
@@ -314,7 +313,7 @@ class Denoiser:
             noisy = [frame.noisy for frame in waiting]
             noise = self._estimate(noisy)
             if self._noise is not None:
-                noise = self._expected(noisy, noise.level, first_frame)
+                noise = self._expected(noisy, noise.shown, first_frame)
         queue = self._new_scene(noise, first_frame=first_frame)
         queue.pending.extend(waiting)
         return queue
@@ -336,24 +335,16 @@ class Denoiser:
 
     def _estimate(self, frames: list[Tensor]) -> SceneNoise:
         """The noise of a scene's first frames `(1, C, H, W)`."""
-        pictures = torch.cat(_some(frames)).permute(0, 2, 3, 1)
-        if self.noise_kind in INDEPENDENT_KINDS:
-            return estimate_noise(pictures).scene_noise
-        # What neighbours share is not in the high frequencies of a frame alone.
-        measured = measure_correlation(pictures)
-        coded = self.noise_kind == "compressed"
-        # Coded noise is not everywhere alike: where it is least, the coder took it.
-        level = measured.sigma if coded else measured.level
-        if not measured.reliable:
-            level = estimate_noise(pictures).scene_noise.level
-        level *= TOLD_SHARE[self.noise_kind]
-        return SceneNoise.white(max(level, SMALLEST_CODED_LEVEL) if coded else level)
+        # Successive ones: the further apart, the worse they can be aligned. The middle, since scenes may fade in.
+        start = max(len(frames) - MAXIMUM_FRAMES, 0) // 2
+        chosen = torch.cat(frames[start : start + MAXIMUM_FRAMES])
+        return assumed_noise(measure_scene(chosen.permute(0, 2, 3, 1)), self.noise_kind)
 
     def _new_scene(self, noise: SceneNoise, *, first_frame: int) -> SceneQueue:
         learned = self._noise is not None
         estimated = self.options.sigma is None and not learned
         self.report.scenes.append(
-            SceneReport(first_frame, noise.level, estimated, learned, noise.model.variances)
+            SceneReport(first_frame, noise.level, estimated, learned, noise.model.variances, noise.measured)
         )
         return SceneQueue(self._scene(noise))
 
@@ -374,7 +365,7 @@ class Denoiser:
             self._on_message(message)
 
 
-def _is_repeat(frame: np.ndarray, shown: np.ndarray) -> bool:
+def is_repeat(frame: np.ndarray, shown: np.ndarray) -> bool:
     """Whether two frames are equal value for value; some rows tell most pairs apart."""
     return np.array_equal(frame[::32], shown[::32]) and np.array_equal(frame, shown)
 

@@ -2,14 +2,26 @@
 
 import ctypes
 import os
+import platform
 import sys
 from functools import cache
 
 import torch
 
 from stbn_cli.errors import OptionError
+from stbn_cli.models.kernels import MINIMUM_CAPABILITY
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# What a user may limit oneDNN to that multiplies no bfloat16.
+_ISAS_WITHOUT_BF16 = (
+    "SSE41",
+    "AVX",
+    "AVX2",
+    "AVX2_VNNI",
+    "AVX2_VNNI_2",
+    "AVX512_CORE",
+    "AVX512_CORE_VNNI",
+)
 # Share of the free memory that the engine plans with: the rest is for the allocator's slack, the decoder and others.
 USABLE_SHARE = {"cuda": 0.85, "cpu": 0.5, "mps": 0.5}
 FALLBACK_BYTES = 4 << 30  # planned with where the system does not tell
@@ -63,23 +75,65 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """Data type of `--precision`.
 
     auto is fp16 on GPUs, bf16 on CPUs that multiply it natively (1.9 times float32's speed for 0.01 dB, stbn-xs), else
-    fp32.
+    fp32. Raises `OptionError` for a name that is not known.
     """
     if name == "auto":
         if device.type != "cpu":
             return torch.float16
-        return torch.bfloat16 if _cpu_multiplies_bf16() else torch.float32
+        return (
+            torch.bfloat16 if _cpu_has_bf16() and not is_emulated(torch.bfloat16, device) else torch.float32
+        )
     if name not in PRECISIONS:
         raise OptionError(f"There is no precision {name!r}; choose auto, {', '.join(PRECISIONS)}.")
     return PRECISIONS[name]
 
 
-def _cpu_multiplies_bf16() -> bool:
-    """Whether the CPU has AVX512-BF16 or AMX; False where this torch cannot tell."""
-    probes = (
-        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+def precision_name(dtype: torch.dtype) -> str:
+    """What `--precision` calls a data type."""
+    return next(name for name, known in PRECISIONS.items() if known == dtype)
+
+
+def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether `device` computes in `dtype` by way of float32, and so more slowly than in float32; False if unknown."""
+    if device.type == "cuda":
+        return dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) < MINIMUM_CAPABILITY
+    if device.type != "cpu" or dtype == torch.float32:
+        return False
+    if not _onednn_takes(dtype):
+        return True
+    # On x86, oneDNN takes bfloat16 from AVX-512 on, also where the processor cannot multiply it.
+    return dtype == torch.bfloat16 and _cpu_has_bf16() is False
+
+
+def emulation_warning(dtype: torch.dtype, device: torch.device) -> str | None:
+    """What to tell a user who asked for a precision that `device` only emulates; None if it does not."""
+    if not is_emulated(dtype, device):
+        return None
+    where = "This CPU" if device.type == "cpu" else f"The device {device}"
+    return (
+        f"{where} only emulates {precision_name(dtype)}, which is slower than fp32, on some processors up to a "
+        "hundred times: leave --precision at auto, or give fp32."
     )
-    return any(probe() for probe in probes if probe is not None)
+
+
+def _onednn_takes(dtype: torch.dtype) -> bool:
+    """Whether torch computes half precision with oneDNN on this CPU, and not with loops of its own."""
+    name = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}[dtype]
+    probe = getattr(torch.ops.mkldnn, name, None)
+    return torch.backends.mkldnn.is_available() and probe is not None and probe()
+
+
+def _cpu_has_bf16() -> bool | None:
+    """Whether an x86 CPU has AVX512-BF16 or AMX and oneDNN may use it; None for others, and if torch cannot tell."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return None
+    limits = [os.environ.get(name, "").upper() for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")]
+    if any(limit in _ISAS_WITHOUT_BF16 for limit in limits):
+        return False
+    probes = [
+        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    ]
+    return any(probe() for probe in probes if probe is not None) if any(probes) else None
 
 
 # mallopt's parameters (malloc.h) and what they are set to: everything from the heap, and none of it given back.

@@ -10,10 +10,16 @@ class SceneReport:
     """What was found out about a scene."""
 
     first_frame: int
-    sigma: float  # [0, 1]
+    sigma: float  # of the noise that was assumed, [0, 1]
     estimated: bool
     learned: bool  # known from finetuning, not from the user
-    variances: tuple[tuple[float, ...], ...]  # by channel and brightness, as `NoiseModel` has them
+    variances: tuple[tuple[float, ...], ...]  # assumed, by channel and brightness, as `NoiseModel` has them
+    measured: float | None = None  # where it was estimated: the level, of which `sigma` is made, [0, 1]
+
+    @property
+    def level(self) -> float:
+        """The level to show, [0, 1]."""
+        return self.sigma if self.measured is None else self.measured
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from torch.profiler import record_function
 from stbn_cli.errors import CheckpointError, MemoryExhaustedError
 from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
 from stbn_cli.inference.chunk import NonFiniteError, denoise, denoise_in_pairs, find_flows, forward_states
-from stbn_cli.inference.device import is_out_of_memory, usable_memory
+from stbn_cli.inference.device import is_emulated, is_out_of_memory, usable_memory
 from stbn_cli.inference.plan import EngineOptions, Plan, make_plan, smaller_plan
 from stbn_cli.inference.report import EngineReport
 from stbn_cli.inference.scene import Chunk
@@ -268,6 +268,7 @@ def _own_flow(flow: FlowEstimator, device: torch.device, dtype: torch.dtype) -> 
         return flow
     own = flow.copy(device)
     half = dtype != torch.float32 and flow.finds_features_once and device.type in BFLOAT16_DEVICES
+    half = half and not is_emulated(torch.bfloat16, device)
     own.network.to(
         dtype=torch.bfloat16 if half else torch.float32,
         memory_format=torch.channels_last,  # type: ignore[call-overload]

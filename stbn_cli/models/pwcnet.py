@@ -68,15 +68,19 @@ class PWCNet(nn.Module):
             second: as `first`.
 
         Returns:
-            (N, 2, H, W) flow (dx, dy) in pixels, dtype of the inputs.
+            (N, 2, H, W) float32 flow (dx, dy) in pixels.
         """
         return self.flow_from_features(self.features(first), self.features(second))
 
-    def features(self, frames: Tensor) -> PwcPyramid:
-        """Feature pyramid of frames (N, 3, H, W), resized bilinearly to multiples of 64 first."""
+    def features(self, frames: Tensor, sigma: float | Tensor | None = None) -> PwcPyramid:
+        """Feature pyramid of frames (N, 3, H, W), any float dtype, resized bilinearly to multiples of 64 first.
+
+        `sigma` is not used; `NetworkFlow` passes it to every network.
+        """
         height, width = frames.shape[-2:]
         padded = tuple(-(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE for side in (height, width))
         x = F.interpolate(frames, size=padded, mode="bilinear", align_corners=False)
+        x = x.to(next(self.parameters()).dtype)
         levels = []
         for level in self.pyramid:
             x = level(x)
@@ -84,12 +88,13 @@ class PWCNet(nn.Module):
         return PwcPyramid(tuple(levels), (height, width))
 
     def flow_from_features(self, first: PwcPyramid, second: PwcPyramid) -> Tensor:
-        """Flow (N, 2, H, W) in pixels between frames given by their pyramids; see `forward`."""
+        """Flow (N, 2, H, W) float32 in pixels between frames given by their pyramids; see `forward`."""
         flow = features = None
         for decoder in self.decoders:
             flow, features = decoder(first, second, flow, features)
         assert flow is not None
-        flow = flow + self.context(features)
+        # In float32 from here: half precision would round the flow of a wide frame to whole pixels.
+        flow = flow.float() + self.context(features).float()
         height, width = first.size
         padded_height, padded_width = (side << FINEST_LEVEL for side in flow.shape[-2:])
         flow = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False)

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from torch import Tensor
 
 from stbn_cli.noise.correlation import BLOCK as PAIR_BLOCK
-from stbn_cli.noise.correlation import aligned_pairs
+from stbn_cli.noise.correlation import AlignedPair
 from stbn_cli.noise.estimate import BLOCK, DARKEST_STEP, MAXIMUM_BLOCKS, clean_std, dct_blocks
 from stbn_cli.noise.model import CHANNELS
 
@@ -62,27 +61,27 @@ def flat_blocks(pictures: Sequence[np.ndarray], groups: int) -> list[BlockSet]:
     return found
 
 
-def aligned_blocks(frames: np.ndarray | Tensor, groups: int) -> list[BlockSet]:
-    """The flattest blocks of differences of aligned frames; `frames (T, H, W, 3)`."""
+def aligned_blocks(pair: AlignedPair, groups: int) -> list[BlockSet]:
+    """The flattest blocks of the difference of two aligned frames."""
     matrix, low, high = _pair_transform()
+    first, second = pair.colours()
     found = []
-    for first, second, limited in aligned_pairs(frames):
-        for channel in range(CHANNELS):
-            a, b = first[:, channel], second[:, channel]
-            usable = np.arange(len(a))
-            if limited:
-                clipped = np.maximum(((a <= 0) | (a >= 1)).mean(axis=1), ((b <= 0) | (b >= 1)).mean(axis=1))
-                usable = np.flatnonzero(clipped <= CLIPPED_PART)
-            mean = (a.mean(axis=1) + b.mean(axis=1)) / 2
-            # Sum and difference of independent noise are independent: flat by the sum, measured in the difference.
-            flatness = np.square(((a + b) @ matrix.T)[:, low]).sum(axis=1)
-            for group in _by_brightness(usable, mean, groups):
-                count = min(max(round(len(group) * FLATTEST_PAIR_PART), FEWEST_PAIR_BLOCKS), len(group))
-                flattest = group[np.argpartition(flatness[group], count - 1)[:count]]
-                squares = np.square(((a[flattest] - b[flattest]) @ matrix.T)[:, high]).mean(axis=1) / 2
-                if (squares > 0).any():
-                    variance = float(np.median(squares[squares > 0]))
-                    found += _as_set(channel, float(np.median(mean[flattest])), variance, limited)
+    for channel in range(CHANNELS):
+        a, b = first[:, channel], second[:, channel]
+        usable = np.arange(len(a))
+        if pair.limited:
+            clipped = np.maximum(((a <= 0) | (a >= 1)).mean(axis=1), ((b <= 0) | (b >= 1)).mean(axis=1))
+            usable = np.flatnonzero(clipped <= CLIPPED_PART)
+        mean = (a.mean(axis=1) + b.mean(axis=1)) / 2
+        # Sum and difference of independent noise are independent: flat by the sum, measured in the difference.
+        flatness = np.square(((a + b) @ matrix.T)[:, low]).sum(axis=1)
+        for group in _by_brightness(usable, mean, groups):
+            count = min(max(round(len(group) * FLATTEST_PAIR_PART), FEWEST_PAIR_BLOCKS), len(group))
+            flattest = group[np.argpartition(flatness[group], count - 1)[:count]]
+            squares = np.square(((a[flattest] - b[flattest]) @ matrix.T)[:, high]).mean(axis=1) / 2
+            if (squares > 0).any():
+                variance = float(np.median(squares[squares > 0]))
+                found += _as_set(channel, float(np.median(mean[flattest])), variance, pair.limited)
     return found
 
 

@@ -149,17 +149,26 @@ def measure_correlation(frames: np.ndarray | Tensor) -> NoiseCorrelation:
     Raises:
         ValueError: the shape is not (T, H, W, 3) or T is 0.
     """
+    check_frames(frames)
+    fewest = fewest_blocks(len(frames))
+    return correlation_of([pair.groups(fewest) for pair in aligned_pairs(frames)])
+
+
+def check_frames(frames: np.ndarray | Tensor) -> None:
+    """Raises `ValueError` if the shape is not (T, H, W, 3) or T is 0."""
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.shape[0] == 0:
         raise ValueError(f"expected frames of shape (T, H, W, 3), got {tuple(frames.shape)}")
-    measured = []
-    if min(frames.shape[1:3]) >= BLOCK:
-        flow = DisFlow(DisOptions(FLOW_PRESET))
-        pairs = max(min(len(frames) - 1, MAXIMUM_PAIRS), 1)
-        fewest = max(math.ceil(WANTED_BLOCKS / (pairs * BRIGHTNESS_GROUPS)), FEWEST_IN_GROUP)
-        for first, second in _chosen_pairs(frames):
-            groups = _measure_pair(first, second, flow, fewest)
-            if groups:
-                measured.append(groups)
+
+
+def fewest_blocks(frames: int) -> int:
+    """Blocks that a group needs, so that about WANTED_BLOCKS are measured in all of so many frames."""
+    pairs = max(min(frames - 1, MAXIMUM_PAIRS), 1)
+    return max(math.ceil(WANTED_BLOCKS / (pairs * BRIGHTNESS_GROUPS)), FEWEST_IN_GROUP)
+
+
+def correlation_of(pairs: "Iterable[list[Group]]") -> NoiseCorrelation:
+    """What the groups of each pair of frames say together."""
+    measured = [groups for groups in pairs if groups]
     if not measured:
         return NoiseCorrelation(0.0, 0.0, 0.0, 0, reliable=False)
     variances = np.array([np.median([group.variance for group in groups]) for groups in measured])
@@ -186,19 +195,54 @@ def measure_correlation(frames: np.ndarray | Tensor) -> NoiseCorrelation:
     return NoiseCorrelation(white, min(chroma, default=0.0), sigma, blocks, reliable, lags, least)
 
 
-def aligned_pairs(frames: np.ndarray | Tensor) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-    """Blocks (n, 3, 256) of R, G, B of some frames of `(T, H, W, 3)`, what another frame shows of them, and whether
-    values are limited to [0, 1]."""
+@dataclass(frozen=True, slots=True)
+class AlignedPair:
+    """Blocks of a frame, and what another frame shows of them.
+
+    Each (n, 4, 256) float32: luma, both colour differences, clipped part of R, G, B. `limited`: values lie in [0, 1].
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    limited: bool
+
+    def colours(self) -> tuple[np.ndarray, np.ndarray]:
+        """R, G, B of both (n, 3, 256)."""
+        to_rgb = np.linalg.inv(_TO_YCC).astype(np.float32)
+        a, b = (np.einsum("ck,nkp->ncp", to_rgb, part[:, :3]) for part in (self.first, self.second))
+        return a, b
+
+    def groups(self, fewest: int) -> "list[Group]":
+        """What each brightness says, by `fewest` blocks or more where it has them.
+
+        Groups without usable blocks are left out.
+        """
+        a, b = self.first, self.second
+        difference, total = (a - b)[:, :3], (a + b)[:, :3]
+        clipped = np.maximum(a[:, 3].mean(axis=1), b[:, 3].mean(axis=1))
+        limit = min(max(CLIPPED_PART, float(np.quantile(clipped, SMALLEST_PART))), MOST_CLIPPED_PART)
+        alive = difference.var(axis=2).max(axis=1) > 2 * EMPTY_SIGMA**2
+        usable = np.flatnonzero(alive & (clipped <= limit))
+        by_brightness = usable[np.argsort(total[usable, 0].mean(axis=1))]
+        unevenness = total.var(axis=2).sum(axis=1)
+        groups = []
+        for brightness, group in enumerate(np.array_split(by_brightness, BRIGHTNESS_GROUPS)):
+            count = min(max(round(len(group) * FLATTEST_PART), fewest), len(group))
+            if count:
+                flattest = group[np.argpartition(unevenness[group], count - 1)[:count]]
+                groups.append(_measure_blocks(difference[flattest], brightness))
+        return groups
+
+
+def aligned_pairs(frames: np.ndarray | Tensor) -> Iterator[AlignedPair]:
+    """Some pairs of neighbouring frames of `(T, H, W, 3)`, aligned block by block; none where no block fits."""
     if min(frames.shape[1:3]) < BLOCK:
         return
     flow = DisFlow(DisOptions(FLOW_PRESET))
-    to_rgb = np.linalg.inv(_TO_YCC).astype(np.float32)
     for first, second in _chosen_pairs(frames):
-        blocks = _aligned_blocks(first, second, flow)
-        if blocks is not None:
-            a, b = (np.einsum("ck,nkp->ncp", to_rgb, part[:, :3]) for part in blocks)
-            limited = all(frame.min() >= 0 and frame.max() <= 1 for frame in (first, second))
-            yield a, b, limited
+        pair = _align(first, second, flow)
+        if pair is not None:
+            yield pair
 
 
 def _lower(values: Iterable[float | None]) -> float | None:
@@ -212,7 +256,7 @@ def _known(values: Iterable[float | None]) -> list[float]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
+class Group:
     """What the blocks of one brightness in one pair of frames say."""
 
     brightness: int  # 0: darkest
@@ -247,38 +291,11 @@ def _prepared(frame: np.ndarray | Tensor) -> np.ndarray:
     return frame.astype(np.float32, copy=False)
 
 
-def _measure_pair(first: np.ndarray, second: np.ndarray, flow: DisFlow, fewest: int) -> list[_Group]:
-    """What each brightness group of two frames (H, W, 3) float32 says, by `fewest` blocks or more where it has them.
-
-    Groups without usable blocks are left out.
-    """
-    blocks = _aligned_blocks(first, second, flow)
-    if blocks is None:
-        return []
-    a, b = blocks  # (n, 4, 256): luma, colour differences, clipped part
-    difference, total = (a - b)[:, :3], (a + b)[:, :3]
-    clipped = np.maximum(a[:, 3].mean(axis=1), b[:, 3].mean(axis=1))
-    limit = min(max(CLIPPED_PART, float(np.quantile(clipped, SMALLEST_PART))), MOST_CLIPPED_PART)
-    alive = difference.var(axis=2).max(axis=1) > 2 * EMPTY_SIGMA**2
-    usable = np.flatnonzero(alive & (clipped <= limit))
-    by_brightness = usable[np.argsort(total[usable, 0].mean(axis=1))]
-    unevenness = total.var(axis=2).sum(axis=1)
-    groups = []
-    for brightness, group in enumerate(np.array_split(by_brightness, BRIGHTNESS_GROUPS)):
-        count = min(max(round(len(group) * FLATTEST_PART), fewest), len(group))
-        if count:
-            flattest = group[np.argpartition(unevenness[group], count - 1)[:count]]
-            groups.append(_measure_blocks(difference[flattest], brightness))
-    return groups
-
-
-def _aligned_blocks(
-    first: np.ndarray, second: np.ndarray, flow: DisFlow
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Blocks of `first` and what `second` shows of them, each (n, 4, 256) float32; None if all leave the frame.
+def _align(first: np.ndarray, second: np.ndarray, flow: DisFlow) -> AlignedPair | None:
+    """None if all blocks leave the frame.
 
     Each block is moved by whole pixels and as one: where neighbours move differently, the correlation of their
-    noise would be lost. The four planes: luma, both colour differences, clipped part of R, G, B.
+    noise would be lost.
     """
     height, width = first.shape[:2]
     tensors = (
@@ -306,7 +323,7 @@ def _aligned_blocks(
         planes = np.dstack([frame @ _TO_YCC.T.astype(np.float32), clipped.astype(np.float32)])
         windows = np.lib.stride_tricks.sliding_window_view(planes, (BLOCK, BLOCK), axis=(0, 1))
         blocks.append(windows[y[inside], x[inside]].reshape(-1, 4, BLOCK * BLOCK))
-    return blocks[0], blocks[1]
+    return AlignedPair(blocks[0], blocks[1], limited)
 
 
 @lru_cache(maxsize=1)
@@ -320,7 +337,7 @@ def _transform() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.kron(rows, rows).astype(np.float32), low, ~low & (order < FILL_FREQUENCY)
 
 
-def _measure_blocks(difference: np.ndarray, brightness: int) -> _Group:
+def _measure_blocks(difference: np.ndarray, brightness: int) -> Group:
     """Correlation and variance of the noise in blocks (n, 3, 256) of differences of luma and colour differences."""
     matrix, low, fill = _transform()
     coefficients = difference @ matrix.T
@@ -333,7 +350,7 @@ def _measure_blocks(difference: np.ndarray, brightness: int) -> _Group:
     known = _known(chroma)
     colour = sum(known) / len(known) if known else None
     spectrum = (spectrum / max(float(spectrum.mean()), 1e-20)).reshape(BLOCK, BLOCK)
-    return _Group(brightness, luma, colour, float(power[3:].mean()), len(difference), spectrum)
+    return Group(brightness, luma, colour, float(power[3:].mean()), len(difference), spectrum)
 
 
 def _extended(power: np.ndarray) -> np.ndarray:

@@ -121,12 +121,19 @@ def chosen_frames(frames: np.ndarray | Tensor) -> list[np.ndarray]:
 
 def without_borders(frame: np.ndarray) -> np.ndarray:
     """Cut constant rows and columns (letterbox, pillarbox) from the edges of (H, W, 3)."""
+    rows, columns = picture_area(frame)
+    return frame[rows, columns]
+
+
+def picture_area(frame: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of (H, W, 3) between constant ones at the edges; empty where nothing is left."""
+    area = []
     for _ in range(2):  # rows, then (of what is left) columns
         span = (frame.max(axis=1) - frame.min(axis=1)).max(axis=-1) if frame.size else np.zeros(0)
         alive = np.flatnonzero(span > BORDER_RANGE)
-        frame = frame[alive[0] : alive[-1] + 1] if alive.size else frame[:0]
-        frame = frame.transpose(1, 0, 2)
-    return frame
+        area.append(slice(int(alive[0]), int(alive[-1]) + 1) if alive.size else slice(0, 0))
+        frame = frame[area[-1]].transpose(1, 0, 2)
+    return area[0], area[1]
 
 
 @lru_cache(maxsize=1)

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from stbn_cli.noise.blocks import BlockSet, aligned_blocks, flat_blocks
+from stbn_cli.noise.correlation import AlignedPair, aligned_pairs, check_frames
 from stbn_cli.noise.estimate import (
     LUMA_WEIGHTS,
     SigmaEstimate,
@@ -71,10 +72,21 @@ def estimate_noise(frames: np.ndarray | Tensor) -> NoiseEstimate:
 
     Raises `ValueError` for other shapes, or if T is 0.
     """
+    check_frames(frames)
+    return estimate_with(frames, [part for pair in aligned_pairs(frames) for part in pair_sets(pair)])
+
+
+def pair_sets(pair: AlignedPair) -> list[BlockSet]:
+    """What a pair of aligned frames says of the noise-level function."""
+    return aligned_blocks(pair, GROUPS)
+
+
+def estimate_with(frames: np.ndarray | Tensor, aligned: Sequence[BlockSet]) -> NoiseEstimate:
+    """As `estimate_noise`, where `pair_sets` has been asked already."""
     white = estimate_sigma(frames)
     pictures = [without_borders(frame) for frame in chosen_frames(frames)]
-    flat, aligned = flat_blocks(pictures, GROUPS), aligned_blocks(frames, GROUPS)
-    sets = flat + aligned
+    flat = flat_blocks(pictures, GROUPS)
+    sets = [*flat, *aligned]
     if not sets or white.frames_used == 0:
         return NoiseEstimate(NoiseModel.white(white.sigma), white.sigma, (), (0.0, 1.0), reliable=False)
     model = fit_level_function(sets)

@@ -101,10 +101,17 @@ class NoiseModel:
 
 @dataclass(frozen=True, slots=True)
 class SceneNoise:
-    """The noise of one scene: the variance of every value, and one number for all of it."""
+    """The noise that a denoiser assumes in one scene: the variance of every value, and one number for all of it."""
 
     model: NoiseModel
     level: float  # root mean square of the standard deviation over the scene's frames, [0, 1]
+    # What was measured, which users are shown: networks may be told less or more. None: `level` itself.
+    measured: float | None = None
+
+    @property
+    def shown(self) -> float:
+        """The level to show, [0, 1]."""
+        return self.level if self.measured is None else self.measured
 
     @classmethod
     def white(cls, sigma: float) -> Self:

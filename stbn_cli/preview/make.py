@@ -63,6 +63,7 @@ def make_preview(
     full_output: str | Path,
     encode: EncodeOptions,
     split: bool = False,
+    level: float | None = None,
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Preview:
@@ -73,6 +74,7 @@ def make_preview(
         full_output: where the full run would write; its name decides container and codec of the prediction.
         encode: how the full run would encode.
         split: a video shows the left of one and the right of the other instead of both side by side.
+        level: the noise level to write into a picture, [0, 1]; None: that of its scene.
         progress: called with the number of frames denoised so far, of `found.frames`.
 
     Raises:
@@ -97,11 +99,11 @@ def make_preview(
         if clip is not None:
             clip.finish()
         elif first is not None:
-            write_picture(Path(output), _sheet(found, first))
+            write_picture(Path(output), _sheet(found, first, level))
     return Preview(
         begin=found.times[found.wanted.start],
         shown=len(found.wanted),
-        sigmas=tuple(part.noise.level for part in found.parts),
+        sigmas=tuple(part.noise.shown for part in found.parts),
         differences=tuple(differences(found)),
         forecast=forecast(found, efforts, tried),
         warnings=tried.warnings,
@@ -124,8 +126,8 @@ def timestamp(seconds: Fraction) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{milliseconds / 1000:06.3f}"
 
 
-def _sheet(found: Survey, shot: Shot) -> np.ndarray:
-    sigma = SIGMA_SCALE * found.parts[0].noise.level
+def _sheet(found: Survey, shot: Shot, level: float | None) -> np.ndarray:
+    sigma = SIGMA_SCALE * (found.parts[0].noise.shown if level is None else level)
     return compose_sheet(
         shot.before.rgb,
         shot.after,

@@ -12,7 +12,7 @@ import numpy as np
 from stbn_cli.errors import InputError
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.preview.effort import Effort
-from stbn_cli.preview.survey import Survey, choose_moment, seconds_before, survey
+from stbn_cli.preview.survey import Survey, choose_moment, distinct, seconds_before, survey
 from stbn_cli.video.fields import AUTO, rows_by_field, rows_woven
 from stbn_cli.video.frames import Frame
 from stbn_cli.video.reader import open_video
@@ -52,7 +52,7 @@ def preview_frames(
     rate: Fraction | float | None = None,
     field: str = AUTO,
 ) -> list[Shot]:
-    """The wanted frames of a moment, as `denoiser` gives them in a run over the whole video.
+    """The wanted frames of a moment, as `denoiser` gives them in a run over the whole video; repetitions are left out.
 
     Args:
         at: seconds from the video's beginning; None: the middle.
@@ -81,7 +81,7 @@ def denoise_moment(found: Survey, denoiser: Denoiser, efforts: Efforts) -> Itera
     start, cold_stop = head.start, min(head.first + found.plan.chunk, head.stop)
     with found.open(start) as reader:
         offset = seconds_before(reader, found.before(start))
-        frames = _measured(iter(reader), efforts.reading)
+        frames = _measured(distinct(reader), efforts.reading)
         for part in found.parts:
             waiting: deque[Frame] = deque()
             outputs = denoiser.stream_scene(

@@ -4,25 +4,24 @@ Which frames are wanted, in which scenes they lie, how noisy those are, and from
 Reads frames one by one and keeps none but a scene's opening.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import torch
-from av.video.stream import VideoStream
 
 from stbn_cli.errors import InputError, OptionError
-from stbn_cli.inference.denoiser import Denoiser
+from stbn_cli.inference.denoiser import Denoiser, is_repeat
 from stbn_cli.inference.plan import Plan
 from stbn_cli.inference.scenes import HISTORY, CutDetector
 from stbn_cli.noise.model import SceneNoise
 from stbn_cli.preview.effort import Effort
 from stbn_cli.video.fields import AUTO, rows_by_field
-from stbn_cli.video.frames import Frame, FrameReader, VideoMetadata
+from stbn_cli.video.frames import FALLBACK_RATE, Frame, FrameReader, VideoMetadata
 from stbn_cli.video.images import exact_seconds
-from stbn_cli.video.probe import open_container, origin
-from stbn_cli.video.reader import FALLBACK_RATE, open_video
+from stbn_cli.video.reader import open_video
 
 # How far before the moment its scene's beginning is looked for: whichever is less.
 LEAD_SECONDS = 20
@@ -71,7 +70,10 @@ class Survey:
     metadata: VideoMetadata  # of the whole video
     plan: Plan
     lead: Fraction | None  # where reading began, in seconds from the video's beginning; None: there
-    times: tuple[Fraction, ...]  # of every frame read, in seconds from the video's beginning
+    # Of every frame read, in seconds from the video's beginning. Frames that repeat the one before do not count, here
+    # and wherever a frame has a number: the network does not see them.
+    times: tuple[Fraction, ...]
+    ends: tuple[Fraction, ...]  # the times of their last repetitions
     wanted: range
     parts: tuple[
         Part, ...
@@ -87,7 +89,7 @@ class Survey:
         """A time between frame `index` and the one before it; None: from the video's beginning."""
         if index == 0:
             return self.lead
-        return (self.times[index - 1] + self.times[index]) / 2
+        return (self.ends[index - 1] + self.times[index]) / 2
 
     def open(self, start: int, stop: int | None = None) -> FrameReader:
         """A reader of the frames from `start` to before `stop` (None: to the video's end)."""
@@ -147,14 +149,19 @@ def survey(
     with reader:
         surveyor = _Surveyor(denoiser, moment, metadata, begin is None)
         offset = seconds_before(reader, begin)
+        shown: np.ndarray | None = None
         for frame in reader:
-            rgb = rows_by_field(frame.rgb) if metadata.by_fields else frame.rgb
-            surveyor.see(rgb, offset + frame.pts * frame.time_base)
+            time = offset + frame.pts * frame.time_base
+            if shown is not None and is_repeat(frame.rgb, shown):
+                surveyor.ends[-1] = time
+                continue
+            shown = frame.rgb
+            surveyor.see(rows_by_field(frame.rgb) if metadata.by_fields else frame.rgb, time)
             if surveyor.done:
                 break
         else:
             surveyor.finish()
-            end = surveyor.times[-1] + _duration(frame, frames_per_second)
+            end = surveyor.ends[-1] + _duration(frame, frames_per_second)
             if moment.at >= end:
                 raise _beyond_the_end(float(moment.at), float(end))
     wanted = range(surveyor.first, surveyor.last + 1)
@@ -166,10 +173,20 @@ def survey(
         plan=surveyor.plan,
         lead=begin,
         times=tuple(surveyor.times),
+        ends=tuple(surveyor.ends),
         wanted=wanted,
         parts=tuple(surveyor.parts),
         detection=surveyor.detection,
     )
+
+
+def distinct(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Those that do not repeat the one before, value for value."""
+    shown: np.ndarray | None = None
+    for frame in frames:
+        if shown is None or not is_repeat(frame.rgb, shown):
+            shown = frame.rgb
+            yield frame
 
 
 def seconds_before(reader: FrameReader, start: Fraction | None) -> Fraction:
@@ -179,10 +196,7 @@ def seconds_before(reader: FrameReader, start: Fraction | None) -> Fraction:
         # Images: the first is the first at or behind the start.
         step = reader.metadata.time_base
         return Fraction(0) if start is None else -(-start // step) * step
-    with open_container(source.path) as container:
-        stream = container.streams[source.video_index]
-        assert isinstance(stream, VideoStream)
-        return source.shift - origin(container, stream)
+    return source.shift - source.origin
 
 
 def _beyond_the_end(at: float, length: float | None) -> OptionError:
@@ -196,13 +210,14 @@ def _duration(frame: Frame, rate: Fraction) -> Fraction:
 
 
 class _Surveyor:
-    """Takes the frames one by one; what it has found is in its public attributes."""
+    """Takes the frames one by one, without repetitions; what it has found is in its public attributes."""
 
     def __init__(
         self, denoiser: Denoiser, moment: Moment, metadata: VideoMetadata, at_beginning: bool
     ) -> None:
         self.plan = denoiser.plan_for(metadata.height, metadata.width)
         self.times: list[Fraction] = []
+        self.ends: list[Fraction] = []
         self.first = self.last = 0  # frames wanted
         self.parts: list[Part] = []
         self.detection = Effort()
@@ -219,6 +234,7 @@ class _Surveyor:
         """The next frame `(H, W, 3)` and its time in seconds."""
         index = len(self.times)
         self.times.append(time)
+        self.ends.append(time)
         if time <= self._moment.begin or index == 0:
             self.first = self.last = index
         elif time < self._moment.end:

@@ -137,6 +137,20 @@ def load_footage(
     return footage
 
 
+def check_apart(training: Sequence[Path], leave_out: Iterable[str], validation: Sequence[Path]) -> None:
+    """Raise `InputError` if a clip of the `validation` folders is trained on too; folders as in `load_footage`."""
+    excluded = set(leave_out)
+    sources = (source for folder in training if folder.is_dir() for source in _clip_sources(folder))
+    trained = {source.resolve() for source in sources if not {source.name, source.stem} & excluded}
+    for folder in validation:
+        for source in _clip_sources(folder) if folder.is_dir() else ():
+            if source.resolve() in trained:
+                raise InputError(
+                    f"{source} is in the training folders too, and validation on it would tell nothing. "
+                    f"Name other clips by --validation-dir, or add --hold-out {source.name}."
+                )
+
+
 def load_clip(source: Path, maximum_frames: int | None = None) -> np.ndarray:
     """Frames `(T, H, W, 3)` uint8 RGB of one video file or folder of frames, at most `maximum_frames`.
 
@@ -175,7 +189,13 @@ def _natural_order(path: Path) -> list[tuple[bool, int, str]]:
 
 
 def _clip_sources(folder: Path) -> list[Path]:
-    """Video files and folders of frames in a folder, or the folder itself if it holds frames."""
+    """Video files and folders of frames in a folder, or the folder itself if it holds frames.
+
+    DAVIS is known by its layout: its frames lie in JPEGImages/480p, or JPEGImages/Full-Resolution.
+    """
+    for below in ("JPEGImages/480p", "480p", "JPEGImages/Full-Resolution", "Full-Resolution"):
+        if (below.startswith("JPEG") or folder.name == "JPEGImages") and (folder / below).is_dir():
+            return _clip_sources(folder / below)
     entries = sorted(folder.iterdir(), key=_natural_order)
     if any(entry.is_file() and entry.suffix.lower() in PICTURE_SUFFIXES for entry in entries):
         return [folder]

@@ -41,7 +41,8 @@ class TrainOptions:
     )  # 0-255 scale, one draw a sequence, uniform (white) or in the logarithm
     validation_noise: tuple[float, ...] = (10.0, 30.0, 50.0)  # 0-255 scale
     schedule: Schedule = "milestones"
-    milestones: tuple[int, ...] = (2, 4, 6, 8)  # epochs after which the learning rate is halved
+    milestones: tuple[int, ...] = (2, 4, 6, 8)  # epochs after which the learning rate is multiplied by gamma
+    gamma: float = 0.5
     final_learning_rate: float = 1e-6  # at the end of "cosine" and "timed"
     warmup_steps: int = 0
     gradient_clip: float = 1.0  # norm
@@ -60,6 +61,7 @@ class TrainOptions:
     max_minutes: float | None = None
     validate_every: int = 1000  # steps
     save_every: float = 5.0  # minutes between states, beside those at every validation
+    keep_epochs: bool = False  # a model file of every epoch
     log_every: int = 50  # steps
     initial: Path | None = None  # a checkpoint to start from instead of random weights
     resume: bool = False  # go on from log_dir/state.pt
@@ -95,6 +97,8 @@ class TrainOptions:
             problem = "--patches-per-epoch is at least --batch-size"
         elif not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             problem = f"--lr is a positive number, got {self.learning_rate}"
+        elif not 0 < self.gamma <= 1:
+            problem = f"--gamma is above 0 and at most 1, got {self.gamma:g}"
         elif self.schedule not in get_args(Schedule):
             problem = f"--schedule is one of {', '.join(get_args(Schedule))}, not {self.schedule!r}"
         elif self.schedule == "timed" and not self.max_minutes:
@@ -150,7 +154,7 @@ class TrainOptions:
             return (step + 1) / self.warmup_steps
         if self.schedule == "milestones":
             epoch = step // self.steps_per_epoch
-            return 0.5 ** sum(epoch >= milestone for milestone in self.milestones)
+            return self.gamma ** sum(epoch >= milestone for milestone in self.milestones)
         if self.schedule == "timed":
             assert self.max_minutes is not None
             progress = minutes / self.max_minutes

@@ -17,7 +17,7 @@ from stbn_cli.models.stbn import STBN, STBNConfig
 from stbn_cli.synthesis.kinds import lead_of
 from stbn_cli.training.denoiser_task import DenoiserTask
 from stbn_cli.training.flow_task import FlowTask
-from stbn_cli.training.footage import Footage, load_footage
+from stbn_cli.training.footage import Footage, check_apart, load_footage
 from stbn_cli.training.options import FLOW_MODEL, TrainOptions
 from stbn_cli.training.pool import Pool
 from stbn_cli.training.recurrent_task import RecurrentTask
@@ -103,6 +103,7 @@ def load_training_footage(options: TrainOptions) -> tuple[Footage, list[Tensor]]
     Raises `InputError` if a folder is missing or holds nothing.
     """
     bayer = options.bayer if options.is_raw else None
+    check_apart(options.train_dirs, options.hold_out, options.validation_dirs)
     if options.is_recurrent:
         footage = Footage()  # all is in the pool; what is held out of it is in --train-dir
     else:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stbn_cli import __version__
 from stbn_cli.errors import InputError, OutputError, StbnError
-from stbn_cli.inference.device import resolve_precision
+from stbn_cli.inference.device import is_emulated, resolve_precision
 from stbn_cli.training.distributed import Processes, join_processes
 from stbn_cli.training.graph import GradientGraph
 from stbn_cli.training.journal import Journal
@@ -44,7 +44,7 @@ UNTOLD = frozenset(
             "max_minutes",
             "resume",
         ),
-        *("validate_every", "save_every", "log_every", "initial", "flow"),
+        *("validate_every", "save_every", "log_every", "keep_epochs", "initial", "flow"),
     }
 )
 
@@ -80,7 +80,11 @@ class Trainer:
         self.numbers(0)  # refuses a batch that cannot be shared before anything is loaded
         torch.manual_seed(options.seed)
         self.precision = resolve_precision(options.precision, self.device)
-        if options.precision == "auto" and self.device.type != "cpu":
+        if (
+            options.precision == "auto"
+            and self.precision == torch.float16
+            and not is_emulated(torch.bfloat16, self.device)
+        ):
             self.precision = torch.bfloat16  # needs no loss scaling
         self.task = create_task(options, self.device, self.precision).to(self.device)
         self.task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -170,6 +174,9 @@ class Trainer:
                         "last save with --resume and a lower --lr."
                     )
                 meter = _Meter(self.device)
+            if options.keep_epochs and self.step % options.steps_per_epoch == 0 and self.processes.is_main:
+                name = f"epoch-{self.step // options.steps_per_epoch}.safetensors"
+                self.task.save(options.log_dir / name, self.average, self._training())
             late = options.max_minutes is not None and now - begun > MINUTE * options.max_minutes
             ending = self.processes.anywhere(stop.wanted or late, self.device) or self.step == options.steps
             if self.step % options.validate_every == 0 or (ending and not stop.wanted):

@@ -17,6 +17,8 @@ UNSPECIFIED = 2
 FieldOrder: TypeAlias = Literal["top", "bottom"]
 # FFmpeg's AVColorRange numbers.
 RANGE_UNSPECIFIED, RANGE_LIMITED, RANGE_FULL = 0, 1, 2
+# Frames per second; used only where neither the source nor its frames have a rate.
+FALLBACK_RATE = Fraction(25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class StreamSource:
     """Where the writer finds the streams, chapters and metadata that are copied beside the video.
 
     start, end: half-open range in seconds of the source's own clock; None = unbounded.
-    shift: seconds subtracted from every time in the output.
+    shift: seconds subtracted from every time in the output. origin: the beginning of the video on the same clock.
     """
 
     path: Path
@@ -106,6 +108,7 @@ class StreamSource:
     start: Fraction | None = None
     end: Fraction | None = None
     shift: Fraction = Fraction(0)
+    origin: Fraction = Fraction(0)
 
 
 @dataclass(slots=True)

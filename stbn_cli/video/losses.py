@@ -11,7 +11,7 @@ from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder
 from stbn_cli.video.frames import UNSPECIFIED, FrameReader, Warnings
 from stbn_cli.video.images import JPEG_SUFFIXES
 from stbn_cli.video.output import Y4M, OutputTarget, image_pattern, resolve_output
-from stbn_cli.video.pixels import MATRIX_NUMBERS, describe_format, untagged_matrix
+from stbn_cli.video.pixels import MATRIX_NUMBERS, describe_format, tag_name, untagged_matrix
 from stbn_cli.video.streams import StreamCopier
 
 
@@ -57,9 +57,10 @@ def tell_y4m_losses(reader: FrameReader, plan: EncoderPlan, notes: Warnings) -> 
     metadata, color = reader.metadata, plan.color
     assumed = untagged_matrix(metadata.width, metadata.height)
     if describe_format(plan.pix_fmt).family == "yuv" and color.matrix != assumed:
+        known = tag_name("matrix", MATRIX_NUMBERS[color.matrix]).lower()
         notes.lose(
             f"y4m has no tag for the colour matrix {color.matrix}; readers will take {assumed}. Tell the next "
-            f"command, such as ffmpeg -colorspace {MATRIX_NUMBERS[color.matrix]} before its -i, or write .mkv."
+            f"command, such as ffmpeg -colorspace {known} before its -i, or write .mkv."
         )
     untold = [
         name

@@ -28,6 +28,7 @@ from stbn_cli.errors import InputError, OptionError, OutputError
 from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder
 from stbn_cli.video.fields import AUTO, with_fields
 from stbn_cli.video.frames import (
+    FALLBACK_RATE,
     UNSPECIFIED,
     Frame,
     FrameReader,
@@ -62,8 +63,6 @@ WAIT_SECONDS = 0.5
 # A y4m header is one line; FFmpeg gives up on longer ones much earlier.
 LONGEST_HEADER = 4096
 UNKNOWN_ASPECT = b" A0:0 "
-# Used only where the source has no rate.
-FALLBACK_RATE = Fraction(25)
 # How far, in frames, a time may lie from a constant rate: clocks of milliseconds round that much at 240 a second.
 EVEN_WITHIN = Fraction(1, 4)
 # FFmpeg's AVChromaLocation numbers and its names for them; y4m's own names of them at 8 bits.
@@ -207,7 +206,10 @@ class PipeReader:
         depth = self.metadata.bit_depth
         while picture is not None:
             rgb = frame_to_rgb(picture, self.metadata.color, depth, by_fields=self.metadata.by_fields)
-            yield Frame(rgb, (picture.pts or 0) - self._shift, self.metadata.time_base, picture.duration or 1)
+            pts, duration = picture.pts or 0, picture.duration or 1
+            if self._end is not None:  # a picture that is shown when the range ends is shown until then
+                duration = min(duration, max(1, round(self._end / self.metadata.time_base) - pts))
+            yield Frame(rgb, pts - self._shift, self.metadata.time_base, duration)
             picture = next(self._pictures, None)
 
     def _open(self) -> InputContainer:

@@ -43,6 +43,23 @@ UNSUPPORTED_MATRICES = {
     16: "YCgCo-Re",
     17: "YCgCo-Ro",
 }
+# How H.273's numbers are called in sentences; FFmpeg takes the same names.
+TAG_NAMES: dict[str, dict[int, str]] = {
+    "matrix": {
+        **{0: "RGB", 1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020nc"},
+        **UNSUPPORTED_MATRICES,
+    },
+    "range": {RANGE_LIMITED: "limited", RANGE_FULL: "full"},
+    "primaries": {
+        **{1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "film", 9: "bt2020"},
+        **{10: "smpte428", 11: "smpte431", 12: "smpte432", 22: "ebu3213"},
+    },
+    "transfer": {
+        **{1: "bt709", 4: "gamma22", 5: "gamma28", 6: "smpte170m", 7: "smpte240m", 8: "linear", 9: "log100"},
+        **{10: "log316", 11: "iec61966-2-4", 12: "bt1361e", 13: "iec61966-2-1", 14: "bt2020-10"},
+        **{15: "bt2020-12", 16: "smpte2084", 17: "smpte428", 18: "arib-std-b67"},
+    },
+}
 # From here on an untagged picture is taken as high definition, hence BT.709.
 HD_HEIGHT, HD_WIDTH = 720, 1280
 # Sample depths for which FFmpeg has planar formats.
@@ -146,12 +163,23 @@ def resolve_color(
     else:
         name = untagged_matrix(width, height)
         assumed.append("matrix")
-    full = color_range == RANGE_FULL or pixel_format.startswith("yuvj")
-    if color_range not in (RANGE_LIMITED, RANGE_FULL) and not full:
-        full = family == "rgb"
+    full = is_full_range(pixel_format, color_range)
+    if color_range not in (RANGE_LIMITED, RANGE_FULL) and not pixel_format.startswith("yuvj"):
         assumed.append("range")
     tagged_range = RANGE_FULL if pixel_format.startswith("yuvj") else color_range
     return ColorSpec(name, full, matrix, tagged_range, primaries, transfer, assumed=tuple(assumed))
+
+
+def is_full_range(pixel_format: str, color_range: int) -> bool:
+    """Whether values fill the whole code range: as tagged, and where nothing is, only in RGB and the yuvj formats."""
+    if color_range in (RANGE_LIMITED, RANGE_FULL) and not pixel_format.startswith("yuvj"):
+        return color_range == RANGE_FULL
+    return pixel_format.startswith("yuvj") or describe_format(pixel_format).family == "rgb"
+
+
+def tag_name(kind: str, number: int) -> str:
+    """What a tag says; kind: a key of TAG_NAMES. A number that no standard names is "unknown"."""
+    return TAG_NAMES[kind].get(int(number), "unknown")
 
 
 def frame_to_rgb(

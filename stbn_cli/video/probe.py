@@ -1,5 +1,6 @@
 """What a container says of its video stream before it is read: the stream itself, its metadata, its end."""
 
+import math
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -17,11 +18,27 @@ from stbn_cli.video.frames import UNSPECIFIED, VideoMetadata, Warnings
 from stbn_cli.video.limits import MAX_PIXELS, check_pixels
 from stbn_cli.video.names import media_name
 from stbn_cli.video.pixels import describe_format, field_order, is_transparent, resolve_color, to_fraction
+from stbn_cli.video.sidedata import side_data
 
 # Demuxers that turn any text file into "video" (ANSI art); a text file must be refused instead.
 TEXT_DEMUXERS = {"tty", "bin", "xbin", "adf", "idf"}
+# How files begin that announce their streams as they come: MPEG program streams and FLV.
+HEADERLESS_STARTS = (b"\x00\x00\x01\xba", b"FLV")
+LONGEST_START = 4
+# The first PyAV that can open them with options.
+FIRST_WITH_OPTIONS = (17, 1)
 # FFmpeg's ticks per second for times of a whole container.
 CONTAINER_TICKS = 1_000_000
+# FFmpeg's mark of demuxers of bare streams: the times and the rate they tell are made up (AVFMT_NOTIMESTAMPS).
+NO_TIMESTAMPS = 0x80
+# Demuxers that know when a picture is decoded, not when it is shown.
+DECODING_TIMES_ONLY = ("avi",)
+# Frames per second, beyond which a stated rate is a clock or an accident.
+SLOWEST, FASTEST = Fraction(1, 3600), Fraction(1000)
+# Demuxers whose clock of milliseconds is at times told as a rate.
+MILLISECOND_CLOCKS = ("matroska,webm", "flv")
+# An average above the rate at which all times can be told apart, by more than this share, is wrong.
+RATE_TOLERANCE = Fraction(1, 100)
 
 
 def open_options() -> dict[str, Any]:
@@ -61,7 +78,8 @@ def open_container(path: Path, max_pixels: int = MAX_PIXELS) -> InputContainer:
     if path.stat().st_size == 0:
         raise InputError(f"The file {path} is empty. Copy or download it again.")
     try:
-        container = av.open(media_name(path), options=codec_options(max_pixels), **open_options())
+        options = {} if _crashes_with_options(path) else codec_options(max_pixels)
+        container = av.open(media_name(path), options=options, **open_options())
     except PermissionError as error:
         raise InputError(
             f"The file {path} cannot be read: permission denied. Change its permissions."
@@ -75,6 +93,17 @@ def open_container(path: Path, max_pixels: int = MAX_PIXELS) -> InputContainer:
         container.close()
         raise InputError(f"{path} is a text file, not a video. Name a video file or a folder of images.")
     return container
+
+
+def _crashes_with_options(path: Path) -> bool:
+    """Whether this PyAV ends the process when it opens the file with options for the decoders.
+
+    Before 17.1 it does where streams are found only behind the header. The reader's own decoder has the options still.
+    """
+    if tuple(int(part) for part in av.__version__.split(".")[:2]) >= FIRST_WITH_OPTIONS:
+        return False
+    with path.open("rb") as file:
+        return file.read(LONGEST_START).startswith(HEADERLESS_STARTS)
 
 
 def find_video_stream(
@@ -114,15 +143,21 @@ def describe(
     first: av.VideoFrame,
     start: Fraction | None = None,
     end: Fraction | None = None,
+    begin: Fraction | None = None,
 ) -> VideoMetadata:
     """Metadata of a stream from its tags and its first decoded picture.
 
-    start, end: half-open range in seconds of the source's own clock, for the estimates of length.
+    start, end: half-open range in seconds of the source's own clock, for the estimates of length. begin: the video's
+    beginning on that clock, where it is not the one that the file states.
     """
     context = stream.codec_context
-    rate = to_fraction(stream.average_rate) or to_fraction(stream.guessed_rate)
+    rate = frame_rate(container, stream)
     whole = _duration(container, stream)
-    duration = None if whole is None else _clip_duration(whole, origin(container, stream), start, end)
+    duration = (
+        None
+        if whole is None
+        else _clip_duration(whole, origin(container, stream) if begin is None else begin, start, end)
+    )
     count = _frame_count(stream, rate, whole)
     if count and whole and duration is not None:
         count = max(1, round(count * duration / whole))
@@ -155,6 +190,34 @@ def describe(
     )
 
 
+def is_bare(container: InputContainer) -> bool:
+    """Whether a file is a stream without a container, so that nothing in it says when a picture is shown."""
+    return bool(container.format.flags & NO_TIMESTAMPS)
+
+
+def frame_rate(container: InputContainer, stream: VideoStream) -> Fraction | None:
+    """Frames per second, the one place where this is decided; None where the file says nothing that can be.
+
+    The average is right where it is possible: below FASTEST, and not above FFmpeg's guess, which is the codec's own
+    rate or the lowest at which all times can be told apart. DV and GXF break that. Of a bare stream the average is
+    FFmpeg's default.
+    """
+    base = to_fraction(stream.time_base)
+
+    def possible(rate: Fraction | None) -> Fraction | None:
+        if rate is None or not SLOWEST <= rate <= FASTEST:
+            return None
+        is_clock = rate == 1000 and rate * (base or 0) == 1 and container.format.name in MILLISECOND_CLOCKS
+        return None if is_clock else rate
+
+    average, guessed, base = (
+        possible(to_fraction(rate)) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate)
+    )
+    if average and guessed and (is_bare(container) or average > guessed * (1 + RATE_TOLERANCE)):
+        return guessed
+    return average or guessed or base
+
+
 def _clip_duration(
     whole: Fraction, begin: Fraction, start: Fraction | None, end: Fraction | None
 ) -> Fraction:
@@ -168,7 +231,7 @@ def _tag(frame_value: int, context_value: int, unset: int) -> int:
 
 
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
-    data = frame.side_data.get("DISPLAYMATRIX")  # type: ignore[arg-type]  # the stubs know fewer keys
+    data = side_data(frame).get("DISPLAYMATRIX")
     return None if data is None else tuple(int(value) for value in np.frombuffer(bytes(data), np.int32)[:9])
 
 
@@ -203,8 +266,11 @@ def stated_end(container: InputContainer, stream: VideoStream) -> Fraction | Non
 
 def _frame_count(stream: VideoStream, rate: Fraction | None, duration: Fraction | None) -> int | None:
     tagged = stream.metadata.get("NUMBER_OF_FRAMES", "")
+    even = rate * duration if rate and duration else None
     if stream.frames:
-        return stream.frames
+        return (
+            stream.frames if even is None else min(stream.frames, math.ceil(even))
+        )  # an edit list may hide some
     if tagged.isdigit():
         return int(tagged)
-    return round(rate * duration) if rate and duration else None
+    return None if even is None else max(1, round(even))

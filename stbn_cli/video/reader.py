@@ -3,24 +3,29 @@
 Every iteration opens the file anew: a reader can be read twice, and its frames in another thread.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import av
 import numpy as np
-from av.container import InputContainer
-from av.error import FFmpegError
-from av.video.stream import VideoStream
 
 from stbn_cli.errors import InputError, OptionError
+from stbn_cli.video.decoding import Clock, Decoder, timing_of
 from stbn_cli.video.fields import AUTO, check_mode, with_fields
-from stbn_cli.video.frames import Damage, Frame, FrameReader, StreamSource, VideoMetadata, Warnings
-from stbn_cli.video.hardware import DEVICE, HARDWARE, HardwareError, check_layout, open_on_device
+from stbn_cli.video.frames import (
+    FALLBACK_RATE,
+    Damage,
+    Frame,
+    FrameReader,
+    StreamSource,
+    Warnings,
+)
+from stbn_cli.video.hardware import DEVICE, HARDWARE, HardwareError, check_layout
 from stbn_cli.video.images import ImageReader, exact_seconds, is_image_source
 from stbn_cli.video.limits import MAX_PIXELS
 from stbn_cli.video.output import STANDARD_STREAM, Y4M
@@ -31,26 +36,16 @@ from stbn_cli.video.pipe import (
     torn_note,
     with_chroma_location,
 )
-from stbn_cli.video.pixels import describe_format, frame_to_rgb, to_fraction
-from stbn_cli.video.probe import (
-    codec_options,
-    describe,
-    error_reason,
-    find_video_stream,
-    open_container,
-    origin,
-    stated_end,
-)
+from stbn_cli.video.pixels import describe_format, frame_to_rgb
+from stbn_cli.video.probe import describe, find_video_stream, open_container, origin, stated_end
+from stbn_cli.video.sidedata import side_data
 
-# Used only where neither the stream nor its frames have a rate.
-FALLBACK_RATE = Fraction(25)
-# A recording cut out of a broadcast may begin with a wrong time; no picture is shown for so long (seconds), and MP4
-# cannot hold it at a clock of 90 kHz.
-FIRST_LEAP = 6 * 3600
 # A file that ends this many frames before its stated end is reported as truncated.
 TRUNCATION_FRAMES = 3
 # Codecs whose every packet is a picture to be shown, fields excepted.
 ONE_PICTURE_A_PACKET = ("h264", "hevc", "ffv1", "prores")
+# Up to so many pixels in all, frames are counted by decoding them (seconds); of larger files, by their packets.
+COUNTED_PIXELS = 2**30
 # What PyAV cannot hand to an encoder (FFmpeg's frame side data names).
 UNCARRIED_SIDE_DATA = {
     "MASTERING_DISPLAY_METADATA": "HDR mastering data",
@@ -70,6 +65,7 @@ def open_video(
     hardware: str | None = None,
     max_pixels: int = MAX_PIXELS,
     field: str = AUTO,
+    strict: bool = False,
 ) -> FrameReader:
     """Open a video file, a folder of images, a pattern such as `frame_%04d.png` or `*.png`, or "-": y4m, read once.
 
@@ -79,11 +75,13 @@ def open_video(
     whatever is there (cuda is all that is known yet), with software and a sentence in `.warnings` where that
     fails; the frames are the same. max_pixels: of one picture; headers that state more are refused before memory
     is taken. field: whether pictures are two fields (`metadata.by_fields`): "on", "off", or "auto", as they are
-    marked. The result is a context manager; iterating yields `Frame`s in
+    marked. strict: what changes within a video file and no output can keep is an error. The result is a context
+    manager; iterating yields `Frame`s in
     presentation order; `.metadata` and `.warnings` (sentences, growing while reading) describe it.
 
     Raises InputError for what is missing, empty, without video or without a decodable frame, and OptionError
-    for an impossible range or limit, hardware of another name, or fields where there cannot be any.
+    for an impossible range or limit, hardware of another name, or fields where there cannot be any. With `strict`,
+    iterating raises OptionError.
     """
     if hardware not in (None, *HARDWARE):
         raise OptionError(f"Unknown hardware {hardware!r}. Choose one of {', '.join(HARDWARE)}.")
@@ -106,8 +104,30 @@ def open_video(
     if images:
         return ImageReader(path, start=start, end=end, rate=rate, max_pixels=max_pixels, field=field)
     return VideoReader(
-        Path(path), start=start, end=end, hardware=hardware, max_pixels=max_pixels, field=field
+        Path(path),
+        start=start,
+        end=end,
+        hardware=hardware,
+        max_pixels=max_pixels,
+        field=field,
+        strict=strict,
     )
+
+
+class _Shown(NamedTuple):
+    """A picture of the range, its time and how long it is shown (None: unknown), in ticks of the stream."""
+
+    picture: av.VideoFrame
+    pts: int
+    duration: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCount:
+    """How many frames a reader will give."""
+
+    frames: int | None  # None: unknown
+    exact: bool  # else an estimate
 
 
 class VideoReader:
@@ -124,6 +144,7 @@ class VideoReader:
         hardware: str | None = None,
         max_pixels: int = MAX_PIXELS,
         field: str = AUTO,
+        strict: bool = False,
     ) -> None:
         self.path = path
         self._max_pixels = max_pixels
@@ -131,29 +152,35 @@ class VideoReader:
         self._notes = Warnings()
         self._start: Fraction | None = None
         self._end: Fraction | None = None
+        self._strict = strict
+        self._told_aspect = False  # that it changes
         self._shift = 0  # ticks
         self.damage = Damage()  # of the last iteration that came to its end
         with open_container(path, max_pixels) as container:
             stream = find_video_stream(container, path, self._notes, max_pixels)
             self._index = stream.index
+            self._timing = timing_of(container, stream)
+            self._stated_end = stated_end(container, stream)
             self._origin = origin(container, stream)
+            if self._timing.counted:
+                self._origin = self._first_time(self._origin)
             if start is not None or end is not None:
                 self._start = self._origin + exact_seconds(start or 0)
                 self._end = None if end is None else self._origin + exact_seconds(end)
-            first = next(self._decode(container, stream), None)
+            first = next(self._shown(self._decoder(), Clock(self._timing, Warnings())), None)
             if first is None:
                 raise _no_frames(path, start, end, max_pixels)
-            self.metadata = describe(container, stream, first, self._start, self._end)
+            picture = first.picture
+            self.metadata = describe(container, stream, picture, self._start, self._end, self._origin)
             layout = describe_format(self.metadata.pixel_format)
             self.metadata = with_fields(self.metadata, layout, field, path.name, self._notes)
             if self.metadata.container == Y4M:
                 with path.open("rb") as file:
                     self.metadata = with_chroma_location(self.metadata, file.readline(LONGEST_HEADER))
-        begin = _Clock(self.metadata, Warnings()).tick(first)
         # No container shows what lies before time 0 (of a transport stream whose clock is about to begin again, say).
-        if self._start is not None or -FIRST_LEAP < begin * self.metadata.time_base < 0:
-            self._shift = begin
-        self._check(first)
+        if self._start is not None or first.pts < 0:
+            self._shift = first.pts
+        self._check(picture)
 
     @property
     def warnings(self) -> list[str]:
@@ -165,7 +192,7 @@ class VideoReader:
         """What the writer needs to copy audio, subtitles, chapters and metadata."""
         shift = self._shift * self.metadata.time_base
         start = None if self._start is None else shift
-        return StreamSource(self.path, self._index, start, self._end, shift)
+        return StreamSource(self.path, self._index, start, self._end, shift, self._origin)
 
     def __enter__(self) -> Self:
         return self
@@ -179,14 +206,13 @@ class VideoReader:
         """Nothing is held between iterations; here so that a reader can be used like a file."""
 
     def __iter__(self) -> Iterator[Frame]:
-        clock = _Clock(self.metadata, self._notes)
+        clock = Clock(self._timing, self._notes)
         done = 0
         if self._on_device:
             try:
-                with open_on_device(self.path, self._index) as container:
-                    for frame in self._frames(container, clock, on_device=True):
-                        yield frame
-                        done += 1
+                for frame in self._frames(self._decoder(on_device=True), clock):
+                    yield frame
+                    done += 1
                 return
             except HardwareError as failure:
                 since = f" from frame {done} on" if done else ""
@@ -194,25 +220,73 @@ class VideoReader:
                     f"{self.path.name} is decoded in software{since}: {DEVICE} cannot do it ({failure}). Check that "
                     "nvidia-smi shows a card with free memory, or decode in software on purpose."
                 )
-        with open_container(self.path, self._max_pixels) as container:
-            yield from self._frames(container, clock, skip=done)
+                clock = Clock(self._timing, self._notes)
+        yield from self._frames(self._decoder(), clock, skip=done)
 
-    def _frames(
-        self, container: InputContainer, clock: "_Clock", *, skip: int = 0, on_device: bool = False
-    ) -> Iterator[Frame]:
-        """The frames after the first `skip` ones. Raises HardwareError if anything is wrong `on_device`."""
-        stream = container.streams[self._index]
-        assert isinstance(stream, VideoStream)
+    def look_through(self) -> int:
+        """Decode all frames of the range without looking at their values, and count them.
+
+        Raises what iterating raises: with `strict`, for what changes within the file.
+        """
+        return sum(1 for _ in self._shown(self._decoder(), Clock(self._timing, self._notes)))
+
+    def count(self) -> FrameCount:
+        """How many frames there are in the range: exact if the file is small, or of a kind that tells."""
+        metadata = self.metadata
+        found, exact = self._count_packets(self._decoder())
+        if found * metadata.width * metadata.height <= COUNTED_PIXELS:
+            return FrameCount(self.look_through(), exact=True)
+        return FrameCount(found, exact)
+
+    def _count_packets(self, decoder: Decoder) -> tuple[int, bool]:
+        """The number of packets in the range, and whether each is sure to be a picture."""
+        timing = self._timing
+        count = shown = 0
+        first = earliest = None
+        complete = self.metadata.codec in ONE_PICTURE_A_PACKET and not self.metadata.interlaced
+        for packet in decoder.packets():
+            ticks = shown * timing.step if timing.bare else timing.ticks(packet)
+            if ticks is None:
+                ticks, complete = earliest or 0, False
+            if first is None:
+                first, complete = ticks, complete and packet.is_keyframe
+            if packet.is_discard:
+                continue
+            shown += 1
+            earliest = ticks if earliest is None else min(earliest, ticks)
+            if timing.counted:
+                ticks += round(self._origin / timing.base) - first
+            count += self._is_wanted(ticks * timing.base)
+        # Pictures before the first key frame are not decoded.
+        return count, complete and first is not None and earliest is not None and first <= earliest
+
+    def _is_wanted(self, time: Fraction) -> bool:
+        return (self._start is None or time >= self._start) and (self._end is None or time < self._end)
+
+    def _decoder(self, *, on_device: bool = False) -> Decoder:
+        decoder = Decoder(self.path, self._index, self._timing, self._notes, self._max_pixels, on_device)
+        known = getattr(self, "metadata", None)  # not yet while the first picture is looked at
+        strict = known is not None and not known.interlaced and known.codec in ONE_PICTURE_A_PACKET
+        decoder.tally.strict = strict and self._start is None
+        return decoder
+
+    def _first_time(self, fallback: Fraction) -> Fraction:
+        """When the first picture of the file is shown, in seconds of the stream's own clock."""
+        clock = Clock(self._timing, Warnings())
+        first = next(clock.stamp(self._whole(self._decoder())), None)
+        return fallback if first is None else first.pts * self._timing.base
+
+    def _frames(self, decoder: Decoder, clock: Clock, *, skip: int = 0) -> Iterator[Frame]:
+        """The frames after the first `skip` ones. Raises HardwareError if anything is wrong on a device."""
         layout = describe_format(self.metadata.pixel_format)
         finish = None
-        for picture, time in clock.stamp(islice(self._decode(container, stream, on_device), skip, None)):
+        for picture, time, duration in islice(self._shown(decoder, clock), skip, None):
             pts = time - self._shift
-            duration = getattr(picture, "duration", 0) or None
             finish = (pts + (duration or clock.step)) * self.metadata.time_base
             yield Frame(self._rgb(picture, layout.depth), pts, self.metadata.time_base, duration)
-        if on_device and finish is None:
+        if decoder.on_device and finish is None:
             raise HardwareError("it gives no picture")
-        self._report_truncation(container, stream, finish)
+        self._report_truncation(finish)
 
     def _rgb(self, picture: av.VideoFrame, depth: int) -> np.ndarray:
         if (picture.width, picture.height) != (self.metadata.width, self.metadata.height):
@@ -223,33 +297,31 @@ class VideoReader:
             )
         return frame_to_rgb(picture, self.metadata.color, depth, by_fields=self.metadata.by_fields)
 
-    def _decode(
-        self, container: InputContainer, stream: VideoStream, on_device: bool = False
-    ) -> Iterator[av.VideoFrame]:
-        """Pictures of the chosen range in presentation order; damaged packets are skipped and counted.
-
-        On a device, damage raises HardwareError: software may know more of it.
-        """
-        base = to_fraction(stream.time_base) or Fraction(1, 1000)
-        known = getattr(self, "metadata", None)  # not yet while the first picture is looked at
-        strict = known is not None and not known.interlaced and known.codec in ONE_PICTURE_A_PACKET
-        tally = _Tally(strict=strict and self._start is None)
-        for picture in self._from_start(container, stream, base, tally):
-            if picture is None:
-                if on_device:
-                    raise HardwareError("it refuses the stream")
+    def _shown(self, decoder: Decoder, clock: Clock) -> Iterator[_Shown]:
+        """Pictures of the range in presentation order; damaged packets are skipped and counted."""
+        base = self._timing.base
+        start = None if self._start is None or self._start <= self._origin else self._start
+        aspect = None
+        for picture, pts, following in clock.stamp(self._whole(decoder, start)):
+            if self._start is not None and pts * base < self._start:
                 continue
-            time = None if picture.pts is None else picture.pts * base
-            if time is not None and self._start is not None and time < self._start:
-                continue
-            if time is not None and self._end is not None and time >= self._end:
+            if self._end is not None and pts * base >= self._end:
                 break
-            if on_device and picture.is_corrupt:
-                raise HardwareError("the stream is damaged")
-            if on_device:
+            if decoder.on_device:
                 check_layout(picture, describe_format(self.metadata.pixel_format))
-            yield picture
-        self.damage = tally.damage()
+            aspect = aspect or decoder.aspect
+            if aspect and decoder.aspect not in (None, aspect) and not self._told_aspect:
+                self._told_aspect = True
+                self._tell_aspect(aspect, decoder.aspect or aspect, pts * base - self._origin)
+            duration = getattr(picture, "duration", 0) or None
+            if duration is None and following is not None and following > pts:
+                duration = following - pts
+            if self._end is not None:
+                # A picture that is shown when the range ends is shown until then.
+                left = max(1, round(self._end / base) - pts)
+                duration = min(duration or clock.step, left)
+            yield _Shown(picture, pts, duration)
+        self.damage = decoder.tally.damage()
         if missing := self.damage.missing:
             self._notes.add(
                 f"{missing} frame(s) of {self.path.name} are damaged, could not be decoded and are missing; the others "
@@ -258,48 +330,49 @@ class VideoReader:
         if concealed := self.damage.concealed:
             self._notes.add(f"{concealed} frame(s) of {self.path.name} are damaged in part (concealed).")
 
-    def _from_start(
-        self, container: InputContainer, stream: VideoStream, base: Fraction, tally: "_Tally"
-    ) -> Iterator[av.VideoFrame | None]:
-        """Every picture from the start of the range or a little before; None for a packet that fails."""
-        # Also for a picture that becomes larger.
-        stream.codec_context.options |= codec_options(self._max_pixels)
-        stream.thread_type = "AUTO"  # type: ignore[assignment]  # frame threads where the codec has no slices
-        pictures = _pictures(container, stream, self.path, self._notes, tally)
-        if self._start is None or self._start <= self._origin:
-            yield from pictures
-            return
-        # Backwards to a key frame; the caller drops what comes before the start.
-        if not _seek(container, stream, int(self._start / base)):
-            yield from pictures
-            return
-        first = next((picture for picture in pictures if picture is not None), None)
-        if first is None or first.pts is None or first.pts * base > self._start:
-            # A missing or wrong index landed behind the start: read from the beginning instead.
-            pictures.close()
-            _seek(container, stream, int(self._origin / base))
-            tally.restart()
-            first, pictures = None, _pictures(container, stream, self.path, self._notes, tally)
-        if first is not None:
-            yield first
-        yield from pictures
+    def _whole(self, decoder: Decoder, start: Fraction | None = None) -> Iterator[av.VideoFrame]:
+        """Pictures from about `start` on, without what did not decode.
+
+        On a device, damage raises HardwareError: software may know more of it.
+        """
+        for picture in decoder.pictures(start):
+            if picture is not None:
+                if decoder.on_device and picture.is_corrupt:
+                    raise HardwareError("the stream is damaged")
+                yield picture
+            elif decoder.on_device:
+                raise HardwareError("it refuses the stream")
+
+    def _tell_aspect(self, first: Fraction, other: Fraction, time: Fraction) -> None:
+        """Say that the shape of the pixels changes. Raises OptionError with `strict`."""
+        change = (
+            f"The pixel aspect of {self.path.name} changes from {first.numerator}:{first.denominator} to "
+            f"{other.numerator}:{other.denominator} at about {float(time):.2f} s"
+        )
+        if self._strict:
+            raise OptionError(
+                f"--strict: {change}, and the output can have only one. Cut the video there with --start and --end, or "
+                "leave out --strict to keep the first."
+            )
+        self._notes.lose(
+            f"{change}; the output keeps the first. Cut the video there with --start and --end to keep both."
+        )
 
     def _check(self, first: av.VideoFrame) -> None:
         name = self.path.name
         if self.metadata.has_alpha:
             self._notes.lose(f"The alpha channel of {name} is dropped: only colour is denoised.")
-        lost = [what for key, what in UNCARRIED_SIDE_DATA.items() if key in first.side_data]
+        beside = side_data(first)
+        lost = [what for key, what in UNCARRIED_SIDE_DATA.items() if key in beside]
         if lost:
             self._notes.lose(f"{name} carries {', '.join(lost)}, which the output will lack.")
         self.metadata = replace(self.metadata, losses=tuple(self._notes.losses))
         frame_to_rgb(first, self.metadata.color)  # an unsupported format fails here, before any work
 
-    def _report_truncation(
-        self, container: InputContainer, stream: VideoStream, finish: Fraction | None
-    ) -> None:
+    def _report_truncation(self, finish: Fraction | None) -> None:
         if self.metadata.container == Y4M and self._end is None and is_torn_file(self.path, self.metadata):
             self._notes.add(torn_note(self.path.name))
-        stated = stated_end(container, stream)
+        stated = self._stated_end
         if self._start is not None or finish is None or stated is None:
             return
         step = 1 / (self.metadata.average_rate or FALLBACK_RATE)
@@ -310,145 +383,20 @@ class VideoReader:
             )
 
 
-class _Clock:
-    """Gives each picture a strictly increasing pts, its own wherever it has one."""
-
-    def __init__(self, metadata: VideoMetadata, notes: Warnings) -> None:
-        rate = metadata.average_rate or FALLBACK_RATE
-        self.step = max(1, round(1 / (rate * metadata.time_base)))
-        self._leap = FIRST_LEAP / metadata.time_base
-        self._last: int | None = None
-        self._notes = notes
-
-    def stamp(self, pictures: Iterable[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, int]]:
-        """Pictures with their pts. A time later than the next picture's is damaged and replaced: one wrong time must
-        not move all that follow."""
-        held: av.VideoFrame | None = None
-        for picture in pictures:
-            if held is not None:
-                yield held, self.tick(held, picture.pts)
-            held = picture
-        if held is not None:
-            yield held, self.tick(held)
-
-    def tick(self, picture: av.VideoFrame, following: int | None = None) -> int:
-        """The pts of the next picture, in stream ticks; `following`: that of the one after it, where known."""
-        pts = picture.pts if picture.pts is not None else picture.dts
-        if pts is None:
-            self._notes.add("Some frames have no time stamp; theirs follow from the average frame rate.")
-            pts = 0 if self._last is None else self._last + self.step
-        if self._last is not None and following is not None and self._last + 1 < following <= pts:
-            self._notes.add("Some time stamps lie behind the next frame's; they were moved before it.")
-            pts = min(self._last + self.step, following - 1)
-        if self._last is None and following is not None and following - pts > self._leap:
-            self._notes.add(
-                "The first frame's time stamp lies hours before the next one's; it was moved there."
-            )
-            pts = following - self.step
-        if self._last is not None and pts <= self._last:
-            self._notes.add("Some time stamps do not increase; they were moved just behind the frame before.")
-            pts = self._last + 1
-        self._last = pts
-        return pts
+def count_frames(reader: FrameReader) -> FrameCount:
+    """How many frames a reader will give, as far as that can be known before they are read."""
+    if isinstance(reader, VideoReader):
+        return reader.count()
+    return FrameCount(reader.metadata.frame_count, exact=reader.image_names is not None)
 
 
-@dataclass(slots=True)
-class _Tally:
-    """Counts what a decoder is given and gives."""
+def refuse_changes(reader: FrameReader) -> None:
+    """Refuse, before the work, a video that changes within itself as no output can; opened with `strict`.
 
-    packets: int = 0  # that hold something
-    pictures: int = 0
-    failures: int = 0
-    corrupt: int = 0  # pictures
-    strict: bool = False  # every packet must give a picture
-    last: int | None = None  # time of the last picture, in ticks
-    drained: bool = False  # the decoder has given all it had
-
-    def restart(self) -> None:
-        """Count anew."""
-        self.packets = self.pictures = self.failures = self.corrupt = 0
-
-    def damage(self) -> Damage:
-        """A decoder can drop more than the packets it refuses: what refers to them, or, with threads, the last one
-        without a word. But where nothing failed, packets without a picture need not be a loss (VP8 and fields have
-        them)."""
-        lost = self.failures
-        if (lost or self.strict) and self.drained:
-            lost = max(lost, self.packets - self.pictures)
-        return Damage(lost, self.corrupt)
-
-
-def _pictures(
-    container: InputContainer, stream: VideoStream, path: Path, notes: Warnings, tally: _Tally
-) -> Generator[av.VideoFrame | None, None, None]:
-    """Pictures in presentation order, and None for each packet that does not decode."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except (FFmpegError, OSError) as error:
-            notes.add(f"Reading {path.name} stopped early ({error_reason(error)}): it is probably truncated.")
-            # What the decoder still holds is good.
-            packet = None
-            yield from _decode_packet(stream, None, tally)
-        if packet is None:
-            tally.drained = True
-            return
-        failures = tally.failures
-        yield from _decode_packet(stream, packet, tally)
-        if not packet.size and tally.failures > failures:
-            # The decoder's threads held more pictures than the one that failed, and PyAV dropped them with it.
-            yield from _last_pictures(stream, path, tally)
-
-
-def _last_pictures(stream: VideoStream, path: Path, tally: _Tally) -> Iterator[av.VideoFrame]:
-    """What comes after the last picture given, decoded without threads so that a failure costs one picture."""
-    base, last = to_fraction(stream.time_base), tally.last
-    if last is None or base is None:
-        return
-    with open_container(path) as container:
-        again = container.streams[stream.index]
-        assert isinstance(again, VideoStream)
-        again.codec_context.thread_count = 1
-        again.codec_context.options |= stream.codec_context.options
-        _seek(container, again, last)
-        for packet in container.demux(again):
-            try:
-                pictures = again.decode(packet)
-            except (FFmpegError, OSError):
-                continue
-            for picture in pictures:
-                if picture.pts is not None and picture.pts > last:
-                    tally.pictures += 1
-                    tally.corrupt += picture.is_corrupt
-                    yield picture
-
-
-def _decode_packet(
-    stream: VideoStream, packet: av.Packet | None, tally: _Tally
-) -> Sequence[av.VideoFrame | None]:
-    holds = packet is not None and packet.size > 0
-    tally.packets += holds
-    try:
-        pictures = stream.decode(packet)
-    except EOFError:
-        return ()
-    except FFmpegError:
-        tally.failures += 1
-        return (None,)
-    tally.pictures += len(pictures)
-    tally.last = pictures[-1].pts if pictures else tally.last
-    tally.corrupt += sum(picture.is_corrupt for picture in pictures)
-    return pictures
-
-
-def _seek(container: InputContainer, stream: VideoStream, ticks: int) -> bool:
-    """Go to the last key frame that is not after `ticks`; False where a damaged index forbids it."""
-    try:
-        container.seek(ticks, stream=stream)
-    except (FFmpegError, OSError, OverflowError):
-        return False
-    return True
+    Decodes the whole range. Raises OptionError. Pipes are not read ahead, and images do not change so.
+    """
+    if isinstance(reader, VideoReader):
+        reader.look_through()
 
 
 def _no_frames(path: Path, start: float | None, end: float | None, max_pixels: int) -> InputError:

@@ -1,12 +1,11 @@
 """Copy everything but the denoised video: audio, subtitles, data, attachments, chapters, metadata."""
 
-import contextlib
 import errno
 import io
-import math
 from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from stbn_cli.video.frames import StreamSource, Warnings
 from stbn_cli.video.pixels import to_fraction
 from stbn_cli.video.probe import CONTAINER_TICKS, is_cover, open_container
 from stbn_cli.video.readback import Said, missing_words, words_of
+from stbn_cli.video.seeking import seek, steps_back
 from stbn_cli.video.subtitles import CONVERSIONS, to_mov_text, to_subrip
 
 if TYPE_CHECKING:
@@ -67,6 +67,10 @@ MOV_LANGUAGES = {
     **{"fre": "fra", "hye": "arm", "isl": "ice", "kat": "geo", "mkd": "mac", "msa": "may", "mya": "bur"},
     **{"nld": "dut", "rum": "ron", "slo": "slk", "sqi": "alb", "zho": "chi"},
 }
+# Seconds before a range: after a search, MPEG program streams begin within a packet of sound, with a wrong time.
+SOUND_LEAD = 1
+# Seconds before a range in which a subtitle that is still on screen then may begin.
+SUBTITLE_LEAD = 30
 _DISCARD = getattr(av.stream, "Discard", None)  # from PyAV 18 on
 
 
@@ -174,15 +178,54 @@ class StreamCopier:
     def start(self) -> None:
         """Begin reading packets."""
         streams = [stream for stream in self._input.streams if stream.index in self._targets]
+        self._discard_others()
+        if streams:
+            begin = None if self._source.start is None else self._packets_around(self._source.start)
+            self._packets = self._wanted(self._all_packets() if begin is None else begin)
+        self._waiting = next(self._packets, None)
+
+    def _discard_others(self) -> None:
+        """Spare reading the packets of the video."""
         for stream in self._input.streams:
             if stream.index not in self._targets and _DISCARD is not None:
-                stream.discard = _DISCARD.all  # spares reading the video's packets
-        if self._source.start is not None and streams:
-            # Where a damaged index forbids it, all is read and what lies before the range is left out.
-            with contextlib.suppress(FFmpegError, OSError):
-                self._input.seek(math.floor(self._source.start * CONTAINER_TICKS))
-        self._packets = self._wanted(self._input.demux(streams)) if streams else iter(())
-        self._waiting = next(self._packets, None)
+                stream.discard = _DISCARD.all
+
+    def _all_packets(self) -> Iterator[Packet]:
+        return self._input.demux([stream for stream in self._input.streams if stream.index in self._targets])
+
+    def _packets_around(self, start: Fraction) -> Iterator[Packet]:
+        """Packets from a place on that is before `start` for each track of sound; if none is found, all of them."""
+        begin = Fraction(self._input.start_time or 0, CONTAINER_TICKS)
+        kinds = {stream.type for stream in self._input.streams if stream.index in self._targets}
+        lead = SUBTITLE_LEAD if "subtitle" in kinds else SOUND_LEAD
+        for target in steps_back(start - lead, begin):
+            if not seek(self._input, target):
+                break
+            packets = self._all_packets()
+            head = self._head(packets, start)
+            if head is not None:
+                return chain(head, packets)
+        # Opened anew: a search that failed may have taken packets.
+        self._input.close()
+        self._input = open_container(self._source.path)
+        self._discard_others()
+        return self._all_packets()
+
+    def _head(self, packets: Iterator[Packet], start: Fraction) -> list[Packet] | None:
+        """The first packets, up to one of each track of sound; None where such a one is behind `start`."""
+        missing = {s.index for s in self._input.streams if s.index in self._targets and s.type == "audio"}
+        head: list[Packet] = []
+        try:
+            while missing and (packet := next(packets, None)) is not None:
+                head.append(packet)
+                time = packet_seconds(packet)
+                if time is not None and time > start and packet.stream.type == "audio":
+                    return None
+                if time is not None:
+                    missing.discard(packet.stream.index)
+        except (FFmpegError, OSError):
+            return None
+        return None if missing else head
 
     def mux_until(self, seconds: Fraction | None, output: OutputContainer) -> None:
         """Write every packet that belongs before `seconds` of the output; None = all the rest."""

@@ -14,9 +14,16 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from stbn_cli.errors import OutputError
-from stbn_cli.video.frames import RANGE_UNSPECIFIED, UNSPECIFIED, ColorSpec, FieldOrder
+from stbn_cli.video.frames import (
+    RANGE_FULL,
+    RANGE_LIMITED,
+    RANGE_UNSPECIFIED,
+    UNSPECIFIED,
+    ColorSpec,
+    FieldOrder,
+)
 from stbn_cli.video.names import media_name
-from stbn_cli.video.pixels import field_order, to_fraction
+from stbn_cli.video.pixels import field_order, is_full_range, tag_name, to_fraction
 from stbn_cli.video.probe import error_reason
 from stbn_cli.video.times import Times
 
@@ -87,19 +94,32 @@ def _lost_tags(container: InputContainer, stream: VideoStream, expected: Expecte
     color = expected.color
     tagged = first if hasattr(first, "color_trc") else stream.codec_context  # PyAV 16's frames lack them
     primaries, transfer = tagged.color_primaries, tagged.color_trc
-    pairs = [
-        ("colour matrix", color.matrix_tag, UNSPECIFIED, first.colorspace),
-        ("colour range", color.range_tag, RANGE_UNSPECIFIED, first.color_range),
-        ("colour primaries", color.primaries, UNSPECIFIED, primaries),
-        ("transfer curve", color.transfer, UNSPECIFIED, transfer),
-        ("pixel aspect", expected.aspect or 1, 1, to_fraction(stream.sample_aspect_ratio) or 1),
-        ("rotation", expected.rotation % 360, 0, first.rotation % 360),
-        ("field order", expected.field_order, None, field_order(first)),
+    tags = [
+        ("colour matrix", "matrix", color.matrix_tag, UNSPECIFIED, first.colorspace),
+        ("colour range", "range", color.range_tag, RANGE_UNSPECIFIED, _found_range(first)),
+        ("colour primaries", "primaries", color.primaries, UNSPECIFIED, primaries),
+        ("transfer curve", "transfer", color.transfer, UNSPECIFIED, transfer),
     ]
-    lost = [f"{name} ({wanted})" for name, wanted, unset, found in pairs if wanted not in (unset, found)]
+    lost = [
+        f"{name} ({tag_name(kind, wanted)})"
+        for name, kind, wanted, unset, found in tags
+        if wanted not in (unset, found)
+    ]
+    aspect, order = expected.aspect or Fraction(1), expected.field_order
+    if aspect not in (1, to_fraction(stream.sample_aspect_ratio) or 1):
+        lost.append(f"pixel aspect ({aspect.numerator}:{aspect.denominator})")
+    if expected.rotation % 360 not in (0, first.rotation % 360):
+        lost.append(f"rotation ({expected.rotation % 360} degrees)")
+    if order not in (None, field_order(first)):
+        lost.append(f"field order ({order} field first)")
     if not lost:
         return []
     return [f"The output's codec and container do not keep the source's {', '.join(lost)}."]
+
+
+def _found_range(first: av.VideoFrame) -> int:
+    """As tagged, or as it is understood where there is no tag: codecs leave out what goes without saying."""
+    return RANGE_FULL if is_full_range(first.format.name, first.color_range) else RANGE_LIMITED
 
 
 def _failed(path: Path, why: str) -> OutputError:

@@ -8,14 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from stbn_cli.analysis.analysis import RUN_FRAMES, Analysis, analyze
-from stbn_cli.analysis.picture import (
-    Bars,
-    clipped_shares,
-    find_bars,
-    find_repeats,
-    grid_strength,
-    without_bars,
-)
+from stbn_cli.analysis.picture import clipped_shares, find_repeats, grid_strength
+from stbn_cli.noise.bars import Bars, find_bars, without_bars
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.synthesis.camera import CameraPipeline, Grain
 from stbn_cli.synthesis.codec import H264

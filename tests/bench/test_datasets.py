@@ -37,6 +37,19 @@ def test_missing_sequences_are_named(tmp_path: Path) -> None:
     assert len(missing) == 6 and "tractor" in missing
 
 
+def test_set8_is_known_by_the_names_in_use(tmp_path: Path) -> None:
+    for name in ("touchdown_pass", "tractor_540p", "0_hypersmooth", "sunflower_old", "sunflower", "snow"):
+        put_frame(tmp_path / name)
+    clips, missing = find_sequences(DATASETS["set8"], tmp_path)
+    assert {clip.name: clip.path.name for clip in clips} == {
+        "tractor": "tractor_540p",
+        "touchdown": "touchdown_pass",
+        "sunflower": "sunflower",
+        "hypersmooth": "0_hypersmooth",
+    }
+    assert "snowboard" in missing
+
+
 def test_davis_takes_480p_pictures_and_no_masks(tmp_path: Path) -> None:
     for kind in ("Annotations/480p", "JPEGImages/Full-Resolution", "JPEGImages/480p"):
         put_frame(tmp_path / "DAVIS" / kind / "golf")

@@ -1,5 +1,6 @@
 """Fixtures of the command-line tests: a tiny random model, and the command line run in this process."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, save_checkpoint
+from stbn_cli.cli import progress
 from stbn_cli.cli.app import main
 from stbn_cli.models.stbn import STBN, STBNConfig
 from tests.networks import TINY
@@ -41,6 +43,7 @@ def stbn(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     """stbn("denoise", ...) -> exit code, stdout and stderr."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("STBN_DEBUG", raising=False)
+    monkeypatch.setattr(progress, "LINE_SECONDS", math.inf)  # how many lines there are is a matter of speed
 
     def run(*arguments: object) -> Outcome:
         capsys.readouterr()

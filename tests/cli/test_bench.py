@@ -11,6 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
+from stbn_cli.bench.isolation import MethodFailedError
+from tests.conftest import PATIENCE
+
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
@@ -84,7 +87,9 @@ def test_partial_data_sets_say_so(
     monkeypatch.setenv("STBN_DATA", str(clips))
     outcome = stbn("bench", "set8", "--model", tiny_model_path, "--sigma", "10")
     assert outcome.code == 0, outcome.err
-    assert "7 sequences are not there" in outcome.err and "park_joy" in outcome.err
+    assert (
+        "7 sequences are missing" in outcome.err and "fastdvdnet" in outcome.err and "park_joy" in outcome.err
+    )
     assert "tiny*" in outcome.out and "1 of 8" in outcome.out
     quoted = outcome.out.index("Quoted, not measured")
     assert outcome.out.index("32.76") > quoted, "quoted numbers stand in their own table"
@@ -104,16 +109,21 @@ def test_folders_of_frames_need_no_pyav(clips: Path, tiny_model_path: Path) -> N
         "--json",
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["averages"]) == 2
 
 
-def test_the_alias(stbn: Callable, clips: Path, tiny_model_path: Path) -> None:
-    outcome = stbn("test", clips / "street", "--model", tiny_model_path, "--sigma", "30", "--json")
-    assert outcome.code == 0, outcome.err
-    assert json.loads(outcome.out)["sigmas"] == [30.0]
+def test_fails_if_the_only_model_failed(
+    stbn: Callable, clips: Path, tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MethodFailedError("memory ran out")
+
+    monkeypatch.setattr("stbn_cli.bench.runner.IsolatedMethod.__call__", fail)
+    outcome = stbn("bench", clips, "--model", tiny_model_path, "--sigma", "10")
+    assert outcome.code == 1 and "Error: No method could be measured: memory ran out" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -141,14 +151,18 @@ def test_refusals(
     assert outcome.out == ""
 
 
-def test_existing_files_are_kept(stbn: Callable, clips: Path, tiny_model_path: Path, tmp_path: Path) -> None:
+def test_existing_files_are_kept_and_the_alias_works(
+    stbn: Callable, clips: Path, tiny_model_path: Path, tmp_path: Path
+) -> None:
     table = tmp_path / "scores.csv"
     table.write_text("mine")
-    arguments = ("bench", clips / "street", "--model", tiny_model_path, "--sigma", "10", "--csv", table)
-    outcome = stbn(*arguments)
+    arguments = (clips / "street", "--model", tiny_model_path, "--sigma", "30", "--csv", table)
+    outcome = stbn("bench", *arguments)
     assert outcome.code == 6 and "--overwrite" in outcome.err
     assert table.read_text() == "mine"
-    assert stbn(*arguments, "--overwrite").code == 0
+    outcome = stbn("test", *arguments, "--overwrite", "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["sigmas"] == [30.0]
     assert table.read_text().startswith("method,")
 
 

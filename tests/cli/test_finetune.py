@@ -23,6 +23,7 @@ from stbn_cli.finetuning.result import FinetuneProgress
 from tests.cli.conftest import Outcome, save_tiny_model
 from tests.cli.test_errors import assert_refused
 from tests.cli.test_startup import PROBE
+from tests.conftest import PATIENCE
 from tests.networks import TINY
 
 Stbn = Callable[..., Outcome]
@@ -126,7 +127,8 @@ def test_json_is_one_document_on_stdout(
     assert document["estimated_gain_db"] > 0 and document["standard_error_db"] >= 0
     assert (document["steps"], document["frames"], document["interrupted"]) == (8, FRAMES, False)
     assert document["noise_level"] == pytest.approx(SIGMA)
-    assert document["noise"] == {"sigma_by_brightness": [[pytest.approx(SIGMA)]]}
+    assert document["assumed"]["sigma_by_brightness"] == [[pytest.approx(SIGMA)]]
+    assert document["noise"]["kind"] in ("white", "sensor") and not document["noise"]["shared_by_neighbours"]
     assert document["explanation"] is None and not document["flow_distilled"]
     (told,) = load_checkpoint(model).info.training["finetuning"]
     assert told["estimated_gain_db"] == document["estimated_gain_db"]
@@ -402,6 +404,6 @@ def test_help_is_complete_and_light(stbn: Stbn) -> None:
     for word in ("--from-scratch", "--resume", "--preview", "130 interrupted", "stbn finetune clip.mp4"):
         assert word in text
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, "finetune", "--help"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", PROBE, "finetune", "--help"], capture_output=True, text=True, timeout=PATIENCE
     )
     assert json.loads(done.stderr.splitlines()[-1]) == [0, []]

@@ -1,6 +1,7 @@
 """Interrupted runs: what they leave, how they go on, and that their frames are those of an unbroken run."""
 
 import hashlib
+import itertools
 import os
 import random
 import re
@@ -8,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from stbn_cli.cli.app import main
 from stbn_cli.errors import OutputError
 from stbn_cli.video.workfolder import WorkFolder
 from stbn_cli.video.writer import VideoWriter
+from tests.cli.signals import signalled
 from tests.conftest import planes_of
 
 FRAMES = 30
@@ -216,64 +217,42 @@ def test_the_work_folder_is_private(tmp_path: Path) -> None:
 # Processes
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    """The command as a process for which Ctrl-C means what it means in a shell."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "stbn_cli", *map(str, arguments)],
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-
-
-def wait_for_progress(process: subprocess.Popen[str], folder: Path) -> None:
-    """Until the first chunk is kept."""
-    while process.poll() is None and not (folder / STATE_FILE).exists():
-        time.sleep(0.005)
-
-
-@pytest.fixture
-def long_clip(make_clip: Callable[..., Path]) -> Path:
-    """Enough work for a second."""
-    return make_clip(name="in.mkv", width=192, height=128, frames=60, encoder="ffv1")
-
-
 @posix
-def test_ctrl_c_finishes_the_chunk_and_tells_how_to_go_on(
-    long_clip: Path, tiny_model_path: Path, stbn
-) -> None:
-    output = long_clip.with_name("out.mkv")
-    arguments = ("denoise", long_clip, "-o", output, "-m", tiny_model_path, *BASIC)
-    with start(*arguments) as process:
-        wait_for_progress(process, output.with_name(".out.mkv.stbn"))
-        process.send_signal(signal.SIGINT)
-        assert process.stderr is not None
-        told = process.stderr.read()
-    assert process.returncode == 130 and "Finishing the chunk" in told and "Traceback" not in told
+def test_ctrl_c_finishes_the_chunk_and_tells_how_to_go_on(clip: Path, tiny_model_path: Path, stbn) -> None:
+    output = clip.with_name("out.mkv")
+    arguments = ("denoise", clip, "-o", output, "-m", tiny_model_path, *BASIC)
+    done = signalled(signal.SIGINT, "stbn_cli.chunkstore:ChunkStore.commit", 2, *arguments)
+    told = done.stderr
+    assert done.returncode == 130 and "Finishing the chunk" in told and "Traceback" not in told
     assert not output.exists()
     command = re.search(r"Go on with: stbn (.*)", told)
     assert command is not None
     import shlex
 
     assert main(shlex.split(command[1])) == 0
-    assert same_frames(output, whole(stbn, long_clip, tiny_model_path))
-    assert content(long_clip.parent) == {"in.mkv", "out.mkv", "whole.mkv"}
+    assert same_frames(output, whole(stbn, clip, tiny_model_path))
+    assert content(clip.parent) == {"in.mkv", "out.mkv", "whole.mkv"}
 
 
-def kill_and_resume(clip: Path, model: Path, begun: str, delay: float) -> Path:
-    """Kill -9 so many seconds after the file `begun` is in the work folder, then go on; the output."""
+# What a run calls, and how often at least: in the midst of a chunk, while the output or the state is given its name,
+# and before there is anything to go on with.
+MOMENTS = {
+    "stbn_cli.chunkstore:ChunkStore.add": FRAMES,
+    "stbn_cli.video.writer:VideoWriter.write_planes": FRAMES,
+    "os:fsync": 24,
+    "os:replace": 12,
+    "os:mkdir": 1,
+}
+
+
+def kill_and_resume(clip: Path, model: Path, place: str, count: int) -> Path:
+    """Kill -9 at the call number `count` of `place`, then go on; the output."""
     output = clip.with_name("out.mkv")
     arguments = ("denoise", clip, "-o", output, "-m", model, *BASIC)
-    with start(*arguments) as process:
-        folder = output.with_name(".out.mkv.stbn")
-        while process.poll() is None and not (folder / begun).exists():
-            time.sleep(0.005)
-        time.sleep(delay)
-        process.kill()
-    assert process.returncode in (0, -signal.SIGKILL)
+    assert signalled(signal.SIGKILL, place, count, *arguments).returncode == -signal.SIGKILL
     if output.exists():
         # Nothing has the name that is not whole; a kill after that can leave no more than the folder.
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(output.with_name(".out.mkv.stbn"), ignore_errors=True)
         return output
     assert main([str(argument) for argument in (*arguments, "--resume")]) == 0
     return output
@@ -281,43 +260,57 @@ def kill_and_resume(clip: Path, model: Path, begun: str, delay: float) -> Path:
 
 @posix
 @pytest.mark.parametrize("runs", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_runs_killed_at_random_moments_go_on(long_clip: Path, tiny_model_path: Path, stbn, runs: int) -> None:
-    digest = hashlib.sha256(long_clip.read_bytes()).digest()
-    expected = whole(stbn, long_clip, tiny_model_path)
+def test_runs_killed_at_random_moments_go_on(clip: Path, tiny_model_path: Path, stbn, runs: int) -> None:
+    digest = hashlib.sha256(clip.read_bytes()).digest()
+    expected = whole(stbn, clip, tiny_model_path)
     moments = random.Random(7)
-    for run in range(runs):
-        # Mostly in the midst of the work, at times before there is anything to go on with.
-        begun, most = (STATE_FILE, 0.7) if run % 4 else ("lock", 0.6)
-        output = kill_and_resume(long_clip, tiny_model_path, begun, moments.uniform(0.0, most))
+    for place in itertools.islice(itertools.cycle(MOMENTS), runs):
+        output = kill_and_resume(clip, tiny_model_path, place, moments.randint(1, MOMENTS[place]))
         assert same_frames(output, expected)
-        assert content(long_clip.parent) == {"in.mkv", "out.mkv", "whole.mkv"}
+        assert content(clip.parent) == {"in.mkv", "out.mkv", "whole.mkv"}
         output.unlink()
-    assert hashlib.sha256(long_clip.read_bytes()).digest() == digest
+    assert hashlib.sha256(clip.read_bytes()).digest() == digest
 
 
 @posix
+@pytest.mark.parametrize(
+    ("full", "word"), [("output", "out.mkv failed"), ("progress", "The progress cannot be kept")]
+)
 def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_space(
-    long_clip: Path, tiny_model_path: Path, stbn, tmp_path: Path
+    make_clip, tiny_model_path: Path, stbn, monkeypatch: pytest.MonkeyPatch, full: str, word: str
 ) -> None:
-    # A limit on the size of files stands for the full disk: it takes no rights to set.
+    """A limit on the size of files stands for the full disk: it takes no rights to set, and lets one file fail."""
     import resource
 
-    output = long_clip.with_name("out.mkv")
-    arguments = ("denoise", long_clip, "-o", output, "-m", tiny_model_path, *BASIC)
+    clip = make_clip(name="in.mkv", frames=FRAMES, encoder="ffv1", pix_fmt="yuv444p10le")
+    output = clip.with_name("out.mkv")
+    arguments = ("denoise", clip, "-o", output, "-m", tiny_model_path, *BASIC)
+    commit, states = ChunkStore.commit, []
 
-    def limit() -> None:
+    def measured(self: ChunkStore, state) -> None:
+        commit(self, state)
+        states.append((self.folder / STATE_FILE).stat().st_size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ChunkStore, "commit", measured)
+        expected = whole(stbn, clip, tiny_model_path)
+    # The state is the largest file of the progress, and the output grows larger than that.
+    assert max(states) < 0.8 * expected.stat().st_size
+    limit = int(1.1 * max(states)) if full == "output" else min(states) - 1
+
+    def limit_files() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     process = subprocess.run(
         [sys.executable, "-m", "stbn_cli", *map(str, arguments)],
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=limit,
+        preexec_fn=limit_files,
         check=False,
     )
-    assert process.returncode == 6 and "out.mkv failed" in process.stderr, process.stderr
-    assert "--resume" in process.stderr and "Traceback" not in process.stderr
-    assert not output.exists() and shutil.disk_usage(tmp_path).free
+    assert process.returncode == 6 and word in process.stderr, process.stderr
+    assert ("--resume" in process.stderr) == (full == "output") and "Traceback" not in process.stderr
+    assert not output.exists()
     assert stbn(*arguments, "--resume").code == 0
-    assert same_frames(output, whole(stbn, long_clip, tiny_model_path))
+    assert same_frames(output, expected)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import stbn_cli
+from tests.conftest import PATIENCE
 
 HEAVY = ("torch", "av", "cv2", "numpy", "huggingface_hub", "safetensors", "matplotlib", "jinja2")
 PROBE = f"""
@@ -28,23 +29,23 @@ COMMANDS = ("denoise", "preview", "compare", "finetune", "bench", "train", "doct
 )
 def test_heavy_libraries_stay_out(arguments) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, timeout=PATIENCE
     )
     assert json.loads(done.stderr.splitlines()[-1]) == [0, []]
 
 
 def test_package_import_is_light() -> None:
     code = f"import sys, stbn_cli; assert not [n for n in {HEAVY} if n in sys.modules]; stbn_cli.nonsense"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert "AttributeError" in done.stderr and "AssertionError" not in done.stderr
 
 
 def test_python_m_reports_the_version_and_the_exit_code() -> None:
     command = [sys.executable, "-m", "stbn_cli"]
-    done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (0, f"stbn {stbn_cli.__version__}\n")
     done = subprocess.run(
-        [*command, "denoise", "/no/such/clip.mp4"], capture_output=True, text=True, timeout=60
+        [*command, "denoise", "/no/such/clip.mp4"], capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 3 and done.stdout == "" and "Traceback" not in done.stderr
 
@@ -54,7 +55,7 @@ def test_closed_pipe_is_silent() -> None:
     os.close(read)
     command = [sys.executable, "-m", "stbn_cli", "--version"]
     try:
-        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
     finally:
         os.close(write)
     assert done.returncode == 1 and done.stderr == ""

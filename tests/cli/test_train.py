@@ -37,7 +37,8 @@ def stills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_trains_saves_and_resumes(stbn, stills, tmp_path) -> None:
     run = tmp_path / "run"
     arguments = ("train", "--still-dir", stills, "-o", run, *SHORT)
-    result = stbn(*arguments, "--epochs", "1")
+    reference = ("--milestones", "1", "3", "--gamma", "0.3", "--keep-epochs")
+    result = stbn(*arguments, *reference, "--epochs", "1")
     assert result.code == 0, result.err
     document = json.loads(result.out)
     assert document == {
@@ -48,7 +49,8 @@ def test_trains_saves_and_resumes(stbn, stills, tmp_path) -> None:
         "best_score": None,
     }
     assert "step 1" in result.err and "loss" in result.err
-    assert (run / "model.safetensors").is_file()
+    assert (run / "model.safetensors").is_file() and (run / "epoch-1.safetensors").is_file()
+    assert not (run / "best.safetensors").exists(), "nothing was validated"
     result = stbn(*arguments, "--epochs", "2", "--resume")
     assert json.loads(result.out)["steps"] == 4
 
@@ -76,6 +78,9 @@ def test_ctrl_c_saves_and_exits_with_130(stbn, stills, tmp_path, monkeypatch) ->
         (["--train-dir", ".", "--precision", "fp8"], 2, "fp8"),
         (["--train-dir", ".", "--patch-size", "4"], 2, "--patch-size"),
         (["--train-dir", ".", "--noise-interval", "50", "5"], 2, "--noise-interval"),
+        (["--train-dir", ".", "--gamma", "1.5"], 2, "--gamma"),
+        (["--train-dir", ".", "--milestones", "2,x"], 2, "--milestones"),
+        (["--train_dir", ".", "--patch_size", "4"], 2, "--patch-size"),
         (["--train-dir", ".", "--resume"], 3, "--resume"),
     ],
 )
@@ -83,6 +88,25 @@ def test_refusals(stbn, tmp_path, arguments, code, word) -> None:
     result = stbn("train", "-o", tmp_path / "run", "--device", "cpu", *arguments)
     assert result.code == code and result.out == ""
     assert word in result.err and "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("given", ["DAVIS", "DAVIS/JPEGImages"])
+def test_validation_on_training_clips_is_refused(stbn, tmp_path, given) -> None:
+    clip = tmp_path / "DAVIS" / "JPEGImages" / "480p" / "golf"
+    clip.mkdir(parents=True)
+    for number in range(2):
+        cv2.imwrite(str(clip / f"{number}.png"), np.full((32, 32, 3), 40 * number, np.uint8))
+    arguments = ("--train-dir", tmp_path / given, "--validation-dir", clip.parent)
+    result = stbn("train", "-o", tmp_path / "run", "--device", "cpu", *arguments)
+    assert result.code == 3 and "golf is in the training folders too" in result.err
+
+
+def test_milestones_in_one_go(stbn, stills, tmp_path, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr("stbn_cli.cli.train._run", seen.append)
+    for words in (["2", "4", "6"], ["2,4,6"], ["2", "--milestones", "4", "6"]):
+        stbn("train", "--still-dir", stills, "-o", tmp_path, "--milestones", *words, "--seed", "1")
+    assert [values["milestones"] for values in seen] == [(2, 4, 6)] * 3
 
 
 def test_defaults_are_those_of_the_trainer() -> None:

@@ -1,16 +1,21 @@
 """`stbn weights`: listing, finding, importing and verifying models."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
+from stbn_cli import load_denoiser
+from stbn_cli.checkpoints import import_official, save_checkpoint
 from stbn_cli.checkpoints.flow import FlowCheckpoint, save_flow_checkpoint
 from stbn_cli.checkpoints.serial import ModelInfo, load_checkpoint
 from stbn_cli.models.lightflow import LightFlowNet
-from tests.parity.vectors import load_vectors
+from tests.parity.vectors import FOLDER, load_vectors
 
 
 @pytest.fixture
@@ -33,6 +38,54 @@ def test_import_makes_a_model_that_denoises(stbn, official_path, make_clip) -> N
     denoised = stbn("denoise", make_clip(frames=3), "-m", target, "-s", "20", "--json")
     assert denoised.code == 0, denoised.err
     assert json.loads(denoised.out)["flow"] == "dis"
+
+
+@pytest.fixture(scope="session")
+def full_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An imported checkpoint with every key and shape of an official one, its flow network too; weights made up."""
+    shapes = json.loads((FOLDER / "official_state_dict_bdc_2_unify.json").read_text())
+    generator = torch.Generator().manual_seed(0)
+    weights = {}
+    for name, shape in shapes.items():
+        scale = 0.5 / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else 0.01
+        mask = name.endswith(".mask")
+        weights[name] = torch.ones(shape) if mask else scale * torch.randn(shape, generator=generator)
+    folder = tmp_path_factory.mktemp("official")
+    torch.save({"state_dict": weights}, folder / "official.pth")
+    checkpoint = import_official(folder / "official.pth")
+    (folder / "official.pth").unlink()
+    save_checkpoint(folder / "official.safetensors", checkpoint)
+    return folder / "official.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [("cpu", "fp32"), ("cpu", "bf16"), pytest.param("cuda", "fp16", marks=pytest.mark.gpu)],
+)
+def test_full_official_checkpoint_denoises(stbn, full_model_path, make_clip, device, precision) -> None:
+    clip, engine = make_clip(frames=2), ("--device", device, "--precision", precision)
+    result = stbn("denoise", clip, "-m", full_model_path, "-s", "20", "--json", *engine)
+    assert result.code == 0, result.err
+    document = json.loads(result.out)
+    assert (document["flow"], document["precision"]) == ("pwc", precision)
+
+
+def test_full_official_checkpoint_elsewhere(stbn, full_model_path, make_clip, tmp_path) -> None:
+    clip = make_clip(frames=2)
+    result = stbn("preview", clip, "-m", full_model_path, "-s", "20", "-o", tmp_path / "p.png")
+    assert result.code == 0, result.err
+    result = stbn("bench", clip, "-m", full_model_path, "-s", "20", "--device", "cpu", "--precision", "fp32")
+    assert result.code == 0, result.err
+    run = ("--model", "stbn-published", "--initial", full_model_path, "--device", "cpu", "--patch-size", "16")
+    once = ("--train-length", "2", "--batch-size", "1", "--patches-per-epoch", "1", "--epochs", "1")
+    picture = np.random.default_rng(0).integers(0, 256, (96, 96, 3)).astype(np.uint8)
+    (tmp_path / "stills").mkdir()
+    cv2.imwrite(str(tmp_path / "stills" / "photo.png"), picture)
+    result = stbn("train", "--still-dir", tmp_path / "stills", "-o", tmp_path / "run", *run, *once)
+    assert result.code == 0, result.err
+    frames = np.random.default_rng(0).random((2, 24, 32, 3), np.float32)
+    denoised = load_denoiser(full_model_path, sigma=20, device="cpu", precision="fp32")(frames)
+    assert denoised.shape == frames.shape and np.isfinite(denoised).all()
 
 
 def test_import_keeps_what_exists(stbn, official_path) -> None:
@@ -76,6 +129,7 @@ def test_list_and_path_know_the_registry(stbn, small_registry) -> None:
     assert "5-55" in line and str(small_registry) in line
     rows = json.loads(stbn("weights", "list", "--json").out)
     assert [row["name"] for row in rows] == ["small", "remote"]
+    assert rows[0]["source"] == "bundled only" and "/" in rows[1]["source"]
     assert rows[1]["file"] == "downloaded on first use" and rows[1]["kind"] == "denoiser"
     assert stbn("weights", "path", "small").out == f"{small_registry}\n"
     assert stbn("weights", "path").out == f"{small_registry}\n"

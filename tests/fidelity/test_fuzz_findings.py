@@ -123,11 +123,11 @@ def test_a_stream_without_packets_does_not_fail_the_check(make_clip, tmp_path) -
 
 
 def test_a_range_of_a_file_that_cannot_seek(make_clip, monkeypatch) -> None:
-    from stbn_cli.video import reader as reading
+    from stbn_cli.video import decoding
 
     clip = make_clip(frames=10)
     with open_video(clip, start=0.2) as whole:
         wanted = [frame.pts for frame in whole]
-    monkeypatch.setattr(reading, "_seek", lambda *arguments: False)
+    monkeypatch.setattr(decoding, "seek", lambda *arguments: False)
     with open_video(clip, start=0.2) as unseekable:
         assert [frame.pts for frame in unseekable] == wanted

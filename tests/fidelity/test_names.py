@@ -16,7 +16,7 @@ from stbn_cli.video.output import check_output, partial_path, put_in_place, whol
 from stbn_cli.video.reader import open_video
 from stbn_cli.video.writer import create_video
 from tests.cli.conftest import save_tiny_model
-from tests.conftest import ClipSpec, write_clip
+from tests.conftest import PATIENCE, ClipSpec, write_clip
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="names and permissions of POSIX systems")
 NAMES = [
@@ -89,7 +89,7 @@ def test_the_command_line_takes_any_name(clip, tmp_path) -> None:
         [sys.executable, "-m", "stbn_cli", "denoise", *options, "--", *names],
         cwd=folder,
         capture_output=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     outputs = {os.fsencode(part["output"]) for part in json.loads(done.stdout)["results"]}

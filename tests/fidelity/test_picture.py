@@ -86,7 +86,7 @@ def test_hdr_is_not_taken_for_sdr(make_clip: Callable[..., Path], matrix: str, t
     assert_same(clip, clip.with_name("a.mkv"))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     pix_fmt=st.sampled_from(FORMATS),
     color_range=st.sampled_from([0, 1, 2]),

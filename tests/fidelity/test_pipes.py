@@ -23,7 +23,7 @@ from stbn_cli.video.encoders import EncodeOptions
 from stbn_cli.video.reader import open_video
 from stbn_cli.video.writer import create_video
 from tests.cli.conftest import save_tiny_model
-from tests.conftest import ClipSpec, planes_of, random_planes
+from tests.conftest import PATIENCE, ClipSpec, planes_of, random_planes
 
 FORMATS = (
     *("gray", "gray10le", "gray12le", "gray16le", "yuv411p"),
@@ -307,9 +307,9 @@ def test_two_real_pipes_in_a_row(quick) -> None:
     first.stdout.close()
     first.stdin.write(data)
     first.stdin.close()
-    out, messages = second.communicate(timeout=120)
+    out, messages = second.communicate(timeout=PATIENCE)
     with first.stderr:
-        assert first.wait(60) == 0, first.stderr.read()
+        assert first.wait(PATIENCE) == 0, first.stderr.read()
     assert second.returncode == 0, messages
     # Nothing but the video: what a strength of 0 leaves is the input.
     assert same(body(out), body(data)) and out.startswith(b"YUV4MPEG2 ")
@@ -321,12 +321,14 @@ def test_a_reader_that_goes_ends_it_quietly(quick) -> None:
     assert process.stdout
     process.stdout.close()
     process.stdout = None
-    _, messages = process.communicate(data, timeout=120)
+    _, messages = process.communicate(data, timeout=PATIENCE)
     assert process.returncode == 1 and messages == b""
 
 
 def test_an_empty_pipe_has_its_own_code(quick) -> None:
-    done = subprocess.run([*COMMAND, "-", *quick], stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+    done = subprocess.run(
+        [*COMMAND, "-", *quick], stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE
+    )
     assert done.returncode == 3 and done.stdout == b""
     assert len(done.stderr.splitlines()) == 1 and b"Nothing came" in done.stderr
 
@@ -343,7 +345,7 @@ def test_a_pipe_that_stands_still_can_be_left() -> None:
         waiting = threading.Thread(target=lambda: found.extend(frames))
         waiting.start()
         reader.close()
-        waiting.join(30)
+        waiting.join(PATIENCE)
         assert not waiting.is_alive() and len(found) == 2
 
 
@@ -354,11 +356,11 @@ def test_ctrl_c_ends_the_wait_for_a_pipe(quick) -> None:
     # Wait until it has begun to wait: the time of its start tells nothing of that.
     process.stdin.write(b"YUV4MPEG2 W32 ")
     process.stdin.flush()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and unread(process.stdin):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, messages = process.communicate(timeout=60)
+    out, messages = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and out == b"", messages
     assert b"Traceback" not in messages
 

@@ -87,7 +87,7 @@ def test_all_fixed_is_taken_as_it_is() -> None:
 
 
 @given(steps=st.integers(1, 20_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_learning_rate_rises_then_falls_and_stays_positive(steps: int) -> None:
     schedule = scheduled(steps=steps)
     points = sorted({*range(min(steps, 60)), *range(0, steps, max(1, steps // 100)), steps - 1})
@@ -100,7 +100,7 @@ def test_the_learning_rate_rises_then_falls_and_stays_positive(steps: int) -> No
 
 
 @given(steps=st.integers(1, 20_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_checks_go_through_the_run_and_end_with_it(steps: int) -> None:
     schedule = scheduled(steps=steps)
     checks = schedule.checks
@@ -116,7 +116,7 @@ def test_the_average_spans_a_part_of_the_run() -> None:
 
 
 @given(st.floats(1e-4, 60.0), st.floats(0.1, 600.0))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_steps_fit_the_time_and_are_few_different_numbers(seconds: float, minutes: float) -> None:
     steps = scheduled(seconds=seconds, minutes=minutes).steps
     fitting = STEPS_SHARE * 60 * minutes / seconds
@@ -150,7 +150,7 @@ def test_the_learning_rate_falls_with_the_width_unless_it_is_given() -> None:
 
 
 @given(st.integers(1, 10**6), st.integers(0, 2**45))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_footage_fits_steps_and_memory(steps: int, memory: int) -> None:
     schedule = scheduled(steps=steps, memory=memory)
     assert schedule.clip_pixels <= MOST_PIXELS

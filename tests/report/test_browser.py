@@ -12,6 +12,7 @@ import pytest
 
 from stbn_cli.report.model import Report
 from stbn_cli.report.page import write_report
+from tests.conftest import PATIENCE
 from tests.report.conftest import COLORS, NASTY, PICTURE_HEIGHT, PICTURE_WIDTH
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -79,7 +80,7 @@ class Browser:
         self.cdp("Emulation.setTouchEmulationEnabled", enabled=screen["mobile"])
         self.emulate(scheme)
         self.driver.get(self.url)
-        WebDriverWait(self.driver, 20, 0.05).until(
+        WebDriverWait(self.driver, PATIENCE, 0.05).until(
             lambda _: self.run("return document.querySelectorAll('.crops.live').length == 2")
         )
 

@@ -75,7 +75,7 @@ def test_everything_is_in_the_page(report: Report) -> None:
     assert [base64.b64decode(source.partition(",")[2]) for source in sources] == [p.image for p in pictures]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.text(st.characters(exclude_categories=("C", "Z"))).map(lambda text: f"x{text}<&\"'>x"))
 def test_text_comes_back_as_it_was(text: str) -> None:
     table = Table(text, (text, "b"), ((text, text),), note=text)

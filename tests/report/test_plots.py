@@ -43,7 +43,7 @@ def check(plot: Plot) -> None:
     assert len(ids) == len(set(ids)) and {f"#{name}" for name in ids} == references
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.dictionaries(st.text(max_size=50), st.lists(NUMBERS, max_size=12), max_size=4))
 def test_any_series_can_be_drawn(series: dict[str, list[float]]) -> None:
     plot = lines(series)
@@ -53,7 +53,7 @@ def test_any_series_can_be_drawn(series: dict[str, list[float]]) -> None:
     )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.dictionaries(st.text(max_size=50), st.tuples(NUMBERS, NUMBERS), max_size=4), st.booleans())
 def test_any_points_can_be_drawn(values: dict[str, tuple[float, float]], log_x: bool) -> None:
     check(points(values, log_x))

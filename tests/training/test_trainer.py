@@ -1,15 +1,17 @@
 """A run learns, and stopped at any moment it goes on as if it had not been."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -23,8 +25,11 @@ from stbn_cli.models.blindspot import CentreMaskedConv2d
 from stbn_cli.models.lightflow import LightFlowNet
 from stbn_cli.models.stbn import MODEL_SIZES, STBN, STBNConfig
 from stbn_cli.noise.posterior import gaussian_nll
+from stbn_cli.training import trainer as trainer_module
+from stbn_cli.training import validation
 from stbn_cli.training.options import TrainOptions
 from stbn_cli.training.trainer import Trainer
+from tests.conftest import PATIENCE
 from tests.networks import TINY
 
 OptionsOf = Callable[..., TrainOptions]
@@ -41,14 +46,14 @@ def assert_same_weights(one: Trainer, other: Trainer) -> None:
 
 
 def test_a_run_learns_logs_and_leaves_a_loadable_model(options_of: OptionsOf) -> None:
-    options = options_of(learning_rate=5e-3, epochs=20)
+    options = options_of(learning_rate=5e-3, epochs=20, validate_every=10)
     result = Trainer(options).run()
     rows = rows_of(options)
     losses = [row["loss"] for row in rows if "loss" in row]
     assert result.finished and result.steps == 40 and losses[-1] < losses[0]
     assert {"gradient_norm", "steps_per_second", "waiting", "learning_rate"} <= set(rows[0])
     validations = [row for row in rows if "psnr" in row]
-    assert [row["step"] for row in validations] == list(range(4, 41, 4))
+    assert [row["step"] for row in validations] == [10, 20, 30, 40]
     assert set(validations[-1]["psnr"]) == {"10", "30", "50"}
     assert result.best_score == max(row["mean"] for row in validations)
     for name in ("model.safetensors", "best.safetensors"):
@@ -61,8 +66,10 @@ def test_a_run_learns_logs_and_leaves_a_loadable_model(options_of: OptionsOf) ->
         assert str(options.log_dir.parent) not in json.dumps(training)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+# fp16 has the scale of its loss to keep. It is emulated on CPUs, as bf16 is on many: little of it.
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_resumed_run_equals_an_unbroken_one(options_of: OptionsOf, precision: str) -> None:
+    options_of = functools.partial(options_of, patch_size=16, validate_every=6)
     whole = Trainer(options_of(log_dir=options_of().log_dir / "whole", precision=precision))
     whole.run()
     broken = Trainer(options_of(precision=precision))
@@ -85,66 +92,64 @@ def test_a_resumed_run_equals_an_unbroken_one(options_of: OptionsOf, precision: 
     ]
 
 
+# Trains by the options in the file of the first argument; killed at the row of the step that the second one names.
 RUN = """
-import sys, pickle
+import os, pickle, signal, sys
 from stbn_cli.models.stbn import MODEL_SIZES
 from stbn_cli.training.trainer import Trainer
 from tests.networks import TINY
 MODEL_SIZES["stbn-xs"] = TINY
 options = pickle.load(open(sys.argv[1], "rb"))
 trainer = Trainer(options)
-print("ready", flush=True)
-trainer.run(lambda row: print(row["step"], flush=True))
+end = int(sys.argv[2])
+trainer.run(lambda row: os.kill(os.getpid(), signal.SIGKILL) if row["step"] == end else None)
 """
 
 
 def test_a_killed_run_loses_nothing_but_time(options_of: OptionsOf, tmp_path: Path) -> None:
     import pickle
 
-    whole = Trainer(options_of(log_dir=tmp_path / "whole", epochs=10, validate_every=3, log_every=1))
+    whole = Trainer(options_of(log_dir=tmp_path / "whole", epochs=3, validate_every=3, log_every=1))
     whole.run()
     options = dataclasses.replace(whole.options, log_dir=tmp_path / "killed", epochs=2000)
     (tmp_path / "options").write_bytes(pickle.dumps(options))
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN, str(tmp_path / "options")], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        while not (options.log_dir / "state.pt").is_file():
-            assert process.stdout.readline()
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-    resumed = Trainer(dataclasses.replace(options, epochs=10, resume=True))
-    assert 0 < resumed.step < whole.step
+    done = subprocess.run([sys.executable, "-c", RUN, str(tmp_path / "options"), "5"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    resumed = Trainer(dataclasses.replace(options, epochs=3, resume=True))
+    assert resumed.step == 3 < whole.step
     resumed.run()
     assert_same_weights(whole, resumed)
     steps = [row["step"] for row in rows_of(resumed.options) if "loss" in row]
-    assert steps == list(range(1, 21)), "no row twice, none missing"
+    assert steps == list(range(1, 7)), "no row twice, none missing"
 
 
 def test_two_processes_train_as_one(options_of: OptionsOf, tmp_path: Path) -> None:
     import pickle
 
-    alone = Trainer(options_of(log_dir=tmp_path / "alone"))
+    alone = Trainer(options_of(log_dir=tmp_path / "alone", epochs=2))
     alone.run()
     options = dataclasses.replace(alone.options, log_dir=tmp_path / "two", threads=1)
     (tmp_path / "options").write_bytes(pickle.dumps(options))
-    with_port = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29561", "WORLD_SIZE": "2"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with_port = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", RUN, str(tmp_path / "options")],
+            [sys.executable, "-c", RUN, str(tmp_path / "options"), "0"],
             env={**with_port, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in (0, 1)
     ]
-    deadline = time.monotonic() + 120
-    assert [process.wait(max(deadline - time.monotonic(), 1)) for process in processes] == [0, 0]
+    assert [process.wait(PATIENCE) for process in processes] == [0, 0]
     both = torch.load(tmp_path / "two" / "state.pt", weights_only=True)
     assert both["step"] == alone.step
-    for name, tensor in alone.task.state_dict().items():
-        torch.testing.assert_close(tensor, both["task"][name], atol=2e-4, rtol=0, msg=name)
+    # Adam makes much of a rounding error where a gradient is next to nothing, so that single weights may part.
+    weights, shared = (
+        torch.cat([part.flatten() for part in state.values()])
+        for state in (alone.task.state_dict(), both["task"])
+    )
+    assert (weights - shared).abs().mean() < 2e-5
     assert both["best"] == pytest.approx(alone.best, abs=0.02)
 
 
@@ -167,7 +172,8 @@ def test_the_time_limit_stops_cleanly(options_of: OptionsOf) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_learns_and_keeps_float32_weights(options_of: OptionsOf, precision: str) -> None:
-    trainer = Trainer(options_of(precision=precision, learning_rate=5e-3, epochs=10, hold_out=()))
+    options = options_of(precision=precision, learning_rate=5e-3, epochs=10, patch_size=16, hold_out=())
+    trainer = Trainer(options)
     trainer.run()
     losses = [row["loss"] for row in rows_of(trainer.options) if "loss" in row]
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
@@ -246,7 +252,10 @@ def test_schedules(options_of: OptionsOf) -> None:
         options_of(schedule="timed")
 
 
-def test_the_rate_follows_the_time(options_of: OptionsOf) -> None:
+def test_the_rate_follows_the_time(options_of: OptionsOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every look at the clock takes a twentieth of a second, so that a step does, too.
+    looks = itertools.count()
+    monkeypatch.setattr(trainer_module, "time", SimpleNamespace(monotonic=lambda: next(looks) / 20))
     options = options_of(epochs=1000, schedule="timed", max_minutes=0.05, learning_rate=1e-3, log_every=1)
     result = Trainer(options).run()
     rows = [row for row in rows_of(options) if "learning_rate" in row]
@@ -298,8 +307,9 @@ def test_a_raw_model_learns_from_noisy_mosaics(options_of: OptionsOf, tmp_path: 
     assert load_checkpoint(trainer.options.log_dir / "best.safetensors").config == tiny_raw
 
 
-def test_the_flow_network_learns_known_motion(options_of: OptionsOf) -> None:
+def test_the_flow_network_learns_known_motion(options_of: OptionsOf, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(validation, "FLOW_SCENES", 2)
     options = options_of(
         model="flow-light",
         patch_size=64,
@@ -314,8 +324,8 @@ def test_the_flow_network_learns_known_motion(options_of: OptionsOf) -> None:
     rows = rows_of(options)
     losses = [row["loss"] for row in rows if "loss" in row]
     assert result.finished and sum(losses[-3:]) < 0.8 * sum(losses[:3])
-    validation = [row for row in rows if "end_point_error" in row][-1]
-    assert set(validation["warp_psnr"]) == {"30"}
+    validated = [row for row in rows if "end_point_error" in row][-1]
+    assert set(validated["warp_psnr"]) == {"30"}
     checkpoint = load_flow_checkpoint(options.log_dir / "best.safetensors")
     assert (
         checkpoint.info.flow == "light"
@@ -334,7 +344,12 @@ def test_distillation_trains_the_flow_network_with_the_denoiser(
         path, FlowCheckpoint(ModelInfo("f", "light"), dict(teacher.state_dict())), torch.float32
     )
     options = options_of(
-        flow=str(path), distillation=True, flow_learning_rate=1e-4, distillation_weight=1.0, patch_size=64
+        flow=str(path),
+        distillation=True,
+        flow_learning_rate=1e-4,
+        distillation_weight=1.0,
+        patch_size=64,
+        epochs=1,
     )
     trainer = Trainer(options)
     trainer.run()

@@ -13,6 +13,7 @@ from stbn_cli.checkpoints import registry, store
 from stbn_cli.checkpoints.hub import HubFile, parse_reference
 from stbn_cli.checkpoints.registry import CheckpointSpec
 from stbn_cli.errors import CheckpointError
+from tests.conftest import PATIENCE
 from tests.hub import READ, Blob, Fault, Hub, running_hub
 
 REPO, FILE = "someone/models", "small.safetensors"
@@ -164,10 +165,12 @@ def test_a_download_that_is_always_cut_off_leaves_nothing(hub, spec, cache, tmp_
 
 def test_slow_and_stalled_downloads(hub, spec, cache, monkeypatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
-    hub.faults[FILE] = Fault(pause=0.5)
+    hub.faults[FILE] = Fault(pause=PATIENCE)
     assert "cannot be downloaded" in refusal("small")
     assert kept(cache) == []
-    hub.faults[FILE] = Fault(pause=0.02)
+    # Longer as a whole than the client waits for a part.
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1.0)
+    hub.faults[FILE] = Fault(pause=0.1)
     assert store.resolve("small").read_bytes() == CONTENT
 
 
@@ -263,7 +266,7 @@ def test_the_environment_is_heeded(hub, tmp_path) -> None:
         for _ in range(2)
     ]
     try:
-        results = [process.communicate(timeout=60) for process in pair]
+        results = [process.communicate(timeout=PATIENCE) for process in pair]
     finally:
         for process in pair:
             process.kill()
@@ -273,9 +276,9 @@ def test_the_environment_is_heeded(hub, tmp_path) -> None:
     assert {path.name for path in kept(tmp_path / "hub")} == {Blob(CONTENT).sha256, FILE}
     hub.requests.clear()
     offline = {**environment, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=offline, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=offline, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0 and Path(done.stdout.strip()).is_relative_to(tmp_path)
     command[-1] = f"hf:{REPO}/other.safetensors"
-    done = subprocess.run(command, env=offline, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=offline, capture_output=True, text=True, timeout=PATIENCE)
     assert f"HF_HUB_OFFLINE is set. Fetch {hub.endpoint}" in done.stderr.splitlines()[-1]
     assert not hub.requests

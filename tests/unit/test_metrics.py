@@ -47,7 +47,6 @@ def test_scores_equal_scikit_image(clean: torch.Tensor, sigma: float) -> None:
                 channel_axis=2,
                 gaussian_weights=True,
                 sigma=1.5,
-                use_sample_covariance=False,
             ),
         )
         assert abs(float(ours[0][frame]) - expected[0]) < AGREEMENT

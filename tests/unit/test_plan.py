@@ -50,7 +50,7 @@ def test_plenty_of_memory_needs_no_tiles() -> None:
 
 
 @given(st.integers(1, 64), st.integers(1, 64), st.sampled_from([(270, 480), (1080, 1920), (2160, 3840)]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_auto_plans_fit_the_budget_or_are_the_smallest(device: int, host: int, size: tuple[int, int]) -> None:
     plan = plan_of(size=size, device_budget=device * GIB, host_budget=host * GIB)
     fits = plan.device_bytes <= device * GIB and plan.host_bytes <= host * GIB

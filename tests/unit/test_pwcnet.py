@@ -3,6 +3,7 @@
 import json
 import math
 import zlib
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.estimator import create_flow_estimator
 from stbn_cli.models.correlation import cost_volume
 from stbn_cli.models.pwcnet import PWCNet, convert_pwcnet
@@ -54,6 +56,24 @@ def test_estimator_runs_network_and_keeps_odd_sizes(network):
     assert flow.dtype == torch.float32
     assert not flow.requires_grad
     assert flow.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype"),
+    [
+        ("cpu", torch.float32),
+        ("cpu", torch.bfloat16),
+        pytest.param("cuda", torch.float16, marks=pytest.mark.gpu),
+        pytest.param("cuda", torch.bfloat16, marks=pytest.mark.gpu),
+    ],
+)
+def test_clip_flows_in_every_precision(network, device, dtype):
+    clip = torch.rand(1, 3, 3, 32, 40, generator=torch.Generator().manual_seed(1)).to(device)
+    exact = estimate_clip_flows(create_flow_estimator("pwc", deepcopy(network).to(device)), clip, 0.1)
+    rounded = create_flow_estimator("pwc", deepcopy(network).to(device, dtype))
+    for flow, expected in zip(estimate_clip_flows(rounded, clip, 0.1), exact, strict=True):
+        assert flow.dtype == torch.float32 and flow.shape == (1, 3, 2, 32, 40)
+        assert (flow - expected).norm() <= 0.1 * expected.norm()
 
 
 def test_number_of_parameters_is_the_published_one(network):

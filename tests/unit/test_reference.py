@@ -77,6 +77,15 @@ def test_misshapen_key_is_named() -> None:
         convert_reference(state_dict)
 
 
+def test_a_network_without_noise_map_is_refused() -> None:
+    state_dict = small()
+    for branch in ("forward_rnn", "backward_rnn"):
+        name = f"module.{branch}.head.0.weight"
+        state_dict[name] = state_dict[name][:, :-3]
+    with pytest.raises(CheckpointError, match="bdc_flow"):
+        convert_reference(state_dict)
+
+
 def with_flow() -> dict[str, Tensor]:
     """The small network with a whole flow network of zeros."""
     shapes = {name: t.shape for name, t in official("bdc_2_unify").items() if ".pwcnet." in name}

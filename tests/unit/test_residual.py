@@ -8,7 +8,6 @@ import pytest
 
 from stbn_cli.compare.residual import ResidualStatistics, ResidualSummary, Whiteness
 from stbn_cli.compare.verdict import judge
-from stbn_cli.noise.estimate import SigmaEstimate
 
 HEIGHT, WIDTH, FRAMES = 144, 256, 4
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -143,11 +142,6 @@ def test_nothing_counted() -> None:
         ResidualStatistics().summary()
 
 
-def noise_level(sigma: float, *, reliable: bool = True) -> SigmaEstimate:
-    level = sigma / 255
-    return SigmaEstimate(level, (level, level, level), 1, reliable)
-
-
 WHITE = Whiteness(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 # All of the noise, and nothing else, was removed.
 IDEAL = ResidualSummary((0.0, 0.0, 0.0), (20.0, 20.0, 20.0), 20.0, 90.0, WHITE, 0.0, 1.0)
@@ -171,25 +165,25 @@ COARSE = replace(WHITE, down=0.2)
     ],
 )
 def test_verdicts(change, kind, word) -> None:
-    verdict = judge(replace(IDEAL, **change), noise_level(20), noise_level(1))
+    verdict = judge(replace(IDEAL, **change), 20, 1, reliable=True)
     assert verdict.kind == kind and word in verdict.text
     assert not verdict.colours_moved
 
 
 def test_an_uneven_noise_level_is_not_compared_with() -> None:
     strong = replace(IDEAL, level=40.0)
-    assert judge(strong, noise_level(20, reliable=False), noise_level(1)).kind == "no_structure"
+    assert judge(strong, 20, 1, reliable=False).kind == "no_structure"
 
 
 def test_the_noisier_one_should_be_first() -> None:
-    verdict = judge(IDEAL, noise_level(1), noise_level(20))
+    verdict = judge(IDEAL, 1, 20, reliable=True)
     assert verdict.kind == "noisier" and "noisy video first" in verdict.text
 
 
 def test_colours_that_moved_are_told_in_the_direction_from_a_to_b() -> None:
     shifted = replace(IDEAL, mean=(-4.0, 0.0, 0.0))
-    verdict = judge(shifted, noise_level(20), noise_level(1))
+    verdict = judge(shifted, 20, 1, reliable=True)
     assert verdict.kind == "no_structure" and verdict.colours_moved
     assert "+4 (red)" in verdict.text and "clipped" not in verdict.text
-    little = judge(replace(IDEAL, mean=(0.0, 1.5, 0.0)), noise_level(20), noise_level(1))
+    little = judge(replace(IDEAL, mean=(0.0, 1.5, 0.0)), 20, 1, reliable=True)
     assert "-1.5 (green)" in little.text and "clipped" in little.text

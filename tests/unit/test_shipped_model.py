@@ -25,6 +25,10 @@ COLOURS = [
 ]
 
 
+def unheard(message: str) -> None:
+    """Takes the warning of a CPU that only emulates half precision."""
+
+
 def as_tensor(frames: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
@@ -44,14 +48,19 @@ def test_flat_colours_keep_their_mean_and_lose_their_noise(
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_real_clip_gains_at_every_noise_level(model: str, bikes_clip: Path) -> None:
-    clean = as_tensor(load_clip(bikes_clip, 6)[:, 40:232, 200:456]).float() / 255
-    gains = []
-    for sigma in (10, 25, 50):
+def test_a_real_clip_gains_at_every_noise_level_and_unknown_noise_costs_little(
+    model: str, bikes_clip: Path
+) -> None:
+    clean = as_tensor(load_clip(bikes_clip, 4)[:, 60:188, 200:376]).float() / 255
+
+    def gain(sigma: int, told: float | None) -> float:
         noisy = protocol_noise(clean, sigma / 255)
-        denoised = stbn_cli.load_denoiser(model, sigma=sigma)(noisy.permute(0, 2, 3, 1).numpy())
-        gains.append(float((psnr(as_tensor(denoised), clean) - psnr(noisy, clean)).mean()))
+        denoised = stbn_cli.load_denoiser(model, sigma=told)(noisy.permute(0, 2, 3, 1).numpy())
+        return float((psnr(as_tensor(denoised), clean) - psnr(noisy, clean)).mean())
+
+    gains = [gain(sigma, sigma) for sigma in (10, 25, 50)]
     assert gains[0] > 4 and gains[1] > 7 and gains[2] > 9, gains
+    assert gains[1] - gain(25, None) < 0.2
 
 
 def test_the_large_model_beats_the_small_one(bikes_clip: Path) -> None:
@@ -66,19 +75,11 @@ def test_the_large_model_beats_the_small_one(bikes_clip: Path) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_unknown_noise_is_estimated_and_costs_little(model: str, bikes_clip: Path) -> None:
-    clean = as_tensor(load_clip(bikes_clip, 5)[:, 40:232, 200:456]).float() / 255
-    noisy = protocol_noise(clean, 25 / 255).permute(0, 2, 3, 1).numpy()
-    told = psnr(as_tensor(stbn_cli.load_denoiser(model, sigma=25)(noisy)), clean).mean()
-    found = psnr(as_tensor(stbn_cli.load_denoiser(model)(noisy)), clean).mean()
-    assert float(told - found) < 0.2
-
-
-@pytest.mark.parametrize("model", MODELS)
 def test_half_precision_costs_little(model: str, bikes_clip: Path) -> None:
-    clean = as_tensor(load_clip(bikes_clip, 4)[:, 40:168, 200:328]).float() / 255
+    # Little: where half precision is emulated it takes a hundred times as long.
+    clean = as_tensor(load_clip(bikes_clip, 2)[:, 72:136, 232:296]).float() / 255
     noisy = protocol_noise(clean, 25 / 255).permute(0, 2, 3, 1).numpy()
     exact = psnr(as_tensor(stbn_cli.load_denoiser(model, sigma=25, precision="fp32")(noisy)), clean).mean()
     for precision, loss in (("fp16", 0.02), ("bf16", 0.1)):
-        half = stbn_cli.load_denoiser(model, sigma=25, precision=precision)(noisy)
+        half = stbn_cli.load_denoiser(model, sigma=25, precision=precision, on_message=unheard)(noisy)
         assert float(exact - psnr(as_tensor(half), clean).mean()) < loss

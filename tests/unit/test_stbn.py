@@ -97,7 +97,7 @@ def test_wrong_shapes_are_named(network: STBN) -> None:
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_phases_come_back(height: int, width: int, batch: int) -> None:
     picture = torch.rand(batch, 3, height, width)
     phases = to_phases(picture)

@@ -10,7 +10,7 @@ sizes = st.integers(8, 700)
 
 
 @given(height=sizes, width=sizes, tile=st.integers(64, 300), halo=st.integers(0, 90))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_cores_cover_the_picture_once(height: int, width: int, tile: int, halo: int) -> None:
     covered = torch.zeros(height, width, dtype=torch.int32)
     for part in plan_tiles(height, width, tile, halo):
@@ -26,7 +26,7 @@ def test_cores_cover_the_picture_once(height: int, width: int, tile: int, halo: 
 
 
 @given(height=sizes, width=sizes, tile=st.integers(64, 300), halo=st.integers(0, 90))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_blended_tiles_of_the_same_picture_give_it_back(
     height: int, width: int, tile: int, halo: int
 ) -> None:

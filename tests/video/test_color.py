@@ -56,7 +56,7 @@ def test_rgb_and_gray_survive_bit_for_bit(family, depth, full_range):
     assert_planes_equal(rgb_to_planes(rgb, layout, "bt709", full_range), planes)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     height=st.integers(1, 19),
     width=st.integers(1, 19),

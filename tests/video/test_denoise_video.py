@@ -14,6 +14,7 @@ from stbn_cli.pipeline import LONGEST_QUEUE, QUEUE_FRAMES, denoise_video
 from stbn_cli.video.frames import ColorSpec, Frame, VideoMetadata
 from stbn_cli.video.reader import open_video
 from stbn_cli.video.writer import EncodeOptions, create_video
+from tests.conftest import PATIENCE
 
 
 class Reader:
@@ -104,8 +105,12 @@ def test_reading_stays_as_far_ahead_as_there_is_room(room, most, monkeypatch):
     seen = []
 
     def record(done):
-        if not done % 100:
-            time.sleep(0.05)  # the reader's turn
+        if done == 100:
+            # The reader's turn: until it is as far as it may be, and a moment longer, in which it must go no further.
+            deadline = time.monotonic() + PATIENCE
+            while reader.read - done < most - 2 and time.monotonic() < deadline:
+                time.sleep(0.001)
+            time.sleep(0.05)
         seen.append(reader.read - done)
 
     denoise_video(reader, Plus(), writer, progress=record)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from stbn_cli.errors import OptionError
-from stbn_cli.video import encoders, hardware, reader, writer
+from stbn_cli.video import decoding, encoders, hardware, writer
 from stbn_cli.video.encoders import HARDWARE_ENCODERS, EncodeOptions, plan_encoder, software_options
 from stbn_cli.video.frames import ColorSpec, VideoMetadata, Warnings
 from stbn_cli.video.hardware import HardwareError, open_on_device
@@ -48,7 +48,7 @@ def play_card(monkeypatch) -> Callable[[Callable], list[str]]:
     opened: list[str] = []
 
     def play(change: Callable) -> list[str]:
-        decoding = reader._pictures
+        decode = decoding.Decoder._decode
 
         def fake_open(path, index):
             opened.append(path.name)
@@ -56,16 +56,16 @@ def play_card(monkeypatch) -> Callable[[Callable], list[str]]:
             container.streams[index].codec_context.options = {"card": "1"}
             return container
 
-        def fake_pictures(container, stream, path, notes, tally):
-            pictures = decoding(container, stream, path, notes, tally)
+        def fake_decode(self, container, stream):
+            pictures = decode(self, container, stream)
             if "card" not in stream.codec_context.options:
                 yield from pictures
                 return
             for index, picture in enumerate(pictures):
                 yield change(index, picture)
 
-        monkeypatch.setattr(reader, "open_on_device", fake_open)
-        monkeypatch.setattr(reader, "_pictures", fake_pictures)
+        monkeypatch.setattr(decoding, "open_on_device", fake_open)
+        monkeypatch.setattr(decoding.Decoder, "_decode", fake_decode)
         return opened
 
     return play
@@ -104,7 +104,7 @@ def test_no_device_is_one_warning(make_clip, monkeypatch):
         raise HardwareError("no card is there")
 
     path = make_clip()
-    monkeypatch.setattr(reader, "open_on_device", refuse)
+    monkeypatch.setattr(decoding, "open_on_device", refuse)
     with open_video(path, hardware="cuda") as clip:
         assert_same_frames(list(clip), frames_of(path)[0])
         list(clip)

@@ -1,0 +1,163 @@
+"""The noise of one scene, measured once for all that shows it or goes by it: its level, its kind, what networks assume.
+
+The level, the one number that users see, is the root mean square of the noise's standard deviation over all pixels and
+R, G and B, whatever neighbours share of it. Knows nothing of video files or networks.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stbn_cli.noise.bars import find_bars, without_bars
+from stbn_cli.noise.correlation import (
+    WHITE_CHROMA,
+    WHITE_LUMA,
+    NoiseCorrelation,
+    aligned_pairs,
+    check_frames,
+    correlation_of,
+    fewest_blocks,
+)
+from stbn_cli.noise.flatness import SHARED_RATIO, measure_levels
+from stbn_cli.noise.kinds import (
+    INDEPENDENT_KINDS,
+    MOST_HIDDEN,
+    MOST_TOLD,
+    SMALLEST_CAMERA_LEVEL,
+    SMALLEST_CODED_LEVEL,
+    TOLD_SHARE,
+    NoiseKind,
+)
+from stbn_cli.noise.levelfunction import NoiseEstimate, estimate_with, pair_sets
+from stbn_cli.noise.model import NoiseModel, SceneNoise
+
+# Less noise than this is hardly any: denoising would change little.
+FAINT = 0.5 / 255
+LEVEL_KNOTS = 5  # of the noise of all frequencies, evenly spaced in brightness
+# Aligned differences of clean clips show traces of the picture: up to 1.6 where they show least, and 2.1 behind a
+# coder, which keeps noise here more than there, but at least a quarter of it everywhere. Less is not taken for noise.
+LEAST_SEEN, LEAST_SEEN_CODED, MOST_UNEVEN_CODED = 2.0 / 255, 2.5 / 255, 4.0
+# What a residual of the picture adds to the correlation of neighbours, times the square of the level (0-255 scale).
+PICTURE_SHARE = 4.0 / 255**2
+
+
+@dataclass(frozen=True, slots=True)
+class FullNoise:
+    """All of the noise, whether neighbours share it or not."""
+
+    level: float  # root mean square of the standard deviation over pixels and R, G, B, [0, 1]
+    model: NoiseModel  # the same as a function of brightness
+    flat: float  # in luma, of where the picture is flattest
+    ratio: float  # over what high frequencies alone tell of: 1 for white noise, and where nothing is known
+
+
+@dataclass(frozen=True, slots=True)
+class SceneMeasurement:
+    """What was measured in some frames of a scene."""
+
+    independent: (
+        NoiseEstimate  # by high frequencies: all of the noise if it is independent from pixel to pixel
+    )
+    correlation: NoiseCorrelation
+    full: FullNoise
+
+    @property
+    def level(self) -> float:
+        """The number to show, [0, 1]."""
+        return self.full.level
+
+    @property
+    def found(self) -> bool:
+        """Whether there was anything to measure: not where pictures are empty, clipped or tiny."""
+        return bool(self.independent.points) or self.correlation.blocks > 0
+
+    @property
+    def reliable(self) -> bool:
+        """Whether brightness levels and frames agree, and frames told noise and picture apart."""
+        return self.independent.reliable and self.correlation.reliable
+
+
+def measure_scene(frames: np.ndarray | Tensor) -> SceneMeasurement:
+    """Measure frames `(T, H, W, 3)` float RGB of one scene, nominal [0, 1], successive ones best; bars do not count.
+
+    Raises `ValueError` for other shapes, or if T is 0.
+    """
+    check_frames(frames)
+    pictures = torch.as_tensor(frames).detach().float().cpu().permute(0, 3, 1, 2)
+    pictures = without_bars(pictures, find_bars(pictures)).permute(0, 2, 3, 1)
+    fewest = fewest_blocks(len(pictures))
+    groups, sets = [], []
+    for pair in aligned_pairs(pictures):
+        groups.append(pair.groups(fewest))
+        sets += pair_sets(pair)
+    independent, correlation = estimate_with(pictures, sets), correlation_of(groups)
+    return SceneMeasurement(independent, correlation, full_noise(pictures, independent, correlation))
+
+
+def full_noise(frames: Tensor, independent: NoiseEstimate, correlation: NoiseCorrelation) -> FullNoise:
+    """All of the noise in frames `(T, H, W, 3)` float32 without bars, of which the other measurements are known.
+
+    The one place where that is measured.
+    """
+    levels = measure_levels(frames)
+    level = independent.level
+    coded = min(correlation.sigma, MOST_UNEVEN_CODED * correlation.least)
+    if correlation.reliable and (correlation.level >= LEAST_SEEN or coded >= LEAST_SEEN_CODED):
+        level = max(level, correlation.level)
+    if levels.neighbours_share:
+        level = max(independent.level, levels.rgb)
+        shape = levels.luma_by_brightness.scaled(level / levels.luma)
+        row = np.square(shape.at(np.linspace(0.0, 1.0, LEVEL_KNOTS)))
+        return FullNoise(level, NoiseModel((tuple(row.tolist()),)), levels.flat, levels.ratio)
+    # What is independent from pixel to pixel is measured most exactly by its high frequencies.
+    if independent.level <= 0.0:
+        smooth = level > 0.0 and bool(independent.points)
+        return FullNoise(level, NoiseModel.white(level), levels.flat, math.inf if smooth else 1.0)
+    ratio = level / independent.level
+    return FullNoise(level, independent.model.scaled(ratio), levels.flat, ratio)
+
+
+def typical(measured: Sequence[SceneMeasurement]) -> SceneMeasurement:
+    """The one of median level: its number stands for all of them."""
+    return sorted(measured, key=lambda scene: scene.level)[(len(measured) - 1) // 2]
+
+
+def neighbours_share(measured: Sequence[SceneMeasurement]) -> bool:
+    """Whether neighbouring pixels share their noise in most of these scenes; if not, it is independent.
+
+    Noise that neighbours share is one that a blind spot sees, and that cannot be learned from noisy clips.
+    """
+    if float(np.median([scene.full.ratio for scene in measured])) > SHARED_RATIO:
+        return True
+    luma, chroma = median_correlation(measured)
+    # In weak noise what is left of the picture counts more.
+    limit = WHITE_LUMA + PICTURE_SHARE / max(typical(measured).level, FAINT) ** 2
+    return abs(luma) > limit or abs(chroma) > WHITE_CHROMA
+
+
+def median_correlation(measured: Sequence[SceneMeasurement]) -> tuple[float, float]:
+    """Correlation of neighbours in luma and in colour; 0 where nothing is known."""
+    known = [scene.correlation for scene in measured if scene.correlation.reliable]
+    if not known:
+        return 0.0, 0.0
+    return float(np.median([part.luma for part in known])), float(np.median([part.chroma for part in known]))
+
+
+def assumed_noise(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
+    """What a network for this kind of noise is told, and its posterior uses; the one place where that is decided."""
+    if kind in INDEPENDENT_KINDS:
+        return replace(measured.independent.scene_noise, measured=measured.level)
+    level = measured.level
+    if kind == "compressed":
+        # Coded noise is not everywhere alike: where it is least, the coder took it.
+        if measured.correlation.reliable:
+            level = max(level, measured.correlation.sigma)
+        told = max(TOLD_SHARE[kind] * level, min(SMALLEST_CODED_LEVEL, MOST_HIDDEN * level))
+    else:
+        told = max(TOLD_SHARE[kind] * measured.full.flat, SMALLEST_CAMERA_LEVEL)
+        told = min(max(told, level), MOST_TOLD * level)
+    return SceneNoise(NoiseModel.white(told), told, measured.level)
