@@ -41,6 +41,9 @@ LEVEL_KNOTS = 5  # of the noise of all frequencies, evenly spaced in brightness
 # Aligned differences of clean clips show traces of the picture: up to 1.6 where they show least, and 2.1 behind a
 # coder, which keeps noise here more than there, but at least a quarter of it everywhere. Less is not taken for noise.
 LEAST_SEEN, LEAST_SEEN_CODED, MOST_UNEVEN_CODED = 2.0 / 255, 2.5 / 255, 4.0
+# Noise changes from frame to frame, so aligned differences show most of it (0.75 of a camera's noise were measured):
+# the full level is at most so many times what they show, and where single frames tell of far more, it is texture.
+MOST_UNSEEN, CONTRADICTED = 1.5, 2.5
 # What a residual of the picture adds to the correlation of neighbours, times the square of the level (0-255 scale).
 PICTURE_SHARE = 4.0 / 255**2
 
@@ -108,8 +111,12 @@ def full_noise(frames: Tensor, independent: NoiseEstimate, correlation: NoiseCor
     coded = min(correlation.sigma, MOST_UNEVEN_CODED * correlation.least)
     if correlation.reliable and (correlation.level >= LEAST_SEEN or coded >= LEAST_SEEN_CODED):
         level = max(level, correlation.level)
-    if levels.neighbours_share:
-        level = max(independent.level, levels.rgb)
+    shared = levels.rgb
+    if len(frames) > 1:
+        seen = max(correlation.level, independent.level)
+        shared = 0.0 if shared > CONTRADICTED * seen else min(shared, MOST_UNSEEN * seen)
+    if levels.neighbours_share and shared > SHARED_RATIO * independent.level:
+        level = max(independent.level, shared)
         shape = levels.luma_by_brightness.scaled(level / levels.luma)
         row = np.square(shape.at(np.linspace(0.0, 1.0, LEVEL_KNOTS)))
         return FullNoise(level, NoiseModel((tuple(row.tolist()),)), levels.flat, levels.ratio)
