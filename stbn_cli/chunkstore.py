@@ -180,8 +180,11 @@ class Kept:
 
 def _scene(stated: dict[str, Any]) -> SceneReport:
     """Raises KeyError, TypeError or ValueError for what describes no scene."""
-    variances = tuple(tuple(float(value) for value in row) for row in stated["variances"])
-    return SceneReport(**{**stated, "variances": variances})
+    variances, levels = (
+        None if rows is None else tuple(tuple(float(value) for value in row) for row in rows)
+        for rows in (stated["variances"], stated["levels"])
+    )
+    return SceneReport(**{**stated, "variances": variances, "levels": levels})
 
 
 def read_state(folder: Path) -> Kept | None:

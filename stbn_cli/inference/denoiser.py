@@ -302,7 +302,7 @@ class Denoiser:
         if resume.state is None:
             return None
         begun = resume.scenes[-1]
-        noise = SceneNoise(NoiseModel(begun.variances), begun.sigma, begun.measured)
+        noise = SceneNoise(NoiseModel(begun.variances), begun.sigma, begun.measured, begun.levels)
         return SceneQueue(self._scene(noise), before, resume.state)
 
     def _open_scene(self, waiting: list[PendingFrame], first_frame: int) -> SceneQueue:
@@ -344,7 +344,15 @@ class Denoiser:
         learned = self._noise is not None
         estimated = self.options.sigma is None and not learned
         self.report.scenes.append(
-            SceneReport(first_frame, noise.level, estimated, learned, noise.model.variances, noise.measured)
+            SceneReport(
+                first_frame,
+                noise.level,
+                estimated,
+                learned,
+                noise.model.variances,
+                noise.measured,
+                noise.levels,
+            )
         )
         return SceneQueue(self._scene(noise))
 
@@ -354,7 +362,7 @@ class Denoiser:
         low, high = self._sigma_range or (0.0, math.inf)
         told = min(max(noise.level, low), high)
         if self._config.head == "direct":
-            levels = white_levels(noise.level)
+            levels = white_levels(noise.level) if noise.levels is None else torch.tensor(noise.levels)
             return Scene(noise.model, noise.level, told, levels=levels, state_scale=self._config.state_scale)
         maps = (low, high) if self.noise_kind == "sensor" else None
         return Scene(noise.model, noise.level, told, maps)

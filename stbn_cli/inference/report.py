@@ -15,6 +15,7 @@ class SceneReport:
     learned: bool  # known from finetuning, not from the user
     variances: tuple[tuple[float, ...], ...]  # assumed, by channel and brightness, as `NoiseModel` has them
     measured: float | None = None  # where it was estimated: the level, of which `sigma` is made, [0, 1]
+    levels: tuple[tuple[float, ...], ...] | None = None  # as `SceneNoise` has them
 
     @property
     def level(self) -> float:

@@ -56,6 +56,8 @@ class FullNoise:
     model: NoiseModel  # the same as a function of brightness
     flat: float  # in luma, of where the picture is flattest
     ratio: float  # over what high frequencies alone tell of: 1 for white noise, and where nothing is known
+    # Standard deviation of luma and of colour noise ([0, 1]) at evenly spaced brightness; None: those of white noise.
+    levels: tuple[tuple[float, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,11 @@ def full_noise(frames: Tensor, independent: NoiseEstimate, correlation: NoiseCor
     if levels.neighbours_share and shared > SHARED_RATIO * independent.level:
         level = max(independent.level, shared)
         shape = levels.luma_by_brightness.scaled(level / levels.luma)
-        row = np.square(shape.at(np.linspace(0.0, 1.0, LEVEL_KNOTS)))
-        return FullNoise(level, NoiseModel((tuple(row.tolist()),)), levels.flat, levels.ratio)
+        knots = np.linspace(0.0, 1.0, LEVEL_KNOTS)
+        row = np.square(shape.at(knots))
+        both = (levels.luma_by_brightness, levels.chroma_by_brightness)
+        found = tuple(tuple((part.at(knots) * level / levels.rgb).tolist()) for part in both)
+        return FullNoise(level, NoiseModel((tuple(row.tolist()),)), levels.flat, levels.ratio, found)
     # What is independent from pixel to pixel is measured most exactly by its high frequencies.
     if independent.level <= 0.0:
         smooth = level > 0.0 and bool(independent.points)
@@ -167,4 +172,11 @@ def assumed_noise(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
     else:
         told = max(TOLD_SHARE[kind] * measured.full.flat, SMALLEST_CAMERA_LEVEL)
         told = min(max(told, level), MOST_TOLD * level)
-    return SceneNoise(NoiseModel.white(told), told, measured.level)
+    return SceneNoise(NoiseModel.white(told), told, measured.level, _scaled(measured.full, told))
+
+
+def _scaled(full: FullNoise, level: float) -> tuple[tuple[float, ...], ...] | None:
+    """The levels of luma and colour that belong to this level of all."""
+    if full.levels is None or full.level <= 0.0:
+        return None
+    return tuple(tuple(level / full.level * value for value in row) for row in full.levels)

@@ -107,6 +107,8 @@ class SceneNoise:
     level: float  # root mean square of the standard deviation over the scene's frames, [0, 1]
     # What was measured, which users are shown: networks may be told less or more. None: `level` itself.
     measured: float | None = None
+    # Standard deviation of luma and of colour noise ([0, 1]) at evenly spaced brightness, for networks that take both.
+    levels: tuple[tuple[float, ...], ...] | None = None
 
     @property
     def shown(self) -> float:
