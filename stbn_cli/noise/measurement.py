@@ -44,6 +44,7 @@ LEAST_SEEN, LEAST_SEEN_CODED, MOST_UNEVEN_CODED = 2.0 / 255, 2.5 / 255, 4.0
 # Noise changes from frame to frame, so aligned differences show most of it (0.75 of a camera's noise were measured):
 # the full level is at most so many times what they show, and where single frames tell of far more, it is texture.
 MOST_UNSEEN, CONTRADICTED = 1.5, 2.5
+SMALLEST_PICTURE = 64 * 64  # pixels; in smaller ones texture and noise that neighbours share look the same
 # What a residual of the picture adds to the correlation of neighbours, times the square of the level (0-255 scale).
 PICTURE_SHARE = 4.0 / 255**2
 
@@ -113,10 +114,11 @@ def full_noise(frames: Tensor, independent: NoiseEstimate, correlation: NoiseCor
     coded = min(correlation.sigma, MOST_UNEVEN_CODED * correlation.least)
     if correlation.reliable and (correlation.level >= LEAST_SEEN or coded >= LEAST_SEEN_CODED):
         level = max(level, correlation.level)
-    shared = levels.rgb
+    shared = levels.rgb if frames.shape[1] * frames.shape[2] >= SMALLEST_PICTURE else 0.0
     if len(frames) > 1:
         seen = max(correlation.level, independent.level)
-        shared = 0.0 if shared > CONTRADICTED * seen else min(shared, MOST_UNSEEN * seen)
+        contradicted = shared > CONTRADICTED * seen or _differs_as_white(independent, correlation)
+        shared = 0.0 if contradicted else min(shared, MOST_UNSEEN * seen)
     if levels.neighbours_share and shared > SHARED_RATIO * independent.level:
         level = max(independent.level, shared)
         shape = levels.luma_by_brightness.scaled(level / levels.luma)
@@ -131,6 +133,12 @@ def full_noise(frames: Tensor, independent: NoiseEstimate, correlation: NoiseCor
         return FullNoise(level, NoiseModel.white(level), levels.flat, math.inf if smooth else 1.0)
     ratio = level / independent.level
     return FullNoise(level, independent.model.scaled(ratio), levels.flat, ratio)
+
+
+def _differs_as_white(independent: NoiseEstimate, correlation: NoiseCorrelation) -> bool:
+    """Whether aligned frames differ by no more than high frequencies tell of, and neighbours do so independently."""
+    alone = abs(correlation.luma) <= WHITE_LUMA and abs(correlation.chroma) <= WHITE_CHROMA
+    return correlation.blocks > 0 and alone and correlation.level <= SHARED_RATIO * independent.level
 
 
 def typical(measured: Sequence[SceneMeasurement]) -> SceneMeasurement:

@@ -463,8 +463,8 @@ def test_a_run_out_of_time_still_leaves_a_model(lesson: Lesson, tmp_path: Path) 
 
 def test_progress_is_told_in_order(lesson: Lesson) -> None:
     assert list(dict.fromkeys(part.phase for part in lesson.told)) == [
-        "reading",
         "measuring the noise",
+        "reading",
         "finding motion",
         "training",
     ]
@@ -479,7 +479,7 @@ def test_progress_is_told_in_order(lesson: Lesson) -> None:
     [
         (np.zeros((2, 31, 64, 3), np.float32), "at least 32x32"),
         (np.full((2, 40, 40, 3), np.nan, np.float32), "not finite"),
-        (np.full((2, 40, 40, 3), 0.5, np.float32), "No noise"),
+        (np.full((2, 40, 40, 3), 0.5, np.float32), "hardly any noise"),
     ],
 )
 def test_clips_that_cannot_be_learned_from_are_refused(

@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -265,7 +266,8 @@ def test_the_rate_follows_the_time(options_of: OptionsOf, monkeypatch: pytest.Mo
 
 
 def test_held_out_and_validation_clips_are_not_trained_on(options_of: OptionsOf, footage_dir: Path) -> None:
-    options = options_of(validation_dirs=(footage_dir / "clips" / "a",))
+    shutil.copytree(footage_dir / "clips" / "a", footage_dir / "elsewhere" / "c")
+    options = options_of(validation_dirs=(footage_dir / "elsewhere" / "c",))
     from stbn_cli.training.setup import load_training_footage
 
     footage, clips = load_training_footage(options)
