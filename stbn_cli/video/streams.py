@@ -4,6 +4,7 @@ import errno
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -61,6 +62,13 @@ TS_CODECS = {
 }
 # How people call a container where FFmpeg's name would puzzle them.
 MUXER_NAMES = {"matroska": "Matroska", "mpegts": "MPEG-TS", "yuv4mpegpipe": "y4m"}
+# MIME type and suffix of pictures that Matroska's readers show as covers, by codec.
+PICTURE_KINDS = {
+    "mjpeg": ("image/jpeg", "jpg"),
+    "png": ("image/png", "png"),
+    "gif": ("image/gif", "gif"),
+    "tiff": ("image/tiff", "tif"),
+}
 # Where a stream that does not fit may go instead, the best first.
 HOLDERS = (("An", ".mkv", "matroska"), ("An", ".mp4", "mp4"), ("A", ".mov", "mov"), ("A", ".ts", "mpegts"))
 # MP4's box of sample descriptions with none in it, so that nobody knows what the samples are.
@@ -83,6 +91,15 @@ SUBTITLE_LEAD = 30
 _DISCARD = getattr(av.stream, "Discard", None)  # from PyAV 18 on
 
 
+@dataclass(frozen=True, slots=True)
+class AttachedPicture:
+    """A cover picture as Matroska holds it: a file."""
+
+    name: str
+    mime_type: str
+    data: bytes
+
+
 class StreamCopier:
     """Copies the streams of a source into an output, packet by packet, as the video advances."""
 
@@ -92,6 +109,8 @@ class StreamCopier:
         self._input: InputContainer = open_container(source.path)
         self._codecs: dict[int, str] = {}  # by index: the codec in which a stream is written, "" for its own
         self._targets: dict[int, Stream] = {}
+        self._pictures: dict[int, AttachedPicture] = {}  # by index: covers that become attachments
+        self._attached: dict[int, Stream] = {}
         self._plain: set[int] = set()  # indices of subtitles that lost their markup
         self._packets: Iterator[Packet] = iter(())
         self._waiting: Packet | None = None
@@ -103,14 +122,25 @@ class StreamCopier:
         self._input.close()
 
     def source_streams(self) -> list[Stream]:
-        """All streams of the source in order, with the video that is denoised among them."""
-        return list(self._input.streams)
+        """All streams of the source, with the video that is denoised among them, in the output's order.
+
+        That is the source's, but attachments come last, where Matroska's readers count them.
+        """
+        return sorted(
+            self._input.streams,
+            key=lambda stream: stream.index in self._pictures or stream.type == "attachment",
+        )
 
     def plan(self, muxer: str | None) -> None:
         """Decide how each stream is copied; what the container cannot hold is said. None: images."""
         for stream in self._input.streams:
             if stream.index == self._source.video_index or self._is_made_anew(stream):
                 continue
+            if muxer == "matroska" and is_attached(stream):
+                picture = _attached_picture(self._source.path, stream)
+                if picture is not None:
+                    self._pictures[stream.index] = picture
+                    continue
             codec = None if muxer is None else _copied_codec(muxer, stream)
             if codec is not None:
                 self._codecs[stream.index] = codec
@@ -134,6 +164,12 @@ class StreamCopier:
 
     def add(self, stream: Stream, output: OutputContainer) -> None:
         """Prepare the copy of one stream, as planned."""
+        if (picture := self._pictures.get(stream.index)) is not None:
+            target = output.add_attachment(picture.name, picture.mime_type, picture.data)
+            if title := stream.metadata.get("title"):
+                target.metadata["title"] = title
+            self._attached[stream.index] = target
+            return
         codec = self._codecs.get(stream.index)
         if codec is None:
             return
@@ -167,7 +203,7 @@ class StreamCopier:
         if path.suffix.lower() != ".ts":  # said before
             wanted.tags = {key.lower(): value for key, value in self._metadata().items()}
             wanted.chapters = [chapter["metadata"].get("title", "") for chapter in self._chapters()]
-        places = {index: target.index for index, target in self._targets.items()}
+        places = {index: target.index for index, target in (self._targets | self._attached).items()}
         places[self._source.video_index] = video
         for index, place in places.items():
             stream = self._input.streams[index]
@@ -255,9 +291,14 @@ class StreamCopier:
                     f"{count} packet(s) of stream {index} ({copy.type}) are damaged and left out."
                 )
 
-    def is_empty(self, target: Stream) -> bool:
-        """Whether `target`, a stream of the output, is a copy to which nothing was written."""
-        return any(copy is target for copy in self._targets.values()) and target.index not in self._filled
+    def kinds(self, output: OutputContainer) -> list[str]:
+        """Types of the streams of `output` as readers find them; those to which nothing was written may be missing."""
+        copies, pictures = list(self._targets.values()), list(self._attached.values())
+        return [
+            "video" if any(stream is picture for picture in pictures) else stream.type
+            for stream in output.streams
+            if stream.index in self._filled or not any(stream is copy for copy in copies)
+        ]
 
     def _mux(self, packet: Packet, output: OutputContainer) -> None:
         """Write a packet; one that the muxer refuses for what it holds (time, size, data) is left out and counted."""
@@ -391,6 +432,26 @@ def packet_seconds(packet: Packet) -> Fraction | None:
 def is_attached(stream: Stream) -> bool:
     """Whether a stream is a cover picture, whose one packet belongs to no time."""
     return stream.type == "video" and is_cover(stream)
+
+
+def _attached_picture(path: Path, stream: Stream) -> AttachedPicture | None:
+    """A cover picture as a file; None where it has no content or Matroska's readers would not take it for a cover."""
+    kind = PICTURE_KINDS.get(_codec_name(stream))
+    if kind is None:
+        return None
+    tags = {key.lower(): value for key, value in stream.metadata.items()}
+    try:
+        container = open_container(path)
+        try:
+            packets = container.demux(container.streams[stream.index])
+            data = next((bytes(packet) for packet in packets if packet.size), None)
+        finally:
+            container.close()
+    except (FFmpegError, OSError):
+        return None
+    return (
+        None if data is None else AttachedPicture(tags.get("filename") or f"cover.{kind[1]}", kind[0], data)
+    )
 
 
 def _codec_name(stream: Stream) -> str:

@@ -399,3 +399,42 @@ def test_an_index_in_front_stays_there(make_clip, tmp_path, denoise, is_first, s
     outcome.done()
     data = outcome.output.read_bytes()
     assert (data.index(b"moov") < data.index(b"mdat")) == is_first
+
+
+def with_cover(source: Path, target: Path, codec: str) -> Path:
+    """`source` with a cover picture in front of its other streams."""
+    with av.open(str(source)) as before, av.open(str(target), "w") as after:
+        video = after.add_stream_from_template(before.streams.video[0], opaque=True)
+        cover = after.add_stream(codec)
+        assert isinstance(cover, av.VideoStream)
+        cover.width, cover.height, cover.pix_fmt = 16, 16, "yuvj420p" if codec == "mjpeg" else "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic.value  # type: ignore[assignment]
+        targets = [video, after.add_stream_from_template(before.streams.audio[0], opaque=True)]
+        picture = av.VideoFrame(16, 16, cover.pix_fmt)
+        picture.pts = 0
+        after.mux(cover.encode(picture))
+        for packet in before.demux():
+            if packet.size:
+                packet.stream = targets[packet.stream.index]
+                after.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "png"])
+def test_a_cover_is_an_attachment_in_matroska(make_clip, tmp_path, denoise, codec) -> None:
+    """From MP4 into Matroska, from there into Matroska, and back."""
+    clip = with_cover(make_clip(name="plain.mp4", audio="aac"), tmp_path / "in.mp4", codec)
+    (cover,) = [stream for stream in read_streams(clip) if stream.codec == codec]
+    for to in ("first.mkv", "second.mkv", "back.mp4"):
+        outcome = denoise(clip, "--strict", to=to)
+        assert outcome.done()["warnings"] == []
+        clip = outcome.output
+        (found,) = [stream for stream in read_streams(clip) if stream.codec == codec]
+        assert found.disposition & av.stream.Disposition.attached_pic
+        assert [data for _, data in found.packets] == [data for _, data in cover.packets]
+        with av.open(str(clip)) as container:
+            assert [stream.type for stream in container.streams].count("audio") == 1
+            tags = {key.lower(): value for key, value in container.streams[-1].metadata.items()}
+            if to.endswith(".mkv"):
+                assert tags["filename"] == {"mjpeg": "cover.jpg", "png": "cover.png"}[codec]
+                assert tags["mimetype"] == {"mjpeg": "image/jpeg", "png": "image/png"}[codec]
