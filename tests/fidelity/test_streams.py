@@ -430,7 +430,7 @@ def test_a_cover_is_an_attachment_in_matroska(make_clip, tmp_path, denoise, code
         assert outcome.done()["warnings"] == []
         clip = outcome.output
         (found,) = [stream for stream in read_streams(clip) if stream.codec == codec]
-        assert found.disposition & av.stream.Disposition.attached_pic
+        assert av.stream.Disposition(found.disposition) & av.stream.Disposition.attached_pic
         assert [data for _, data in found.packets] == [data for _, data in cover.packets]
         with av.open(str(clip)) as container:
             assert [stream.type for stream in container.streams].count("audio") == 1
