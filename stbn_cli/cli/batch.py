@@ -11,7 +11,7 @@ from typing import Any
 
 from stbn_cli.cli.console import collected_json, say, show_json
 from stbn_cli.cli.exits import InterruptedByUserError, sentence
-from stbn_cli.cli.parsing import DENOISED, FALLBACK_SUFFIX, PIPE, default_output
+from stbn_cli.cli.parsing import DENOISED, PIPE, default_output
 from stbn_cli.errors import InputError, OptionError, OutputError, StbnError
 
 # What is taken from a folder; a file that is named may have any suffix.
@@ -185,9 +185,7 @@ def _output(source: str, naming: Naming, folder: Path | None, writable: Sequence
     if images:
         stem, suffix = path.name.removesuffix(f".{DENOISED}"), ""
     else:
-        stem = Path(source).stem
-        suffix = Path(source).suffix
-        suffix = suffix if suffix.lower() in writable else FALLBACK_SUFFIX
+        stem, suffix = Path(source).stem, path.suffix
     name = (naming.template or TEMPLATE).format(stem=stem, suffix=suffix)
     return str((folder or path.parent) / name) + ("/" if images else "")
 

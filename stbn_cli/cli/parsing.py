@@ -6,12 +6,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from stbn_cli.errors import OptionError
+from stbn_cli.errors import OptionError, StbnError
 
 AUTO = "auto"
 MAXIMUM_SIGMA = 255.0
 DENOISED = "denoised"
 FALLBACK_SUFFIX = ".mkv"  # where the input's own container cannot be written
+SECOND_FALLBACK_SUFFIX = ".mov"  # where that does not hold the input's sound
 PERCENT = 100.0
 PIPE = "-"  # as input: y4m from standard input; as output: to standard output
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
@@ -133,5 +134,23 @@ def default_output(source: str, writable_suffixes: Collection[str]) -> str:
         # Resolved, so that "." and ".." have a name.
         folder = (path if is_folder else path.parent).resolve()
         return f"{folder}.{DENOISED}/"
-    suffix = path.suffix if path.suffix.lower() in writable_suffixes else FALLBACK_SUFFIX
-    return str(path.with_name(f"{path.stem}.{DENOISED}{suffix}"))
+    return str(path.with_name(f"{path.stem}.{DENOISED}{default_suffix(path, writable_suffixes)}"))
+
+
+def default_suffix(path: Path, writable_suffixes: Collection[str]) -> str:
+    """The input's own where that can be written and its container holds the input's sound, else one that holds it."""
+    own = path.suffix if path.suffix.lower() in writable_suffixes else None
+    if not os.path.isfile(path):  # a missing file, or a FIFO that would wait
+        return own or FALLBACK_SUFFIX
+    from av.error import FFmpegError
+
+    from stbn_cli.video.output import MUXERS
+    from stbn_cli.video.streams import sound_suffix
+
+    if own is not None and own.lower() not in MUXERS:
+        return own  # of an image
+    suffixes = (*(() if own is None else (own,)), FALLBACK_SUFFIX, SECOND_FALLBACK_SUFFIX)
+    try:
+        return sound_suffix(path, suffixes) or suffixes[0]
+    except (FFmpegError, OSError, StbnError):
+        return suffixes[0]  # no video; who reads it says so

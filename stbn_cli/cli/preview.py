@@ -171,8 +171,8 @@ def preview(
 
 def _default_output(source: str) -> str:
     """`<stem>.preview.png` beside the input, or beside the folder of images."""
-    full = default_output(source, ()).removesuffix("/").removesuffix(FALLBACK_SUFFIX)
-    return f"{full.removesuffix(f'.{DENOISED}')}.preview.png"
+    full = default_output(source, ())
+    return f"{full[: full.rindex(f'.{DENOISED}')]}.preview.png"
 
 
 def _run(request: Request) -> None:

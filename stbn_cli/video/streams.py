@@ -3,7 +3,8 @@
 import errno
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import TYPE_CHECKING
 
 import av
 import av.stream
+from av.audio.stream import AudioStream
+from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError, InvalidDataError, PatchWelcomeError
 from av.packet import Packet
 from av.stream import Stream
 
 from stbn_cli.video.frames import StreamSource, Warnings
+from stbn_cli.video.output import MUXERS
 from stbn_cli.video.pixels import to_fraction
 from stbn_cli.video.probe import CONTAINER_TICKS, is_cover, open_container
 from stbn_cli.video.readback import Said, missing_words, words_of
@@ -58,6 +62,19 @@ TS_CODECS = {
 }
 # How people call a container where FFmpeg's name would puzzle them.
 MUXER_NAMES = {"matroska": "Matroska", "mpegts": "MPEG-TS", "yuv4mpegpipe": "y4m"}
+# MIME type and suffix of pictures that Matroska's readers show as covers, by codec.
+PICTURE_KINDS = {
+    "mjpeg": ("image/jpeg", "jpg"),
+    "png": ("image/png", "png"),
+    "gif": ("image/gif", "gif"),
+    "tiff": ("image/tiff", "tif"),
+}
+# Where a stream that does not fit may go instead, the best first.
+HOLDERS = (("An", ".mkv", "matroska"), ("An", ".mp4", "mp4"), ("A", ".mov", "mov"), ("A", ".ts", "mpegts"))
+# MP4's box of sample descriptions with none in it, so that nobody knows what the samples are.
+EMPTY_DESCRIPTION = (16).to_bytes(4, "big") + b"stsd"
+# Samples per second of sound whose own rate is unknown until it is decoded.
+PCM_RATE = 48_000
 # Keys that MPEG-TS holds, in its table of services.
 TS_KEYS = {"service_name", "service_provider"}
 # QuickTime's table of languages has one of the ISO 639-2 codes where there are two, not always the same one; the other
@@ -74,6 +91,15 @@ SUBTITLE_LEAD = 30
 _DISCARD = getattr(av.stream, "Discard", None)  # from PyAV 18 on
 
 
+@dataclass(frozen=True, slots=True)
+class AttachedPicture:
+    """A cover picture as Matroska holds it: a file."""
+
+    name: str
+    mime_type: str
+    data: bytes
+
+
 class StreamCopier:
     """Copies the streams of a source into an output, packet by packet, as the video advances."""
 
@@ -83,6 +109,8 @@ class StreamCopier:
         self._input: InputContainer = open_container(source.path)
         self._codecs: dict[int, str] = {}  # by index: the codec in which a stream is written, "" for its own
         self._targets: dict[int, Stream] = {}
+        self._pictures: dict[int, AttachedPicture] = {}  # by index: covers that become attachments
+        self._attached: dict[int, Stream] = {}
         self._plain: set[int] = set()  # indices of subtitles that lost their markup
         self._packets: Iterator[Packet] = iter(())
         self._waiting: Packet | None = None
@@ -94,23 +122,33 @@ class StreamCopier:
         self._input.close()
 
     def source_streams(self) -> list[Stream]:
-        """All streams of the source in order, with the video that is denoised among them."""
-        return list(self._input.streams)
+        """All streams of the source, with the video that is denoised among them, in the output's order.
+
+        That is the source's, but attachments come last, where Matroska's readers count them.
+        """
+        return sorted(
+            self._input.streams,
+            key=lambda stream: stream.index in self._pictures or stream.type == "attachment",
+        )
 
     def plan(self, muxer: str | None) -> None:
         """Decide how each stream is copied; what the container cannot hold is said. None: images."""
         for stream in self._input.streams:
             if stream.index == self._source.video_index or self._is_made_anew(stream):
                 continue
+            if muxer == "matroska" and is_attached(stream):
+                picture = _attached_picture(self._source.path, stream)
+                if picture is not None:
+                    self._pictures[stream.index] = picture
+                    continue
             codec = None if muxer is None else _copied_codec(muxer, stream)
             if codec is not None:
                 self._codecs[stream.index] = codec
                 continue
             holder = "images" if muxer is None else f"a {MUXER_NAMES.get(muxer, muxer)} file"
-            hint = "Another container may." if muxer == "matroska" else "An .mkv output keeps it."
             self._notes.lose(
                 f"Stream {stream.index} ({stream.type}, {_codec_name(stream)}) cannot be held by {holder} "
-                f"and is left out. {hint}"
+                f"and is left out. {_other_holder(stream)}"
             )
         if muxer is None or muxer in CHAPTERLESS_MUXERS:
             self._refuse_words("images" if muxer is None else f"{MUXER_NAMES.get(muxer, muxer)} files")
@@ -126,13 +164,19 @@ class StreamCopier:
 
     def add(self, stream: Stream, output: OutputContainer) -> None:
         """Prepare the copy of one stream, as planned."""
+        if (picture := self._pictures.get(stream.index)) is not None:
+            target = output.add_attachment(picture.name, picture.mime_type, picture.data)
+            if title := stream.metadata.get("title"):
+                target.metadata["title"] = title
+            self._attached[stream.index] = target
+            return
         codec = self._codecs.get(stream.index)
         if codec is None:
             return
         if codec:
             target = output.add_mux_stream(codec)
         else:
-            target = output.add_stream_from_template(stream, opaque=True)
+            target = _add_copy(output, stream)
         copy_stream_tags(stream, target)
         if output.format.name == "mov" and (language := target.metadata.get("language")) is not None:
             target.metadata["language"] = MOV_LANGUAGES.get(language, language)
@@ -140,9 +184,12 @@ class StreamCopier:
 
     def muxer_options(self, muxer: str) -> dict[str, str]:
         """Options the output must be opened with so that it can hold the source's metadata."""
-        if muxer in MP4_MUXERS and not self._metadata().keys() <= MP4_KEYS:
-            return {"movflags": "use_metadata_tags"}
-        return {}
+        if muxer not in MP4_MUXERS:
+            return {}
+        flags = "" if self._metadata().keys() <= MP4_KEYS else "+use_metadata_tags"
+        if "mp4" in self._input.format.name and has_index_first(self._source.path):
+            flags += "+faststart"
+        return {"movflags": flags} if flags else {}
 
     def copy_container_tags(self, output: OutputContainer) -> None:
         """Copy metadata and chapters."""
@@ -156,7 +203,7 @@ class StreamCopier:
         if path.suffix.lower() != ".ts":  # said before
             wanted.tags = {key.lower(): value for key, value in self._metadata().items()}
             wanted.chapters = [chapter["metadata"].get("title", "") for chapter in self._chapters()]
-        places = {index: target.index for index, target in self._targets.items()}
+        places = {index: target.index for index, target in (self._targets | self._attached).items()}
         places[self._source.video_index] = video
         for index, place in places.items():
             stream = self._input.streams[index]
@@ -244,9 +291,14 @@ class StreamCopier:
                     f"{count} packet(s) of stream {index} ({copy.type}) are damaged and left out."
                 )
 
-    def is_empty(self, target: Stream) -> bool:
-        """Whether `target`, a stream of the output, is a copy to which nothing was written."""
-        return any(copy is target for copy in self._targets.values()) and target.index not in self._filled
+    def kinds(self, output: OutputContainer) -> list[str]:
+        """Types of the streams of `output` as readers find them; those to which nothing was written may be missing."""
+        copies, pictures = list(self._targets.values()), list(self._attached.values())
+        return [
+            "video" if any(stream is picture for picture in pictures) else stream.type
+            for stream in output.streams
+            if stream.index in self._filled or not any(stream is copy for copy in copies)
+        ]
 
     def _mux(self, packet: Packet, output: OutputContainer) -> None:
         """Write a packet; one that the muxer refuses for what it holds (time, size, data) is left out and counted."""
@@ -352,6 +404,24 @@ def copy_stream_tags(source: Stream, target: Stream) -> None:
     target.disposition = source.disposition.value  # type: ignore[assignment]
 
 
+def has_index_first(path: Path) -> bool:
+    """Whether the index of an MP4 or MOV file comes before its pictures, so that it plays while it loads."""
+    try:
+        with path.open("rb") as file:
+            while len(head := file.read(8)) == 8:
+                size, kind = int.from_bytes(head[:4], "big"), head[4:]
+                if kind in (b"moov", b"mdat"):
+                    return kind == b"moov"
+                if size == 1:  # the size is longer than 32 bits and follows
+                    size = int.from_bytes(file.read(8), "big") - 8
+                if size < 8:
+                    break
+                file.seek(size - 8, io.SEEK_CUR)
+    except OSError:
+        pass
+    return False
+
+
 def packet_seconds(packet: Packet) -> Fraction | None:
     """When a packet is to be written: its decoding time, else its presentation time."""
     moment = packet.dts if packet.dts is not None else packet.pts
@@ -362,6 +432,26 @@ def packet_seconds(packet: Packet) -> Fraction | None:
 def is_attached(stream: Stream) -> bool:
     """Whether a stream is a cover picture, whose one packet belongs to no time."""
     return stream.type == "video" and is_cover(stream)
+
+
+def _attached_picture(path: Path, stream: Stream) -> AttachedPicture | None:
+    """A cover picture as a file; None where it has no content or Matroska's readers would not take it for a cover."""
+    kind = PICTURE_KINDS.get(_codec_name(stream))
+    if kind is None:
+        return None
+    tags = {key.lower(): value for key, value in stream.metadata.items()}
+    try:
+        container = open_container(path)
+        try:
+            packets = container.demux(container.streams[stream.index])
+            data = next((bytes(packet) for packet in packets if packet.size), None)
+        finally:
+            container.close()
+    except (FFmpegError, OSError):
+        return None
+    return (
+        None if data is None else AttachedPicture(tags.get("filename") or f"cover.{kind[1]}", kind[0], data)
+    )
 
 
 def _codec_name(stream: Stream) -> str:
@@ -382,19 +472,70 @@ def _is_known_in_ts(stream: Stream) -> bool:
     return _codec_name(stream) in (*TS_CODECS, "unknown")  # unknown: no decoder, but the muxer may know it
 
 
+def _other_holder(stream: Stream) -> str:
+    """A sentence on which output would keep a stream that the chosen one cannot hold."""
+    for article, suffix, muxer in HOLDERS:
+        if muxer == "mpegts" and _codec_name(stream) == "unknown":
+            continue  # the stream would get there as bare bytes that nobody can name
+        if _copied_codec(muxer, stream) is not None:
+            return f"{article} {suffix} output keeps it."
+    return "No other output holds it either."
+
+
+def _add_copy(output: OutputContainer, stream: Stream) -> Stream:
+    """A stream for the packets of `stream`. Raises ValueError where the container has no name for its codec."""
+    try:
+        return output.add_stream_from_template(stream, opaque=True)
+    except ValueError:
+        if output.format.name != "matroska" or not isinstance(stream, AudioStream):
+            raise
+    # Matroska holds any sound that WAV has a number for, but PyAV asks the muxer for names of its own alone. So the
+    # stream begins as PCM, already open, and gets the source's parameters by way of a filter that does nothing.
+    target = output.add_stream("pcm_s16le", rate=stream.codec_context.sample_rate or PCM_RATE)
+    assert isinstance(target, AudioStream)
+    target.codec_context.open()
+    BitStreamFilterContext("null", in_stream=stream, out_stream=target)
+    target.codec_context.codec_tag = "\0\0\0\0"  # WAV's number, not the mark of the source's container
+    target.time_base = stream.time_base
+    return target
+
+
 def _holds(muxer: str, stream: Stream) -> bool:
-    """Whether the container takes this stream: tried on a header in memory."""
+    """Whether the container takes this stream: tried in memory, on a header and, for data, one packet."""
     if muxer == "mpegts" and not _is_known_in_ts(stream):
         return False
     if muxer == "mov" and is_attached(stream):
         return False  # its muxer takes a cover picture and then drops it
+    is_described = muxer in MP4_MUXERS and stream.type == "data"
     try:
         with io.BytesIO() as sink:
             trial = av.open(sink, "w", format=muxer)
-            target = trial.add_stream_from_template(stream, opaque=True)
+            target = _add_copy(trial, stream)
             copy_stream_tags(stream, target)
             trial.start_encoding()
+            if is_described:
+                packet = Packet(bytes(8))
+                packet.stream, packet.time_base = target, Fraction(1, 1000)
+                packet.pts = packet.dts = 0
+                trial.mux(packet)
             trial.close()
+            return not is_described or EMPTY_DESCRIPTION not in sink.getvalue()
     except (FFmpegError, OSError, ValueError, NotImplementedError):
         return False
-    return True
+
+
+def sound_suffix(source: Path, suffixes: Iterable[str]) -> str | None:
+    """The first of some suffixes of outputs whose container holds all sound of a file; None if none does.
+
+    Raises FFmpegError, OSError or StbnError for what is no video.
+    """
+    container = open_container(source)
+    try:
+        sound = [stream for stream in container.streams if stream.type == "audio"]
+        for suffix in suffixes:
+            muxer = MUXERS[suffix.lower()]
+            if all(_copied_codec(muxer, stream) is not None for stream in sound):
+                return suffix
+        return None
+    finally:
+        container.close()

@@ -164,11 +164,8 @@ class VideoWriter(PictureWriter):
                 self._copier.mux_until(None, self._output)
                 self._copier.tell_refused()
             # Some containers announce a stream with its first packet only.
-            kinds = [
-                stream.type
-                for stream in self._output.streams
-                if self._copier is None or not self._copier.is_empty(stream)
-            ]
+            copier = self._copier
+            kinds = ["video"] if copier is None else copier.kinds(self._output)
             self._output.close()
         except (FFmpegError, OSError) as error:
             raise _cannot_write(self.path, error) from error

@@ -1,14 +1,17 @@
 """Streams beside the picture, through the command: copied, converted, or left out by name; --strict refuses losses."""
 
+import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import av.stream
+import numpy as np
 import pytest
 from av.packet import Packet
 
+from stbn_cli.cli.app import main
 from tests.conftest import read_content, read_streams
 
 ASS_FILE = """[Script Info]
@@ -270,3 +273,168 @@ def test_an_attachment(make_clip, tmp_path, denoise) -> None:
         attachment = next(stream for stream in container.streams if stream.type == "attachment")
         assert (attachment.name, attachment.data) == ("font.ttf", b"not really a font")
     denoise(clip, "--strict", to="out.mp4").refused(2, "--strict", "attachment")
+
+
+def with_sound(source: Path, target: Path, codec: str, rate: int) -> Path:
+    """`source` with sound of a codec."""
+    with av.open(str(source)) as before, av.open(str(target), "w") as after:
+        video = after.add_stream_from_template(before.streams.video[0], opaque=True)
+        sound = after.add_stream(codec, rate=rate)
+        assert isinstance(sound, av.AudioStream)
+        sound.codec_context.layout, sound.codec_context.bit_rate = "mono", 64_000
+        for packet in before.demux(before.streams.video[0]):
+            if packet.size:
+                packet.stream = video
+                after.mux(packet)
+        generator = np.random.default_rng(0)
+        size = sound.codec_context.frame_size or 1024
+        for number in range(4):
+            values = generator.uniform(-0.5, 0.5, (1, size)).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(values, "fltp", "mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, number * size, Fraction(1, rate)
+            for resampled in av.AudioResampler(sound.codec_context.format, "mono", rate).resample(frame):
+                after.mux(sound.encode(resampled))
+        after.mux(sound.encode(None))
+    return target
+
+
+def decoded(path: Path) -> bytes:
+    with av.open(str(path)) as container:
+        return b"".join(frame.to_ndarray().tobytes() for frame in container.decode(audio=0))
+
+
+@pytest.mark.parametrize(
+    ("codec", "source"),
+    [
+        *[
+            ("pcm_mulaw", "in.avi"),
+            ("pcm_alaw", "in.mov"),
+            ("adpcm_ima_wav", "in.avi"),
+            ("adpcm_ms", "in.avi"),
+        ],
+        *[("wmav1", "in.asf"), ("wmav2", "in.wmv"), ("g722", "in.avi")],
+    ],
+)
+def test_sound_that_matroska_knows_by_its_number(make_clip, tmp_path, denoise, codec, source) -> None:
+    rate = 16_000 if codec == "g722" else 22_050
+    clip = with_sound(
+        make_clip(name="plain.mkv", encoder="mpeg4", options={}), tmp_path / source, codec, rate
+    )
+    outcome = denoise(clip, "--strict")
+    assert outcome.done()["warnings"] == []
+    (before,), (after,) = (
+        [stream for stream in read_streams(path) if stream.kind == "audio"] for path in (clip, outcome.output)
+    )
+    assert after.codec == before.codec
+    assert [data for _, data in after.packets] == [data for _, data in before.packets]
+    with av.open(str(clip)) as one, av.open(str(outcome.output)) as other:
+        assert one.streams.audio[0].rate == other.streams.audio[0].rate == rate
+    assert decoded(outcome.output) == decoded(clip)
+
+
+@pytest.mark.parametrize(
+    ("codec", "source", "output"),
+    [
+        ("nellymoser", "in.flv", "in.denoised.mov"),  # no name and no number in Matroska
+        ("pcm_mulaw", "in.avi", "in.denoised.mkv"),
+        ("pcm_alaw", "in.mp4", "in.denoised.mkv"),  # a MOV by the name of .mp4, which has no a-law
+    ],
+)
+def test_the_default_output_holds_the_sound(make_clip, tmp_path, model, codec, source, output) -> None:
+    settings = {} if source == "in.flv" else {"encoder": "mpeg4", "options": {}}
+    plain = make_clip(name="plain.mkv", **settings)
+    written = tmp_path / (source if not source.endswith("mp4") else "in.mov")
+    with_sound(plain, written, codec, 22_050).rename(tmp_path / source)
+    assert main(["denoise", str(tmp_path / source), "-m", str(model), "-s", "20", "--strict"]) == 0
+    assert "audio" in [stream.kind for stream in read_streams(tmp_path / output)]
+
+
+def with_undescribed_data(source: Path, target: Path) -> Path:
+    """`source`, a MOV, with a track of data that only its maker understands, as phones write them."""
+    text = Extra("mov_text", (b"\0\3one", b"\0\3two"))
+    data = with_streams(source, target, text).read_bytes()
+    kinds, count = re.subn(rb"(stsd.{12})(text|tx3g)", rb"\1mebx", data, flags=re.DOTALL)
+    assert count == 1
+    kinds = re.sub(rb"mhlr(text|sbtl)", b"mhlrmeta", kinds)
+    target.write_bytes(kinds)
+    with av.open(str(target)) as container:
+        assert [stream.type for stream in container.streams if stream.type not in ("video", "audio")] == [
+            "data"
+        ]
+    return target
+
+
+@pytest.mark.parametrize("to", ["out.mov", "out.mp4", "out.mkv"])
+def test_data_that_nobody_could_read_is_named(make_clip, tmp_path, denoise, to) -> None:
+    clip = with_undescribed_data(make_clip(name="plain.mov", audio="aac"), tmp_path / "in.mov")
+    outcome = denoise(clip, to=to)
+    (warning,) = outcome.done()["warnings"]
+    assert "(data, " in warning and "left out" in warning and "No other output holds it" in warning
+    assert [stream.kind for stream in read_streams(outcome.output)] == ["video", "audio"]
+    denoise(clip, "--strict", to=f"strict_{to}").refused(2, "--strict", "data")
+
+
+def test_a_hint_names_a_container_that_holds_the_stream(make_clip, tmp_path, denoise) -> None:
+    clip = with_sound(make_clip(name="plain.mkv"), tmp_path / "in.flv", "nellymoser", 22_050)
+    (warning,) = denoise(clip).done()["warnings"]
+    assert "(audio, nellymoser)" in warning and "A .mov output keeps it." in warning
+    denoise(clip, "--strict", to="out.mov").done()
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_an_index_in_front_stays_there(make_clip, tmp_path, denoise, is_first, suffix) -> None:
+    clip = tmp_path / f"in{suffix}"
+    with (
+        av.open(str(make_clip(name="plain.mp4"))) as before,
+        av.open(str(clip), "w", container_options={"movflags": "faststart"} if is_first else {}) as after,
+    ):
+        after.metadata["own"] = "kept"
+        copy = after.add_stream_from_template(before.streams.video[0], opaque=True)
+        for packet in before.demux():
+            if packet.size:
+                packet.stream = copy
+                after.mux(packet)
+    outcome = denoise(clip, "--strict", to=f"out{suffix}")
+    outcome.done()
+    data = outcome.output.read_bytes()
+    assert (data.index(b"moov") < data.index(b"mdat")) == is_first
+
+
+def with_cover(source: Path, target: Path, codec: str) -> Path:
+    """`source` with a cover picture in front of its other streams."""
+    with av.open(str(source)) as before, av.open(str(target), "w") as after:
+        video = after.add_stream_from_template(before.streams.video[0], opaque=True)
+        cover = after.add_stream(codec)
+        assert isinstance(cover, av.VideoStream)
+        cover.width, cover.height, cover.pix_fmt = 16, 16, "yuvj420p" if codec == "mjpeg" else "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic.value  # type: ignore[assignment]
+        targets = [video, after.add_stream_from_template(before.streams.audio[0], opaque=True)]
+        picture = av.VideoFrame(16, 16, cover.pix_fmt)
+        picture.pts = 0
+        after.mux(cover.encode(picture))
+        for packet in before.demux():
+            if packet.size:
+                packet.stream = targets[packet.stream.index]
+                after.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "png"])
+def test_a_cover_is_an_attachment_in_matroska(make_clip, tmp_path, denoise, codec) -> None:
+    """From MP4 into Matroska, from there into Matroska, and back."""
+    clip = with_cover(make_clip(name="plain.mp4", audio="aac"), tmp_path / "in.mp4", codec)
+    (cover,) = [stream for stream in read_streams(clip) if stream.codec == codec]
+    for to in ("first.mkv", "second.mkv", "back.mp4"):
+        outcome = denoise(clip, "--strict", to=to)
+        assert outcome.done()["warnings"] == []
+        clip = outcome.output
+        (found,) = [stream for stream in read_streams(clip) if stream.codec == codec]
+        assert av.stream.Disposition(found.disposition) & av.stream.Disposition.attached_pic
+        assert [data for _, data in found.packets] == [data for _, data in cover.packets]
+        with av.open(str(clip)) as container:
+            assert [stream.type for stream in container.streams].count("audio") == 1
+            tags = {key.lower(): value for key, value in container.streams[-1].metadata.items()}
+            if to.endswith(".mkv"):
+                assert tags["filename"] == {"mjpeg": "cover.jpg", "png": "cover.png"}[codec]
+                assert tags["mimetype"] == {"mjpeg": "image/jpeg", "png": "image/png"}[codec]
