@@ -106,9 +106,10 @@ def _expand(inputs: Sequence[str]) -> tuple[list[str], bool]:
 
 def _members(name: str) -> list[str] | None:
     """The videos that a folder or pattern stands for; None where it is one input: a file, or images."""
-    from stbn_cli.video.images import IMAGE_SUFFIXES, is_image_source
+    from stbn_cli.video.images import IMAGE_SUFFIXES, is_image_source, refuse_raw_pictures
 
     path = Path(name)
+    refuse_raw_pictures(path)
     if name == PIPE or os.path.lexists(path):
         if not path.is_dir() or is_image_source(path):
             return None

@@ -67,7 +67,8 @@ class H264:
     def _set_up(self, encoder: Any, frames: Tensor) -> None:
         options = {"preset": self.preset, "threads": "1"}
         if self.hevc:
-            options["x265-params"] = "log-level=none:pools=none:frame-threads=1"
+            # x265's cutree writes beyond its buffers in narrow pictures (see `video.encoders`).
+            options["x265-params"] = "log-level=none:pools=none:frame-threads=1:no-wpp=1:no-cutree=1"
         if self.bitrate is None:
             options["crf"] = f"{self.crf:g}"
         else:

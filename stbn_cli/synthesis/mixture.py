@@ -5,6 +5,7 @@ in space and time, colour in blotches, resizing, JPEG, one or two codings, dark 
 """
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from stbn_cli.noise.luma import luma_of
 from stbn_cli.noise.model import NoiseModel
-from stbn_cli.synthesis.camera import draw_pipeline
-from stbn_cli.synthesis.codec import H264, sampled
+from stbn_cli.synthesis.camera import blurred, draw_pipeline
 from stbn_cli.synthesis.processing import blotchy, grain, jpeg, resized, spatially_reduced, temporally_reduced
 from stbn_cli.synthesis.sensor import SensorNoise, draw_sensor_noise, poisson_gaussian, rounded
+
+if TYPE_CHECKING:
+    from stbn_cli.synthesis.codec import H264
 
 BYTE = 255.0
 # Kinds of noise and their shares of the draws.
@@ -35,6 +38,8 @@ DARKEST = 0.04  # factor on the picture's values
 BITRATES = (0.8e6, 20e6)  # bits per second of 960x540 at 25 frames a second
 BITRATE_PIXELS = 960 * 540
 PRESETS = ("ultrafast", "veryfast", "fast", "medium")
+# x265's slower presets give other pictures every time in small frames.
+HEVC_PRESETS = ("ultrafast", "superfast")
 LEVEL_KNOTS = 9  # brightness values at which levels are stated, evenly spaced on [0, 1]
 SMALLEST_COUNT = 200  # values from which a level at one brightness is measured
 
@@ -56,6 +61,9 @@ class NoisyClip:
 
 def draw_clip(clean: Tensor, random: np.random.Generator) -> NoisyClip:
     """Random noise over `clean (T, 3, H, W)`, nominal [0, 1]; height and width multiples of 4."""
+    # Here, so that training from a pool needs no PyAV.
+    from stbn_cli.synthesis.codec import sampled
+
     generator = torch.Generator().manual_seed(int(random.integers(2**63)))
     clean = clean.float()
     if random.random() < DARK_SHARE:
@@ -144,8 +152,6 @@ def _with_noise(
     if random.random() < 0.25:
         noisy = temporally_reduced(noisy, float(random.uniform(0.3, 0.75)), max(2.0 * sigma, 4 / BYTE))
     if random.random() < 0.2:
-        from stbn_cli.synthesis.camera import blurred
-
         amount, radius = float(random.uniform(0.2, 1.0)), float(random.uniform(0.6, 1.5))
         noisy, clean = (frames + amount * (frames - blurred(frames, radius)) for frames in (noisy, clean))
     return rounded(noisy), rounded(clean)
@@ -168,9 +174,12 @@ def _draw_level(random: np.random.Generator, sigma: float) -> NoiseModel:
     return NoiseModel((((dark * sigma) ** 2, sigma**2, (light * sigma) ** 2),))
 
 
-def _draw_coder(random: np.random.Generator, sigma: float, frames: Tensor) -> H264:
+def _draw_coder(random: np.random.Generator, sigma: float, frames: Tensor) -> "H264":
+    from stbn_cli.synthesis.codec import H264
+
     hevc = bool(random.random() < HEVC_SHARE)
-    preset = PRESETS[int(random.integers(3 if hevc else len(PRESETS)))]
+    presets = HEVC_PRESETS if hevc else PRESETS
+    preset = presets[int(random.integers(len(presets)))]
     # Who codes strong noise finely needs very many bits.
     crf = float(random.uniform(16.0 + min(BYTE * sigma / 5.0, 6.0), 35.0))
     bitrate = None

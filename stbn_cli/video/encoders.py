@@ -176,6 +176,10 @@ def plan_encoder(source: VideoMetadata, muxer: str, options: EncodeOptions, note
         )
     elif order is not None:
         settings |= FIELD_ENCODERS[encoder]
+        if encoder == "libx264":
+            # It writes what its own parameter says, whatever the pictures are marked as.
+            first = "bff=1" if order == "bottom" else "tff=1"
+            settings["x264-params"] = ":".join(filter(None, (settings.get("x264-params"), first)))
     return EncoderPlan(family, encoder, pix_fmt, color, settings, tag, order)
 
 

@@ -27,6 +27,7 @@ DEFAULT_RATE = Fraction(25)
 DEFAULT_NAME = "frame_%06d"
 JPEG_QUALITY = 95
 # Images have no stream to take a matrix from; RGB needs none, and gray is the mean of equal channels.
+RAW_SUFFIXES = frozenset({".dng"})
 _GRAY_MATRIX = "bt601"
 _NUMBER_FIELD = re.compile(r"%0?\d*d")
 
@@ -41,6 +42,19 @@ def is_image_source(path: str | Path) -> bool:
     if path.exists():
         return path.suffix.lower() in IMAGE_SUFFIXES
     return is_pattern(path)
+
+
+def refuse_raw_pictures(path: Path) -> None:
+    """Raise InputError if `path` names DNG pictures: a file, a folder that holds no others, or a pattern."""
+    raw = path.suffix.lower() in RAW_SUFFIXES
+    if path.is_dir() and os.access(path, os.R_OK | os.X_OK):
+        suffixes = {child.suffix.lower() for child in path.iterdir()}
+        raw = bool(suffixes & RAW_SUFFIXES) and not suffixes & {*IMAGE_SUFFIXES}
+    if raw:
+        raise InputError(
+            f"{path} names DNG pictures, which stbn does not read yet. Develop them to 16-bit TIFF or PNG first, "
+            "for example with darktable or rawtherapee."
+        )
 
 
 def is_pattern(path: Path) -> bool:

@@ -47,9 +47,9 @@ from stbn_cli.video.output import (
 )
 from stbn_cli.video.picturewriter import PictureWriter
 from stbn_cli.video.pixels import (
-    FIELD_ORDERS,
     describe_format,
     frame_to_rgb,
+    mark_field_order,
     planes_to_frame,
     to_fraction,
 )
@@ -459,7 +459,7 @@ class Y4mWriter(PictureWriter):
         context.pix_fmt = plan.pix_fmt
         context.time_base = stream.time_base = 1 / self._rate
         context.color_range = plan.color.range_tag
-        context.field_order = FIELD_ORDERS[None if self._turns else plan.field_order]
+        mark_field_order(context, None if self._turns else plan.field_order)
         return output, stream
 
     def _mux(self, picture: av.VideoFrame | None) -> None:

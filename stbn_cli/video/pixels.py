@@ -69,6 +69,13 @@ SUBSAMPLING_NAMES = {(1, 1): "444", (2, 1): "422", (2, 2): "420", (4, 1): "411",
 # FFmpeg's AVFieldOrder numbers.
 FIELD_ORDERS = {None: 1, "top": 2, "bottom": 3}
 
+
+def mark_field_order(context: av.VideoCodecContext, order: str | None) -> None:
+    """Tell an encoder which field comes first; None: whole pictures. PyAV before 17.1 cannot."""
+    if hasattr(context, "field_order"):
+        context.field_order = FIELD_ORDERS[order]
+
+
 # The scaler's moves are too short for a pool of threads, which it would build anew for every frame.
 _ONE_THREAD: dict = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 

@@ -41,6 +41,11 @@ MILLISECOND_CLOCKS = ("matroska,webm", "flv")
 RATE_TOLERANCE = Fraction(1, 100)
 
 
+# WebM's sign of a second picture with the transparency, and the codecs that have one.
+ALPHA_TAG = "alpha_mode"
+ALPHA_LAYER_CODECS = ("vp8", "vp9")
+
+
 def open_options() -> dict[str, Any]:
     """Arguments of `av.open` for any input.
 
@@ -89,10 +94,23 @@ def open_container(path: Path, max_pixels: int = MAX_PIXELS) -> InputContainer:
             f"{path} cannot be read as a video ({error_reason(error)}): it is not a video, or it is damaged "
             "or truncated. Check that a player opens it."
         ) from error
+    if path.suffix.lower() == ".webp" and _is_animated_webp(path):
+        container.close()
+        raise InputError(
+            f"{path} is an animated WebP picture, which FFmpeg does not decode. Convert it to a video or to PNG "
+            "pictures first."
+        )
     if container.format.name in TEXT_DEMUXERS:
         container.close()
         raise InputError(f"{path} is a text file, not a video. Name a video file or a folder of images.")
     return container
+
+
+def _is_animated_webp(path: Path) -> bool:
+    """Whether the extended header of a WebP file says that it is animated (bit 1 of its flags)."""
+    with path.open("rb") as file:
+        head = file.read(21)
+    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
 
 
 def _crashes_with_options(path: Path) -> bool:
@@ -183,11 +201,17 @@ def describe(
         sample_aspect_ratio=to_fraction(stream.sample_aspect_ratio),
         rotation=first.rotation,
         display_matrix=_display_matrix(first),
-        has_alpha=is_transparent(first),
+        has_alpha=is_transparent(first) or _has_alpha_layer(stream),
         field_order=field_order(first),
         codec=context.codec.canonical_name,
         container=container.format.name,
     )
+
+
+def _has_alpha_layer(stream: VideoStream) -> bool:
+    """Whether a VP8 or VP9 stream carries transparency as a second picture, which FFmpeg's own decoders leave out."""
+    tags = {key.lower(): value for key, value in stream.metadata.items()}
+    return stream.codec_context.codec.canonical_name in ALPHA_LAYER_CODECS and tags.get(ALPHA_TAG) == "1"
 
 
 def is_bare(container: InputContainer) -> bool:

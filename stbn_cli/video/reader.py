@@ -26,7 +26,7 @@ from stbn_cli.video.frames import (
     Warnings,
 )
 from stbn_cli.video.hardware import DEVICE, HARDWARE, HardwareError, check_layout
-from stbn_cli.video.images import ImageReader, exact_seconds, is_image_source
+from stbn_cli.video.images import ImageReader, exact_seconds, is_image_source, refuse_raw_pictures
 from stbn_cli.video.limits import MAX_PIXELS
 from stbn_cli.video.output import STANDARD_STREAM, Y4M
 from stbn_cli.video.pipe import (
@@ -53,6 +53,8 @@ UNCARRIED_SIDE_DATA = {
     "DYNAMIC_HDR_PLUS": "HDR10+ data",
     "DOVI_METADATA": "Dolby Vision data",
     "A53_CC": "closed captions",
+    "SPHERICAL": "a 360-degree mark",
+    "STEREO3D": "a stereo 3D mark",
 }
 
 
@@ -98,6 +100,7 @@ def open_video(
         begin = None if start is None else exact_seconds(start)
         return open_standard_input(begin, None if end is None else exact_seconds(end), field)
     try:
+        refuse_raw_pictures(Path(path))
         images = is_image_source(path)
     except OSError as error:  # among others, a name that is too long for the file system
         raise InputError(f"{path} cannot be opened: {error.strerror}. Check the name.") from error

@@ -43,11 +43,11 @@ from stbn_cli.video.output import (
 from stbn_cli.video.picturewriter import PictureWriter
 from stbn_cli.video.pipe import PipeReader, Y4mWriter
 from stbn_cli.video.pixels import (
-    FIELD_ORDERS,
     FieldMarker,
+    mark_field_order,
     planes_to_frame,
 )
-from stbn_cli.video.probe import error_reason
+from stbn_cli.video.probe import ALPHA_TAG, error_reason
 from stbn_cli.video.streams import STATISTICS_TAGS, StreamCopier, packet_seconds
 from stbn_cli.video.times import Times
 from stbn_cli.video.verify import Expected, verify_video
@@ -250,7 +250,7 @@ class VideoWriter(PictureWriter):
         context.color_range = plan.color.range_tag
         context.color_primaries = plan.color.primaries
         context.color_trc = plan.color.transfer
-        context.field_order = FIELD_ORDERS[None if self._turns else plan.field_order]
+        mark_field_order(context, None if self._turns else plan.field_order)
         if plan.codec_tag:
             context.codec_tag = plan.codec_tag
 
@@ -297,7 +297,8 @@ class VideoWriter(PictureWriter):
                 metadata.display_matrix
             )  # where it is lost, the check at the end says so
         for key, value in tags.items():
-            if not key.upper().startswith(STATISTICS_TAGS):
+            # Of an alpha layer nothing is left, so that the tag would be untrue.
+            if not key.upper().startswith(STATISTICS_TAGS) and key.lower() != ALPHA_TAG:
                 stream.metadata[key] = value
         return stream
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
 from av.filter import Graph
 
 from stbn_cli.api import denoise_file, load_denoiser
@@ -193,6 +194,21 @@ def test_the_command_parts_and_weaves(tmp_path, denoise) -> None:
     assert outcome.done()["by_fields"] and order_of(outcome.output) == {"tff"}
     assert not denoise(clip, "--field", "off", to="off.mkv").done()["by_fields"]
     denoise(clip, "--field", "both", to="no.mkv").refused(2, "--field", "auto, on, off")
+
+
+@pytest.mark.parametrize("order", ["tff", "bff"])
+def test_the_bitstream_itself_says_which_field_is_first(tmp_path, denoise, order) -> None:
+    """Without the container, whose mark may say otherwise."""
+    clip = interlaced_clip(tmp_path / "in.mkv", "ffv1", order=order)
+    outcome = denoise(clip, "--codec", "h264")
+    assert outcome.code == 0, outcome.err
+    bare = tmp_path / "bare.h264"
+    with av.open(str(outcome.output)) as source:
+        stream = source.streams.video[0]
+        form = BitStreamFilterContext("h264_mp4toannexb", stream)
+        packets = [packet for sent in source.demux(stream) if sent.size for packet in form.filter(sent)]
+    bare.write_bytes(b"".join(bytes(packet) for packet in packets))
+    assert order_of(bare) == {order}
 
 
 def test_unmarked_video_can_be_parted(make_clip, denoise) -> None:

@@ -153,5 +153,5 @@ def test_missing_network_is_explained(name):
 
 
 def test_unknown_estimator_is_explained():
-    with pytest.raises(OptionError, match="choose one of dis, none, pwc, light"):
+    with pytest.raises(OptionError, match="choose one of dis, dis-half, dis-half-fast, none, pwc, light"):
         create_flow_estimator("farneback")
