@@ -118,6 +118,16 @@ def train(
             "flow network.",
         ),
     ] = "stbn",
+    residual_blocks: Annotated[
+        int | None,
+        opt.option(
+            RECIPE,
+            "--num-resblocks",
+            min=1,
+            help="Residual blocks in each branch of an STBN.",
+            default="as the model has them",
+        ),
+    ] = None,
     initial: Annotated[
         Path | None,
         opt.option(

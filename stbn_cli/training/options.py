@@ -43,6 +43,7 @@ class TrainOptions:
     schedule: Schedule = "milestones"
     milestones: tuple[int, ...] = (2, 4, 6, 8)  # epochs after which the learning rate is multiplied by gamma
     gamma: float = 0.5
+    residual_blocks: int | None = None  # in each branch of an STBN; None: as the model has them
     final_learning_rate: float = 1e-6  # at the end of "cosine" and "timed"
     warmup_steps: int = 0
     gradient_clip: float = 1.0  # norm
@@ -97,6 +98,8 @@ class TrainOptions:
             problem = "--patches-per-epoch is at least --batch-size"
         elif not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             problem = f"--lr is a positive number, got {self.learning_rate}"
+        elif self.residual_blocks is not None and (self.model not in MODEL_SIZES or self.residual_blocks < 1):
+            problem = "--num-resblocks is at least 1, and for an STBN alone"
         elif not 0 < self.gamma <= 1:
             problem = f"--gamma is above 0 and at most 1, got {self.gamma:g}"
         elif self.schedule not in get_args(Schedule):
@@ -120,6 +123,8 @@ class TrainOptions:
     def config(self) -> STBNConfig:
         """Shape of the denoiser: without a blind spot, and refined, where that would not hide the noise."""
         size = MODEL_SIZES[self.model]
+        if self.residual_blocks is not None:
+            size = replace(size, blocks=self.residual_blocks)
         if self.noise in INDEPENDENT_KINDS:
             return size
         return replace(size, blind_spot=False, refinement_blocks=REFINEMENT_BLOCKS)

@@ -265,6 +265,15 @@ def test_the_rate_follows_the_time(options_of: OptionsOf, monkeypatch: pytest.Mo
     assert all(row["minutes_left"] <= 0.1 for row in rows)
 
 
+def test_residual_blocks_are_an_option_and_stay_with_the_file(options_of: OptionsOf) -> None:
+    options = options_of(residual_blocks=3, epochs=1, hold_out=())
+    Trainer(options).run()
+    config = load_checkpoint(options.log_dir / "model.safetensors").config
+    assert config == dataclasses.replace(TINY, blocks=3)
+    with pytest.raises(ValueError, match="--num-resblocks"):
+        options_of(model="flow-light", residual_blocks=3)
+
+
 def test_held_out_and_validation_clips_are_not_trained_on(options_of: OptionsOf, footage_dir: Path) -> None:
     shutil.copytree(footage_dir / "clips" / "a", footage_dir / "elsewhere" / "c")
     options = options_of(validation_dirs=(footage_dir / "elsewhere" / "c",))
