@@ -47,7 +47,8 @@ def is_image_source(path: str | Path) -> bool:
 def refuse_raw_pictures(path: Path) -> None:
     """Raise InputError if `path` names DNG pictures: a file, a folder that holds no others, or a pattern."""
     raw = path.suffix.lower() in RAW_SUFFIXES
-    if path.is_dir() and os.access(path, os.R_OK | os.X_OK):
+    # Not Path.is_dir, which fails for a name that is too long.
+    if os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK):
         suffixes = {child.suffix.lower() for child in path.iterdir()}
         raw = bool(suffixes & RAW_SUFFIXES) and not suffixes & {*IMAGE_SUFFIXES}
     if raw:
