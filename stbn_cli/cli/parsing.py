@@ -12,7 +12,7 @@ AUTO = "auto"
 MAXIMUM_SIGMA = 255.0
 DENOISED = "denoised"
 FALLBACK_SUFFIX = ".mkv"  # where the input's own container cannot be written
-SECOND_FALLBACK_SUFFIX = ".mov"  # where that does not hold the input's sound
+SOUND_SUFFIXES = (FALLBACK_SUFFIX, ".mov", ".ts")  # where the input's own does not hold its sound
 PERCENT = 100.0
 PIPE = "-"  # as input: y4m from standard input; as output: to standard output
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
@@ -138,7 +138,7 @@ def default_output(source: str, writable_suffixes: Collection[str]) -> str:
 
 
 def default_suffix(path: Path, writable_suffixes: Collection[str]) -> str:
-    """The input's own where that can be written and its container holds the input's sound, else one that holds it."""
+    """The input's own where that can be written and its container holds the input's sound, else one that holds more."""
     own = path.suffix if path.suffix.lower() in writable_suffixes else None
     if not os.path.isfile(path):  # a missing file, or a FIFO that would wait
         return own or FALLBACK_SUFFIX
@@ -149,8 +149,8 @@ def default_suffix(path: Path, writable_suffixes: Collection[str]) -> str:
 
     if own is not None and own.lower() not in MUXERS:
         return own  # of an image
-    suffixes = (*(() if own is None else (own,)), FALLBACK_SUFFIX, SECOND_FALLBACK_SUFFIX)
+    suffixes = (*(() if own is None else (own,)), *SOUND_SUFFIXES)
     try:
-        return sound_suffix(path, suffixes) or suffixes[0]
+        return sound_suffix(path, suffixes)
     except (FFmpegError, OSError, StbnError):
         return suffixes[0]  # no video; who reads it says so

@@ -3,7 +3,7 @@
 import errno
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -18,8 +18,9 @@ from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError, InvalidDataError, PatchWelcomeError
 from av.packet import Packet
 from av.stream import Stream
+from av.video.stream import VideoStream
 
-from stbn_cli.video.frames import StreamSource, Warnings
+from stbn_cli.video.frames import FALLBACK_RATE, StreamSource, Warnings
 from stbn_cli.video.output import MUXERS
 from stbn_cli.video.pixels import to_fraction
 from stbn_cli.video.probe import CONTAINER_TICKS, is_cover, open_container
@@ -469,14 +470,14 @@ def _copied_codec(muxer: str, stream: Stream) -> str | None:
 
 
 def _is_known_in_ts(stream: Stream) -> bool:
-    return _codec_name(stream) in (*TS_CODECS, "unknown")  # unknown: no decoder, but the muxer may know it
+    """Whether MPEG-TS says what the stream is; private data of another transport stream is worth the same there."""
+    is_private = _codec_name(stream) in ("unknown", "bin_data")
+    return _codec_name(stream) in TS_CODECS or (is_private and stream.container.format.name == "mpegts")
 
 
 def _other_holder(stream: Stream) -> str:
     """A sentence on which output would keep a stream that the chosen one cannot hold."""
     for article, suffix, muxer in HOLDERS:
-        if muxer == "mpegts" and _codec_name(stream) == "unknown":
-            continue  # the stream would get there as bare bytes that nobody can name
         if _copied_codec(muxer, stream) is not None:
             return f"{article} {suffix} output keeps it."
     return "No other output holds it either."
@@ -487,15 +488,18 @@ def _add_copy(output: OutputContainer, stream: Stream) -> Stream:
     try:
         return output.add_stream_from_template(stream, opaque=True)
     except ValueError:
-        if output.format.name != "matroska" or not isinstance(stream, AudioStream):
+        if output.format.name != "matroska" or not isinstance(stream, AudioStream | VideoStream):
             raise
-    # Matroska holds any sound that WAV has a number for, but PyAV asks the muxer for names of its own alone. So the
-    # stream begins as PCM, already open, and gets the source's parameters by way of a filter that does nothing.
-    target = output.add_stream("pcm_s16le", rate=stream.codec_context.sample_rate or PCM_RATE)
-    assert isinstance(target, AudioStream)
+    # Matroska holds what WAV has a number for, or AVI four letters, but PyAV asks the muxer for names of its own alone.
+    # So the stream begins as another, already open, and gets the source's parameters by a filter that does nothing.
+    if isinstance(stream, AudioStream):
+        target = output.add_stream("pcm_s16le", rate=stream.codec_context.sample_rate or PCM_RATE)
+    else:
+        target = output.add_stream("mpeg4", rate=FALLBACK_RATE)
+    assert isinstance(target, AudioStream | VideoStream)
     target.codec_context.open()
     BitStreamFilterContext("null", in_stream=stream, out_stream=target)
-    target.codec_context.codec_tag = "\0\0\0\0"  # WAV's number, not the mark of the source's container
+    target.codec_context.codec_tag = "\0\0\0\0"  # that of WAV or AVI, not the mark of the source's container
     target.time_base = stream.time_base
     return target
 
@@ -524,18 +528,18 @@ def _holds(muxer: str, stream: Stream) -> bool:
         return False
 
 
-def sound_suffix(source: Path, suffixes: Iterable[str]) -> str | None:
-    """The first of some suffixes of outputs whose container holds all sound of a file; None if none does.
+def sound_suffix(source: Path, suffixes: Sequence[str]) -> str:
+    """The suffix of an output, out of some, whose container holds most of a file's tracks of sound; the first of them.
 
     Raises FFmpegError, OSError or StbnError for what is no video.
     """
     container = open_container(source)
     try:
         sound = [stream for stream in container.streams if stream.type == "audio"]
-        for suffix in suffixes:
-            muxer = MUXERS[suffix.lower()]
-            if all(_copied_codec(muxer, stream) is not None for stream in sound):
-                return suffix
-        return None
+
+        def held(suffix: str) -> int:
+            return sum(_copied_codec(MUXERS[suffix.lower()], stream) is not None for stream in sound)
+
+        return suffixes[0] if held(suffixes[0]) == len(sound) else max(suffixes, key=held)
     finally:
         container.close()

@@ -9,6 +9,7 @@ import av
 import av.stream
 import numpy as np
 import pytest
+from av.container import OutputContainer
 from av.packet import Packet
 
 from stbn_cli.cli.app import main
@@ -36,6 +37,7 @@ class Extra:
     data: tuple[bytes, ...] = (b"one", b"two")
     tags: dict[str, str] = field(default_factory=dict)
     disposition: int = 0
+    rate: int | None = None  # of sound
 
 
 def with_streams(source: Path, target: Path, *extras: Extra) -> Path:
@@ -46,7 +48,7 @@ def with_streams(source: Path, target: Path, *extras: Extra) -> Path:
             pairs[stream.index].metadata.update(stream.metadata)
         made = []
         for extra in extras:
-            stream = after.add_mux_stream(extra.codec)
+            stream = after.add_mux_stream(extra.codec, rate=extra.rate)
             stream.metadata.update(extra.tags)
             stream.disposition = extra.disposition
             made.append(stream)
@@ -349,6 +351,34 @@ def test_the_default_output_holds_the_sound(make_clip, tmp_path, model, codec, s
     assert "audio" in [stream.kind for stream in read_streams(tmp_path / output)]
 
 
+@pytest.mark.skipif(
+    not hasattr(OutputContainer, "add_mux_stream"), reason="PyAV 16 writes no stream without encoder"
+)
+def test_broadcast_sound_stays_in_a_transport_stream(make_clip, tmp_path, model) -> None:
+    """SMPTE 302M has no other place; half of the sound elsewhere is less than all of it."""
+    pcm = b"\0\x64\0\0" + bytes(100)  # 20 samples of two channels, 16 bits
+    plain = make_clip(name="plain.ts", audio="mp2")
+    clip = with_streams(plain, tmp_path / "in.m2ts", Extra("s302m", (pcm, pcm), rate=48_000))
+    assert main(["denoise", str(clip), "-m", str(model), "-s", "20"]) == 0
+    found = read_streams(tmp_path / "in.denoised.ts")
+    assert [stream.codec for stream in found if stream.kind == "audio"] == ["mp2", "s302m"]
+
+
+def test_video_that_matroska_knows_by_four_letters(make_clip, tmp_path, denoise) -> None:
+    clips = [make_clip(name=f"{codec}.avi", encoder=codec, options={}) for codec in ("mpeg4", "wmv2")]
+    clip = tmp_path / "two.avi"
+    with av.open(str(clip), "w") as after, av.open(str(clips[0])) as one, av.open(str(clips[1])) as other:
+        pairs = [(c, after.add_stream_from_template(c.streams.video[0], opaque=True)) for c in (one, other)]
+        for container, copy in pairs:
+            for packet in container.demux():
+                if packet.size:
+                    packet.stream = copy
+                    after.mux(packet)
+    outcome = denoise(clip, "--strict")
+    outcome.done()
+    assert_copied(read_streams(clip)[1], read_streams(outcome.output)[1])
+
+
 def with_undescribed_data(source: Path, target: Path) -> Path:
     """`source`, a MOV, with a track of data that only its maker understands, as phones write them."""
     text = Extra("mov_text", (b"\0\3one", b"\0\3two"))
@@ -372,6 +402,25 @@ def test_data_that_nobody_could_read_is_named(make_clip, tmp_path, denoise, to) 
     assert "(data, " in warning and "left out" in warning and "No other output holds it" in warning
     assert [stream.kind for stream in read_streams(outcome.output)] == ["video", "audio"]
     denoise(clip, "--strict", to=f"strict_{to}").refused(2, "--strict", "data")
+
+
+def test_bare_bytes_in_a_transport_stream(make_clip, tmp_path, denoise) -> None:
+    """Data that MP4 describes would be without a name there; what has none already stays as it is."""
+    clip = with_undescribed_data(make_clip(name="plain.mov", audio="aac"), tmp_path / "in.mov")
+    outcome = denoise(clip, to="out.ts")
+    assert any("(data, " in warning and "MPEG-TS" in warning for warning in outcome.done()["warnings"])
+    assert [stream.kind for stream in read_streams(outcome.output)] == ["video", "audio"]
+    source = tmp_path / "private.ts"
+    with av.open(str(clip)) as before, av.open(str(source), "w") as after:
+        pairs = {s.index: after.add_stream_from_template(s, opaque=True) for s in before.streams}
+        for packet in before.demux():
+            if packet.size:
+                packet.stream = pairs[packet.stream.index]
+                after.mux(packet)
+    outcome = denoise(source, "--strict", to="again.ts")
+    outcome.done()
+    before, after = (read_streams(path)[2] for path in (source, outcome.output))
+    assert (after.kind, [data for _, data in after.packets]) == ("data", [data for _, data in before.packets])
 
 
 def test_a_hint_names_a_container_that_holds_the_stream(make_clip, tmp_path, denoise) -> None:
