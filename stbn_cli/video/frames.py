@@ -61,6 +61,7 @@ class VideoMetadata:
     display_matrix: tuple[int, ...] | None = None  # the 9 integers of FFmpeg's display matrix
     has_alpha: bool = False
     field_order: FieldOrder | None = None  # None = progressive
+    stereo_mode: str | None = None  # how two views lie in a picture, see `stereo`; None = one view
     by_fields: bool = False  # to be denoised as two fields; a choice (see `fields`), not a mark of the file
     codec: str | None = None  # canonical name, such as "h264"; None for image sequences
     container: str | None = None  # FFmpeg's demuxer name

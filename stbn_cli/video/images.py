@@ -1,5 +1,6 @@
 """Image sequences (PNG, JPEG, TIFF; 8 and 16 bit) as videos, through OpenCV. Knows nothing of PyAV."""
 
+import glob
 import math
 import os
 import re
@@ -26,8 +27,8 @@ DEFAULT_RATE = Fraction(25)
 # Names for frames that have none of their own.
 DEFAULT_NAME = "frame_%06d"
 JPEG_QUALITY = 95
-# Images have no stream to take a matrix from; RGB needs none, and gray is the mean of equal channels.
 RAW_SUFFIXES = frozenset({".dng"})
+# Images have no stream to take a matrix from; RGB needs none, and gray is the mean of equal channels.
 _GRAY_MATRIX = "bt601"
 _NUMBER_FIELD = re.compile(r"%0?\d*d")
 
@@ -45,13 +46,16 @@ def is_image_source(path: str | Path) -> bool:
 
 
 def refuse_raw_pictures(path: Path) -> None:
-    """Raise InputError if `path` names DNG pictures: a file, a folder that holds no others, or a pattern."""
+    """Raise InputError if `path` names DNG pictures: a file, a folder without other pictures, or a pattern of them."""
     raw = path.suffix.lower() in RAW_SUFFIXES
+    named: list[str] = []
     # Not Path.is_dir, which fails for a name that is too long.
     if os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK):
-        suffixes = {child.suffix.lower() for child in path.iterdir()}
-        raw = bool(suffixes & RAW_SUFFIXES) and not suffixes & {*IMAGE_SUFFIXES}
-    if raw:
+        named = os.listdir(path)
+    elif glob.has_magic(path.name) and not os.path.lexists(path):
+        named = glob.glob(str(path))
+    suffixes = {os.path.splitext(name)[1].lower() for name in named}
+    if raw or (suffixes & RAW_SUFFIXES and not suffixes & {*IMAGE_SUFFIXES}):
         raise InputError(
             f"{path} names DNG pictures, which stbn does not read yet. Develop them to 16-bit TIFF or PNG first, "
             "for example with darktable or rawtherapee."

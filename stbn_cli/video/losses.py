@@ -12,6 +12,7 @@ from stbn_cli.video.frames import UNSPECIFIED, FrameReader, Warnings
 from stbn_cli.video.images import JPEG_SUFFIXES
 from stbn_cli.video.output import Y4M, OutputTarget, image_pattern, resolve_output
 from stbn_cli.video.pixels import MATRIX_NUMBERS, describe_format, tag_name, untagged_matrix
+from stbn_cli.video.stereo import tell_stereo
 from stbn_cli.video.streams import StreamCopier
 
 
@@ -36,7 +37,8 @@ def known_losses(reader: FrameReader, output: str | Path, options: EncodeOptions
 
 
 def tell_left_out(reader: FrameReader, muxer: str | None, notes: Warnings) -> None:
-    """Say which streams, chapters and tags a container (None: images) cannot hold."""
+    """Say which streams, chapters, tags and marks a container (None: images) cannot hold."""
+    tell_stereo(reader.metadata, muxer, notes)
     if reader.stream_source is not None:
         copier = StreamCopier(reader.stream_source, notes)
         try:

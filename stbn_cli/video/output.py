@@ -24,6 +24,11 @@ MUXERS = {
     ".y4m": "yuv4mpegpipe",
 }
 Y4M = MUXERS[".y4m"]
+# How people call the files of these muxers.
+_FILE_NAMES = {
+    **{"matroska": "a Matroska file", "mp4": "an MP4 file", "mov": "a MOV file", "webm": "a WebM file"},
+    **{"mpegts": "an MPEG-TS file", "yuv4mpegpipe": "a y4m file"},
+}
 # Bytes of a file's name, on every file system in common use.
 LONGEST_NAME = 255
 # The name of standard input and output. A file called so is ./- to us.
@@ -78,6 +83,11 @@ def resolve_output(output: str | Path) -> OutputTarget:
             "or a folder (a name that ends with /) for images."
         )
     return OutputTarget("video", path)
+
+
+def holder_name(muxer: str | None) -> str:
+    """What holds the pictures, in sentences; None: images."""
+    return "images" if muxer is None else _FILE_NAMES[muxer]
 
 
 def is_terminal(stream: IO[Any] | None) -> bool:

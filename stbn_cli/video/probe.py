@@ -41,11 +41,6 @@ MILLISECOND_CLOCKS = ("matroska,webm", "flv")
 RATE_TOLERANCE = Fraction(1, 100)
 
 
-# WebM's sign of a second picture with the transparency, and the codecs that have one.
-ALPHA_TAG = "alpha_mode"
-ALPHA_LAYER_CODECS = ("vp8", "vp9")
-
-
 def open_options() -> dict[str, Any]:
     """Arguments of `av.open` for any input.
 
@@ -201,17 +196,11 @@ def describe(
         sample_aspect_ratio=to_fraction(stream.sample_aspect_ratio),
         rotation=first.rotation,
         display_matrix=_display_matrix(first),
-        has_alpha=is_transparent(first) or _has_alpha_layer(stream),
+        has_alpha=is_transparent(first),
         field_order=field_order(first),
         codec=context.codec.canonical_name,
         container=container.format.name,
     )
-
-
-def _has_alpha_layer(stream: VideoStream) -> bool:
-    """Whether a VP8 or VP9 stream carries transparency as a second picture, which FFmpeg's own decoders leave out."""
-    tags = {key.lower(): value for key, value in stream.metadata.items()}
-    return stream.codec_context.codec.canonical_name in ALPHA_LAYER_CODECS and tags.get(ALPHA_TAG) == "1"
 
 
 def is_bare(container: InputContainer) -> bool:

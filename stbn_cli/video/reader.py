@@ -15,6 +15,7 @@ import av
 import numpy as np
 
 from stbn_cli.errors import InputError, OptionError
+from stbn_cli.video.alpha import has_alpha_layer
 from stbn_cli.video.decoding import Clock, Decoder, timing_of
 from stbn_cli.video.fields import AUTO, check_mode, with_fields
 from stbn_cli.video.frames import (
@@ -39,6 +40,7 @@ from stbn_cli.video.pipe import (
 from stbn_cli.video.pixels import describe_format, frame_to_rgb
 from stbn_cli.video.probe import describe, find_video_stream, open_container, origin, stated_end
 from stbn_cli.video.sidedata import side_data
+from stbn_cli.video.stereo import stereo_mode
 
 # A file that ends this many frames before its stated end is reported as truncated.
 TRUNCATION_FRAMES = 3
@@ -54,7 +56,6 @@ UNCARRIED_SIDE_DATA = {
     "DOVI_METADATA": "Dolby Vision data",
     "A53_CC": "closed captions",
     "SPHERICAL": "a 360-degree mark",
-    "STEREO3D": "a stereo 3D mark",
 }
 
 
@@ -175,6 +176,11 @@ class VideoReader:
                 raise _no_frames(path, start, end, max_pixels)
             picture = first.picture
             self.metadata = describe(container, stream, picture, self._start, self._end, self._origin)
+            self.metadata = replace(
+                self.metadata,
+                has_alpha=self.metadata.has_alpha or has_alpha_layer(path, stream, max_pixels),
+                stereo_mode=stereo_mode(stream, picture),
+            )
             layout = describe_format(self.metadata.pixel_format)
             self.metadata = with_fields(self.metadata, layout, field, path.name, self._notes)
             if self.metadata.container == Y4M:

@@ -21,7 +21,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from stbn_cli.video.frames import FALLBACK_RATE, StreamSource, Warnings
-from stbn_cli.video.output import MUXERS
+from stbn_cli.video.output import MUXERS, holder_name
 from stbn_cli.video.pixels import to_fraction
 from stbn_cli.video.probe import CONTAINER_TICKS, is_cover, open_container
 from stbn_cli.video.readback import Said, missing_words, words_of
@@ -61,8 +61,6 @@ TS_CODECS = {
     *("mp1", "mp2", "mp3", "aac", "aac_latm", "ac3", "eac3", "dts", "truehd", "opus", "s302m"),
     *("dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle", "klv", "timed_id3"),
 }
-# How people call a container where FFmpeg's name would puzzle them.
-MUXER_NAMES = {"matroska": "Matroska", "mpegts": "MPEG-TS", "yuv4mpegpipe": "y4m"}
 # MIME type and suffix of pictures that Matroska's readers show as covers, by codec.
 PICTURE_KINDS = {
     "mjpeg": ("image/jpeg", "jpg"),
@@ -146,13 +144,12 @@ class StreamCopier:
             if codec is not None:
                 self._codecs[stream.index] = codec
                 continue
-            holder = "images" if muxer is None else f"a {MUXER_NAMES.get(muxer, muxer)} file"
             self._notes.lose(
-                f"Stream {stream.index} ({stream.type}, {_codec_name(stream)}) cannot be held by {holder} "
+                f"Stream {stream.index} ({stream.type}, {_codec_name(stream)}) cannot be held by {holder_name(muxer)} "
                 f"and is left out. {_other_holder(stream)}"
             )
         if muxer is None or muxer in CHAPTERLESS_MUXERS:
-            self._refuse_words("images" if muxer is None else f"{MUXER_NAMES.get(muxer, muxer)} files")
+            self._refuse_words(holder_name(muxer))
 
     def _refuse_words(self, holder: str) -> None:
         lost = []

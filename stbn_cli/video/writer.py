@@ -13,6 +13,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from stbn_cli.errors import OptionError, OutputError
+from stbn_cli.video.alpha import ALPHA_TAG
 from stbn_cli.video.encoders import (
     EncodeOptions,
     EncoderPlan,
@@ -47,7 +48,8 @@ from stbn_cli.video.pixels import (
     mark_field_order,
     planes_to_frame,
 )
-from stbn_cli.video.probe import ALPHA_TAG, error_reason
+from stbn_cli.video.probe import error_reason
+from stbn_cli.video.stereo import STEREO_TAG, tell_stereo, written_mode
 from stbn_cli.video.streams import STATISTICS_TAGS, StreamCopier, packet_seconds
 from stbn_cli.video.times import Times
 from stbn_cli.video.verify import Expected, verify_video
@@ -122,6 +124,7 @@ class VideoWriter(PictureWriter):
         self.path = target.path
         self._muxer = target.muxer
         self._follow(self._choose(options), options)
+        tell_stereo(reader.metadata, self._muxer, self._notes)
         order = None if self._turns else self._plan.field_order  # a turned picture has no fields in its rows
         self._marker = None if order is None else FieldMarker(order)
         self._options = options
@@ -298,8 +301,10 @@ class VideoWriter(PictureWriter):
             )  # where it is lost, the check at the end says so
         for key, value in tags.items():
             # Of an alpha layer nothing is left, so that the tag would be untrue.
-            if not key.upper().startswith(STATISTICS_TAGS) and key.lower() != ALPHA_TAG:
+            if not key.upper().startswith(STATISTICS_TAGS) and key.lower() not in (ALPHA_TAG, STEREO_TAG):
                 stream.metadata[key] = value
+        if mode := written_mode(metadata, self._muxer):
+            stream.metadata[STEREO_TAG] = mode
         return stream
 
     def _discard(self) -> None:

@@ -14,6 +14,7 @@ from stbn_cli.errors import OptionError
 from stbn_cli.pipeline import denoise_video
 from stbn_cli.preview.moment import preview_frames
 from stbn_cli.video.fields import rows_by_field, rows_woven
+from stbn_cli.video.pixels import field_order
 from stbn_cli.video.reader import open_video
 from stbn_cli.video.writer import EncodeOptions, create_video
 from tests.conftest import fill_picture, planes_of, read_content
@@ -209,6 +210,40 @@ def test_the_bitstream_itself_says_which_field_is_first(tmp_path, denoise, order
         packets = [packet for sent in source.demux(stream) if sent.size for packet in form.filter(sent)]
     bare.write_bytes(b"".join(bytes(packet) for packet in packets))
     assert order_of(bare) == {order}
+    assert display_orders(bare.read_bytes()) == {order}
+
+
+def display_orders(stream: bytes) -> set[str]:
+    """What the timing messages of bare H.264 (pic_struct) tell a display; decoders go by the fields' own counts."""
+    found = set()
+    for unit in stream.split(b"\0\0\1")[1:]:
+        if (
+            unit[0] & 31 == 6 and unit[1] == 1
+        ):  # additional information, of a picture's timing, without a bit rate
+            found.add({3: "tff", 4: "bff"}[unit[3] >> 4])
+    return found
+
+
+@pytest.mark.parametrize("order", ["tff", "bff"])
+@pytest.mark.parametrize(("codec", "to"), [("ffv1", "out.mkv"), ("prores", "out.mov"), ("ffv1", "deep.mkv")])
+def test_pictures_say_it_without_their_container(tmp_path, denoise, order, codec, to) -> None:
+    pix_fmt = "yuv422p10le" if codec == "prores" or to == "deep.mkv" else "yuv420p"
+    clip = interlaced_clip(tmp_path / "in.mkv", "ffv1", pix_fmt, order=order)
+    outcome = denoise(clip, "--codec", codec, to=to)
+    outcome.done()
+    with av.open(str(outcome.output)) as source:
+        stream = source.streams.video[0]
+        known = stream.codec_context
+        decoder = av.CodecContext.create(known.name, "r")  # knows nothing of the container's mark
+        decoder.extradata, decoder.width, decoder.height = known.extradata, known.width, known.height
+        if codec == "prores":
+            decoder.codec_tag = known.codec_tag
+        pictures = [
+            picture for packet in source.demux(stream) if packet.size for picture in decoder.decode(packet)
+        ]
+    assert pictures and {field_order(picture) for picture in pictures} == {
+        {"tff": "top", "bff": "bottom"}[order]
+    }
 
 
 def test_unmarked_video_can_be_parted(make_clip, denoise) -> None:
