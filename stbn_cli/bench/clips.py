@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stbn_cli.errors import InputError
 from stbn_cli.video.frames import FrameReader
-from stbn_cli.video.images import ImageReader, is_image_source, natural_key
+from stbn_cli.video.images import ImageReader, is_image_source, natural_key, refuse_raw_pictures
 
 VIDEO_SUFFIXES = (".mkv", ".mp4", ".m4v", ".mov", ".avi", ".webm", ".y4m", ".ts", ".mpg")
 _PACKAGE = Path(__file__).resolve().parent
@@ -60,6 +60,7 @@ def _clips_of(path: Path) -> list[Clip]:
         Clip(child.stem if child.is_file() else child.name, child) for child in children if is_clip(child)
     ]
     if not clips:
+        refuse_raw_pictures(path)
         raise InputError(
             f"{path} holds neither images nor clips. Name a video, or a folder of frames or clips."
         )
@@ -79,6 +80,7 @@ def load_clean(clip: Clip, maximum_frames: int) -> Tensor:
 
 
 def _open(path: Path) -> FrameReader:
+    refuse_raw_pictures(path)
     if is_image_source(path):
         return ImageReader(path)
     # Here, so that machines without PyAV can measure on folders of frames.

@@ -109,7 +109,6 @@ def _members(name: str) -> list[str] | None:
     from stbn_cli.video.images import IMAGE_SUFFIXES, is_image_source, refuse_raw_pictures
 
     path = Path(name)
-    refuse_raw_pictures(path)
     if name == PIPE or os.path.lexists(path):
         if not path.is_dir() or is_image_source(path):
             return None
@@ -125,6 +124,7 @@ def _members(name: str) -> list[str] | None:
         return None
     videos = [file for file in found if _is_new_video(file)]
     if not videos:
+        refuse_raw_pictures(path)
         raise InputError(empty)
     return _in_natural_order(videos)
 

@@ -7,6 +7,10 @@ from pathlib import Path
 import av
 import pytest
 
+from stbn_cli.bench.clips import find_clips, load_clean
+from stbn_cli.cli.app import main
+from stbn_cli.errors import InputError
+
 ATOMS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1")
 
 
@@ -129,6 +133,17 @@ def test_dng_gets_one_sentence_in_every_spelling(tmp_path: Path, denoise, name: 
     for file in ("x.dng", "X.DNG", "frame_0001.dng"):
         (folder / file).write_bytes(b"II*\0")
     denoise(folder / name).refused(3, "DNG", "does not read yet")
+    with pytest.raises(InputError, match="DNG"):  # the paths of a benchmark
+        for clip in find_clips([folder / name]):
+            load_clean(clip, 1)
+
+
+def test_videos_among_dng_are_denoised(tmp_path: Path, make_clip: Callable[..., Path], model: Path) -> None:
+    clip = make_clip(name="a.mkv", frames=2)
+    (clip.parent / "b.dng").write_bytes(b"II*\0")
+    to = tmp_path / "results"
+    assert main(["denoise", str(clip.parent), "-m", str(model), "-s", "20", "--output-dir", str(to)]) == 0
+    assert [file.name for file in to.iterdir()] == ["a.denoised.mkv"]
 
 
 def test_animated_webp_gets_a_true_sentence(tmp_path: Path, denoise) -> None:
