@@ -50,7 +50,6 @@ KINDS = (
     "smoothed",
 )
 FRAMES, LEAD = 3, 3
-SEVERAL_EVERY = 4
 VARIANTS, VARIED = 3, (0.1, 3.0)
 SIGMAS = (0.7, 60.0)
 CHECKED = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0)

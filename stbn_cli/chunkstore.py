@@ -182,7 +182,7 @@ def _scene(stated: dict[str, Any]) -> SceneReport:
     """Raises KeyError, TypeError or ValueError for what describes no scene."""
     variances, levels = (
         None if rows is None else tuple(tuple(float(value) for value in row) for row in rows)
-        for rows in (stated["variances"], stated["levels"])
+        for rows in (stated["variances"], stated.get("levels"))
     )
     return SceneReport(**{**stated, "variances": variances, "levels": levels})
 

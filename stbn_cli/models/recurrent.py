@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stbn_cli.models.warp import warp_bilinear
+
 Direction: TypeAlias = Literal["forward", "backward"]
 
 IMAGE_CHANNELS = 3
@@ -285,22 +287,3 @@ def _squashed(x: Tensor) -> Tensor:
 def _unit(level: Tensor) -> Tensor:
     """What the network's details and changes are measured in: `(N, 1, h, w)` float32, the level of luma and colour."""
     return level.float().square().sum(1, keepdim=True).sqrt() + SMALLEST_UNIT
-
-
-def warp_bilinear(x: Tensor, flow: Tensor, top: int = 0, left: int = 0) -> Tensor:
-    """`x (N, C, H, W)` read at each pixel's position plus `flow (N, 2, h, w)` (dx, dy in pixels), border repeated.
-
-    The flow is that of the part of the picture whose first pixel is `(top, left)`.
-    """
-    height, width = x.shape[-2:]
-    rows = torch.arange(top, top + flow.shape[-2], device=x.device, dtype=torch.float32)[:, None]
-    columns = torch.arange(left, left + flow.shape[-1], device=x.device, dtype=torch.float32)
-    grid = torch.stack(
-        (
-            (columns + flow[:, 0]) * (2.0 / max(width - 1, 1)) - 1.0,
-            (rows + flow[:, 1]) * (2.0 / max(height - 1, 1)) - 1.0,
-        ),
-        -1,
-    )
-    warped = F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return warped.to(x.dtype)

@@ -1,10 +1,11 @@
-"""Backward warp by nearest neighbour.
+"""Backward warps: by nearest neighbour for networks with a blind spot, bilinear for all else.
 
 Bilinear sampling would mix the noise of neighbouring pixels and break the independence that blind-spot training
 needs (STBN paper, figures 4 and 7), so nearest neighbour is not a shortcut here.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stbn_cli.models.fused import runs_kernels
@@ -41,6 +42,25 @@ def warp_nearest(features: Tensor, flow: Tensor, top: int = 0, left: int = 0) ->
     else:
         gathered = gathered * inside.reshape(-1, 1).to(gathered.dtype)
     return gathered.reshape(batch, part_height, part_width, channels).permute(0, 3, 1, 2)
+
+
+def warp_bilinear(x: Tensor, flow: Tensor, top: int = 0, left: int = 0) -> Tensor:
+    """`x (N, C, H, W)` read at each pixel's position plus `flow (N, 2, h, w)` (dx, dy in pixels), border repeated.
+
+    The flow is that of the part of the picture whose first pixel is `(top, left)`.
+    """
+    height, width = x.shape[-2:]
+    rows = torch.arange(top, top + flow.shape[-2], device=x.device, dtype=torch.float32)[:, None]
+    columns = torch.arange(left, left + flow.shape[-1], device=x.device, dtype=torch.float32)
+    grid = torch.stack(
+        (
+            (columns + flow[:, 0]) * (2.0 / max(width - 1, 1)) - 1.0,
+            (rows + flow[:, 1]) * (2.0 / max(height - 1, 1)) - 1.0,
+        ),
+        -1,
+    )
+    warped = F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return warped.to(x.dtype)
 
 
 def _sample_positions(flow: Tensor, top: int, left: int, height: int, width: int) -> tuple[Tensor, Tensor]:

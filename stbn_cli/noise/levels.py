@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stbn_cli.noise.estimate import LUMA_WEIGHTS
+from stbn_cli.noise.luma import luma_of
+
 # A standard deviation on the [0, 1] scale: one number; (N,) one per clip; (N, T) one per frame; or a map that
 # broadcasts to the noisy clip (N, T, C, H, W).
 Sigma: TypeAlias = float | Tensor
@@ -35,12 +38,11 @@ def broadcast_sigma(sigma: Sigma, noisy: Tensor) -> Tensor:
     )
 
 
-# White noise of standard deviation 1 in R, G and B has these in luma, and in R - Y and B - Y together.
-WHITE_LUMA = math.sqrt(0.299**2 + 0.587**2 + 0.114**2)
-WHITE_COLOUR = math.sqrt(
-    ((1 - 0.299) ** 2 + 0.587**2 + 0.114**2 + 0.299**2 + 0.587**2 + (1 - 0.114) ** 2) / 2
-)
-LUMA = (0.299, 0.587, 0.114)
+# White noise of standard deviation 1 in R, G and B has these in luma, and in R - Y and B - Y together: the variance of
+# a channel of weight w minus luma is 1 - 2 w + the sum of all squared weights.
+_SQUARES = sum(weight**2 for weight in LUMA_WEIGHTS)
+WHITE_LUMA = math.sqrt(_SQUARES)
+WHITE_COLOUR = math.sqrt(1.0 + _SQUARES - LUMA_WEIGHTS[0] - LUMA_WEIGHTS[2])
 BRIGHTNESS_WINDOW = 5  # pixels of the map over which brightness is averaged
 
 
@@ -57,9 +59,7 @@ def level_map(noisy: Tensor, levels: Tensor, scale: int) -> Tensor:
     """
     levels = levels.to(noisy.device)
     knots = levels.shape[1]
-    brightness = (
-        F.avg_pool2d(noisy.float(), scale).mul(noisy.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
-    )
+    brightness = luma_of(F.avg_pool2d(noisy.float(), scale))
     if knots == 1:
         return levels.view(1, 2, 1, 1).expand(len(noisy), -1, *brightness.shape[-2:])
     brightness = F.avg_pool2d(

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stbn_cli.noise.estimate import LUMA_WEIGHTS
 from stbn_cli.noise.luma import luma_of
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.synthesis.camera import blurred, gaussian
@@ -49,7 +50,8 @@ def blotchy(
     parts = [grain(two, size, generator) for size in chroma_sizes]
     red, blue = ((parts[0] + parts[1]) * 0.5**0.5 * chroma.sigma_at(brightness)).split(1, 1)
     # Green minus luma, so that the luma of the colour noise is zero.
-    green = -(0.299 * red + 0.114 * blue) / 0.587
+    red_weight, green_weight, blue_weight = LUMA_WEIGHTS
+    green = -(red_weight * red + blue_weight * blue) / green_weight
     return fine + torch.cat((red, green, blue), 1)
 
 

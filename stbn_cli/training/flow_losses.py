@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stbn_cli.models.lightflow import FlowLevel
+from stbn_cli.models.warp import warp_bilinear
 
 # End-point errors count with this power: small ones matter more than in L1, and a hopeless pixel less.
 ROBUST_POWER = 0.7
@@ -124,14 +125,6 @@ def inside(flow: Tensor) -> Tensor:
     x, y = _targets(flow)
     height, width = flow.shape[-2:]
     return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-
-
-def warp_bilinear(pictures: Tensor, flow: Tensor) -> Tensor:
-    """`pictures (N, C, H, W)` at the targets of `flow (N, 2, H, W)`, edges repeated outside; float32."""
-    x, y = _targets(flow.float())
-    height, width = flow.shape[-2:]
-    grid = torch.stack((2.0 * x / (width - 1) - 1.0, 2.0 * y / (height - 1) - 1.0), -1)
-    return F.grid_sample(pictures.float(), grid, padding_mode="border", align_corners=True)
 
 
 def _targets(flow: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,13 +11,13 @@ from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.estimator import FlowEstimator
 from stbn_cli.metrics import psnr
 from stbn_cli.models.stbn import STBN
+from stbn_cli.models.warp import warp_bilinear
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import broadcast_sigma
 from stbn_cli.noise.posterior import MEAN_CHANNELS, posterior_mean
 from stbn_cli.synthesis.kinds import degrade, lead_of, told_noise
 from stbn_cli.synthesis.protocol import protocol_noise
 from stbn_cli.training.camera import draw_scene, render, true_flow
-from stbn_cli.training.flow_losses import warp_bilinear
 from stbn_cli.training.footage import BayerFormat, Footage, pseudo_rgb
 
 CLIP_FRAMES = 6

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from stbn_cli.models.warp import warp_bilinear
 from stbn_cli.training.camera import Scene, draw_scene, render, true_flow
-from stbn_cli.training.flow_losses import inside, warp_bilinear
+from stbn_cli.training.flow_losses import inside
 from tests.training.pictures import photograph
 
 STILLS = [photograph(300, 400, seed) for seed in range(3)]

@@ -13,8 +13,9 @@ from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.estimator import create_flow_estimator
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.plan import EngineOptions
-from stbn_cli.models.recurrent import RECURRENT_SIZES, Recurrent, RecurrentConfig, warp_bilinear
+from stbn_cli.models.recurrent import RECURRENT_SIZES, Recurrent, RecurrentConfig
 from stbn_cli.models.stbn import STBNConfig
+from stbn_cli.models.warp import warp_bilinear
 from stbn_cli.noise.levels import WHITE_COLOUR, WHITE_LUMA, level_map, white_levels
 
 SMALL = RecurrentConfig(channels=8, blocks=1, coarse_channels=8, coarse_blocks=1)
