@@ -27,7 +27,8 @@ from stbn_cli.training.sequences import SequenceOptions, SequenceSource
 BYTE = 255.0
 LEAD = 2  # frames before those that are kept: the first one coded is coded by itself
 KEPT_FRAMES = 12
-SIZES = (128, 160, 208)  # pixels of the square clips
+# Pixels of the square clips: small ones show more of a scene, shrunk further, and so finer details.
+SIZES = (96, 112, 144)
 STILL_SHARE = 0.3
 RESTING_SHARE = 0.15  # of the clips that show nothing but their first frame
 FLOW_SCALE = 2  # flow is found, and kept, at half resolution

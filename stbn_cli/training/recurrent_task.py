@@ -27,7 +27,7 @@ from stbn_cli.training.validation import Validation
 NEGLIGIBLE_ERROR = 0.7
 SPREAD_WEIGHT = 0.03  # of the likelihood that teaches the spread; its gradient does not reach the estimate
 # Error of a measured noise level: standard deviation of its logarithm.
-LEVEL_ERROR = 0.2
+LEVEL_ERROR = 0.3
 SINGLE_SHARE = 0.12  # of the steps that learn from single frames
 LARGE_SHARE = 0.28  # of the steps with crops of LARGE times the size, and fewer of them
 LARGE = 1.5
