@@ -26,6 +26,7 @@ from stbn_cli.noise.estimate import LUMA_GAIN
 from stbn_cli.noise.flatness import FLOOR, SHARED_RATIO, measure_levels
 from stbn_cli.noise.kinds import (
     CODED_COLOUR,
+    CODED_SHARE,
     COMPARED_LEVELS_SHARE,
     COMPARED_SHARE,
     HIDDEN_LUMA,
@@ -211,7 +212,7 @@ def assumed_noise(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
         # Coded noise is not everywhere alike: where it is least, the coder took it.
         if measured.correlation.reliable:
             level = max(level, measured.correlation.sigma)
-        told = max(TOLD_SHARE[kind] * level, min(SMALLEST_CODED_LEVEL, MOST_HIDDEN * level))
+        told = max(CODED_SHARE * level, min(SMALLEST_CODED_LEVEL, MOST_HIDDEN * level))
     elif measured.compared:
         told = max(COMPARED_SHARE * level, min(SMALLEST_CAMERA_LEVEL, MOST_TOLD * level))
     else:
@@ -242,5 +243,5 @@ def assumed_levels(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
 
 def _cautious(level: float, flat: float, hidden: float, least: float) -> float:
     """A single picture's noise of this level as networks are told it, `flat` in flat places."""
-    told = max(min(TOLD_SHARE["camera"] * flat, math.hypot(level, hidden)), least)
+    told = max(min(TOLD_SHARE * flat, math.hypot(level, hidden)), least)
     return max(min(told, MOST_TOLD * level), level)
