@@ -20,6 +20,9 @@ MOST_TOLD = 3.0
 # Where several frames were compared, what is measured is right, and this part of it gave the best pictures: networks
 # that take one level, and those that take levels of luma and colour.
 COMPARED_SHARE, COMPARED_LEVELS_SHARE = 0.7, 0.85
+# There only what is above this level is taken times MOST_TOLD: traces of clean pictures are as strong (up to 1.4 were
+# measured).
+CLEAN_LEVEL = 1 / 255
 # For coded noise: this many times what aligned differences show, since much of it stays the same from frame to frame.
 CODED_SHARE = 1.2
 # Where a coder took most of the noise, most of what is wrong is not measured at all. No less than this is assumed, as

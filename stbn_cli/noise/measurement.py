@@ -25,6 +25,7 @@ from stbn_cli.noise.correlation import (
 from stbn_cli.noise.estimate import LUMA_GAIN
 from stbn_cli.noise.flatness import FLOOR, SHARED_RATIO, measure_levels
 from stbn_cli.noise.kinds import (
+    CLEAN_LEVEL,
     CODED_COLOUR,
     CODED_SHARE,
     COMPARED_LEVELS_SHARE,
@@ -214,7 +215,7 @@ def assumed_noise(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
             level = max(level, measured.correlation.sigma)
         told = max(CODED_SHARE * level, min(SMALLEST_CODED_LEVEL, MOST_HIDDEN * level))
     elif measured.compared:
-        told = max(COMPARED_SHARE * level, min(SMALLEST_CAMERA_LEVEL, MOST_TOLD * level))
+        told = max(COMPARED_SHARE * level, min(SMALLEST_CAMERA_LEVEL, MOST_TOLD * (level - CLEAN_LEVEL)))
     else:
         told = _cautious(level, measured.full.flat, HIDDEN_LUMA / LUMA_GAIN, SMALLEST_CAMERA_LEVEL)
     return SceneNoise(NoiseModel.white(told), told, measured.level)
