@@ -25,7 +25,7 @@ from stbn_cli.models.networks import Network
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import white_levels
-from stbn_cli.noise.measurement import assumed_noise, measure_scene
+from stbn_cli.noise.measurement import assumed_levels, assumed_noise, measure_scene
 from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
 
 # Noise that differs from the learned one by this factor is that of other footage.
@@ -338,7 +338,10 @@ class Denoiser:
         # Successive ones: the further apart, the worse they can be aligned. The middle, since scenes may fade in.
         start = max(len(frames) - MAXIMUM_FRAMES, 0) // 2
         chosen = torch.cat(frames[start : start + MAXIMUM_FRAMES])
-        return assumed_noise(measure_scene(chosen.permute(0, 2, 3, 1)), self.noise_kind)
+        measured = measure_scene(chosen.permute(0, 2, 3, 1))
+        if self._config.head == "direct":
+            return assumed_levels(measured, self.noise_kind)
+        return assumed_noise(measured, self.noise_kind)
 
     def _new_scene(self, noise: SceneNoise, *, first_frame: int) -> SceneQueue:
         learned = self._noise is not None

@@ -59,6 +59,8 @@ EMPTY_PART = 0.3
 FLOOR = 0.03 / 255  # standard deviation that counts as none
 # Where full noise is more than so many times what is left at high frequencies, neighbours share it.
 SHARED_RATIO = 1.3
+# Noise is at least this part of what is left where pictures are flattest; less is likely texture taken for noise.
+LEAST_OF_FLAT = 0.4
 LAGS = 8
 BYTE = 255.0
 # Added to levels (squares) in what the networks learn, so that none at all has a logarithm.
@@ -112,8 +114,17 @@ class NoiseLevels:
 
     @property
     def neighbours_share(self) -> bool:
-        """Whether neighbouring pixels share noise."""
+        """Whether neighbouring pixels share noise, by luma alone: high frequencies of texture can hide it."""
         return self.luma > FLOOR and self.ratio > SHARED_RATIO
+
+    def surely_shared(self, independent: float) -> bool:
+        """Whether neighbours share noise whatever texture adds to high frequencies.
+
+        `independent`: what these tell of in the flattest places, [0, 1]. Even a level lower by the error to expect is
+        more than that.
+        """
+        visible = self.luma > max(LEAST_OF_FLAT * self.flat, FLOOR)
+        return visible and self.rgb * math.exp(-self.error) > SHARED_RATIO * independent
 
 
 class _Blocks(NamedTuple):

@@ -1,14 +1,15 @@
 """How a noise level may be given, its one way to broadcast against a clip, and its map by brightness."""
 
-import math
 from typing import TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from stbn_cli.noise.estimate import LUMA_WEIGHTS
 from stbn_cli.noise.luma import luma_of
+from stbn_cli.noise.model import NoiseModel
 
 # A standard deviation on the [0, 1] scale: one number; (N,) one per clip; (N, T) one per frame; or a map that
 # broadcasts to the noisy clip (N, T, C, H, W).
@@ -38,17 +39,21 @@ def broadcast_sigma(sigma: Sigma, noisy: Tensor) -> Tensor:
     )
 
 
-# White noise of standard deviation 1 in R, G and B has these in luma, and in R - Y and B - Y together: the variance of
-# a channel of weight w minus luma is 1 - 2 w + the sum of all squared weights.
-_SQUARES = sum(weight**2 for weight in LUMA_WEIGHTS)
-WHITE_LUMA = math.sqrt(_SQUARES)
-WHITE_COLOUR = math.sqrt(1.0 + _SQUARES - LUMA_WEIGHTS[0] - LUMA_WEIGHTS[2])
 BRIGHTNESS_WINDOW = 5  # pixels of the map over which brightness is averaged
 
 
 def white_levels(sigma: float) -> Tensor:
     """`levels` of `level_map` for white noise of this standard deviation."""
-    return torch.tensor([[sigma * WHITE_LUMA], [sigma * WHITE_COLOUR]])
+    return torch.tensor(independent_levels(NoiseModel.white(sigma), 1))
+
+
+def independent_levels(model: NoiseModel, knots: int) -> tuple[tuple[float, ...], ...]:
+    """`levels` of `level_map` for noise that is independent in R, G and B, at this many knots of brightness."""
+    variances = model.variances_at(np.linspace(0.0, 1.0, knots))
+    mixed = np.stack([LUMA_WEIGHTS, [1, 0, 0], [0, 0, 1]])
+    mixed[1:] -= LUMA_WEIGHTS
+    luma, red, blue = np.square(mixed) @ variances
+    return tuple(np.sqrt(luma).tolist()), tuple(np.sqrt((red + blue) / 2).tolist())
 
 
 def level_map(noisy: Tensor, levels: Tensor, scale: int) -> Tensor:

@@ -22,17 +22,26 @@ from stbn_cli.noise.correlation import (
     correlation_of,
     fewest_blocks,
 )
-from stbn_cli.noise.flatness import SHARED_RATIO, measure_levels
+from stbn_cli.noise.estimate import LUMA_GAIN
+from stbn_cli.noise.flatness import FLOOR, SHARED_RATIO, measure_levels
 from stbn_cli.noise.kinds import (
+    CLEAN_LEVEL,
+    CODED_COLOUR,
+    CODED_SHARE,
+    COMPARED_LEVELS_SHARE,
+    COMPARED_SHARE,
+    HIDDEN_LUMA,
     INDEPENDENT_KINDS,
     MOST_HIDDEN,
     MOST_TOLD,
     SMALLEST_CAMERA_LEVEL,
     SMALLEST_CODED_LEVEL,
+    SMALLEST_LUMA_LEVEL,
     TOLD_SHARE,
     NoiseKind,
 )
 from stbn_cli.noise.levelfunction import NoiseEstimate, estimate_with, pair_sets
+from stbn_cli.noise.levels import independent_levels
 from stbn_cli.noise.model import NoiseModel, SceneNoise
 
 # Less noise than this is hardly any: denoising would change little.
@@ -42,8 +51,10 @@ LEVEL_KNOTS = 5  # of the noise of all frequencies, evenly spaced in brightness
 # coder, which keeps noise here more than there, but at least a quarter of it everywhere. Less is not taken for noise.
 LEAST_SEEN, LEAST_SEEN_CODED, MOST_UNEVEN_CODED = 2.0 / 255, 2.5 / 255, 4.0
 # Noise changes from frame to frame, so aligned differences show most of it (0.75 of a camera's noise were measured):
-# the full level is at most so many times what they show, and where single frames tell of far more, it is texture.
-MOST_UNSEEN, CONTRADICTED = 1.5, 2.5
+# the full level is about so many times what they show, with this error (of its logarithm), at most so many times, and
+# where single frames tell of far more, it is texture. What single frames tell has at least this error.
+USUAL_UNSEEN, UNSEEN_ERROR, MOST_UNSEEN, CONTRADICTED = 1.15, 0.12, 1.5, 2.5
+SMALLEST_ERROR = 0.05
 SMALLEST_PICTURE = 64 * 64  # pixels; in smaller ones texture and noise that neighbours share look the same
 # What a residual of the picture adds to the correlation of neighbours, times the square of the level (0-255 scale).
 PICTURE_SHARE = 4.0 / 255**2
@@ -57,8 +68,11 @@ class FullNoise:
     model: NoiseModel  # the same as a function of brightness
     flat: float  # in luma, of where the picture is flattest
     ratio: float  # over what high frequencies alone tell of: 1 for white noise, and where nothing is known
-    # Standard deviation of luma and of colour noise ([0, 1]) at evenly spaced brightness; None: those of white noise.
+    # Standard deviation of luma and of colour noise ([0, 1]) at evenly spaced brightness, where neighbours share it;
+    # None: what `model` says. And both over the picture, as root mean squares.
     levels: tuple[tuple[float, ...], ...] | None = None
+    luma: float = 0.0
+    colour: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +94,11 @@ class SceneMeasurement:
     def found(self) -> bool:
         """Whether there was anything to measure: not where pictures are empty, clipped or tiny."""
         return bool(self.independent.points) or self.correlation.blocks > 0
+
+    @property
+    def compared(self) -> bool:
+        """Whether there were frames to be aligned with each other: not in a single picture."""
+        return self.correlation.blocks > 0
 
     @property
     def reliable(self) -> bool:
@@ -115,24 +134,39 @@ def full_noise(frames: Tensor, independent: NoiseEstimate, correlation: NoiseCor
     if correlation.reliable and (correlation.level >= LEAST_SEEN or coded >= LEAST_SEEN_CODED):
         level = max(level, correlation.level)
     shared = levels.rgb if frames.shape[1] * frames.shape[2] >= SMALLEST_PICTURE else 0.0
+    possible = not correlation.blocks or (correlation.reliable and not correlation.is_white)
     if len(frames) > 1:
         seen = max(correlation.level, independent.level)
-        contradicted = shared > CONTRADICTED * seen or _differs_as_white(independent, correlation)
-        shared = 0.0 if contradicted else min(shared, MOST_UNSEEN * seen)
-    if levels.neighbours_share and shared > SHARED_RATIO * independent.level:
+        if shared > CONTRADICTED * seen or _differs_as_white(independent, correlation):
+            shared = 0.0
+        shared = min(_agreed(shared, levels.error, USUAL_UNSEEN * seen), MOST_UNSEEN * seen)
+    # High frequencies of texture can hide what neighbours share.
+    hidden = possible and levels.surely_shared(independent.level)
+    if (levels.neighbours_share or hidden) and shared > SHARED_RATIO * independent.level:
         level = max(independent.level, shared)
+        ratio = max(levels.ratio, level / max(independent.level, FLOOR))
         shape = levels.luma_by_brightness.scaled(level / levels.luma)
         knots = np.linspace(0.0, 1.0, LEVEL_KNOTS)
         row = np.square(shape.at(knots))
         both = (levels.luma_by_brightness, levels.chroma_by_brightness)
-        found = tuple(tuple((part.at(knots) * level / levels.rgb).tolist()) for part in both)
-        return FullNoise(level, NoiseModel((tuple(row.tolist()),)), levels.flat, levels.ratio, found)
+        share = level / levels.rgb
+        found = tuple(tuple((share * part.at(knots)).tolist()) for part in both)
+        parts = (share * levels.luma, share * levels.chroma)
+        return FullNoise(level, NoiseModel((tuple(row.tolist()),)), levels.flat, ratio, found, *parts)
     # What is independent from pixel to pixel is measured most exactly by its high frequencies.
     if independent.level <= 0.0:
         smooth = level > 0.0 and bool(independent.points)
         return FullNoise(level, NoiseModel.white(level), levels.flat, math.inf if smooth else 1.0)
     ratio = level / independent.level
     return FullNoise(level, independent.model.scaled(ratio), levels.flat, ratio)
+
+
+def _agreed(shared: float, error: float, expected: float) -> float:
+    """A level of single frames that is above what differences let expect: the mean, by the errors of both."""
+    if not shared > expected > 0.0:
+        return shared
+    weight = UNSEEN_ERROR**2 / (UNSEEN_ERROR**2 + max(error, SMALLEST_ERROR) ** 2)
+    return expected * (shared / expected) ** weight
 
 
 def _differs_as_white(independent: NoiseEstimate, correlation: NoiseCorrelation) -> bool:
@@ -168,7 +202,10 @@ def median_correlation(measured: Sequence[SceneMeasurement]) -> tuple[float, flo
 
 
 def assumed_noise(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
-    """What a network for this kind of noise is told, and its posterior uses; the one place where that is decided."""
+    """What a network for this kind of noise is told, and its posterior uses, if it takes one level.
+
+    Here and in `assumed_levels` that is decided, nowhere else.
+    """
     if kind in INDEPENDENT_KINDS:
         return replace(measured.independent.scene_noise, measured=measured.level)
     level = measured.level
@@ -176,15 +213,36 @@ def assumed_noise(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
         # Coded noise is not everywhere alike: where it is least, the coder took it.
         if measured.correlation.reliable:
             level = max(level, measured.correlation.sigma)
-        told = max(TOLD_SHARE[kind] * level, min(SMALLEST_CODED_LEVEL, MOST_HIDDEN * level))
+        told = max(CODED_SHARE * level, min(SMALLEST_CODED_LEVEL, MOST_HIDDEN * level))
+    elif measured.compared:
+        told = max(COMPARED_SHARE * level, min(SMALLEST_CAMERA_LEVEL, MOST_TOLD * (level - CLEAN_LEVEL)))
     else:
-        told = max(TOLD_SHARE[kind] * measured.full.flat, SMALLEST_CAMERA_LEVEL)
-        told = min(max(told, level), MOST_TOLD * level)
-    return SceneNoise(NoiseModel.white(told), told, measured.level, _scaled(measured.full, told))
+        told = _cautious(level, measured.full.flat, HIDDEN_LUMA / LUMA_GAIN, SMALLEST_CAMERA_LEVEL)
+    return SceneNoise(NoiseModel.white(told), told, measured.level)
 
 
-def _scaled(full: FullNoise, level: float) -> tuple[tuple[float, ...], ...] | None:
-    """The levels of luma and colour that belong to this level of all."""
-    if full.levels is None or full.level <= 0.0:
-        return None
-    return tuple(tuple(level / full.level * value for value in row) for row in full.levels)
+def assumed_levels(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
+    """What a network is told that takes levels of luma and colour by brightness, whatever neighbours share."""
+    full = measured.full
+    if kind == "compressed":
+        luma = assumed_noise(measured, kind).level
+        return SceneNoise(NoiseModel.white(luma), luma, full.level, ((luma,), (CODED_COLOUR * luma,)))
+    if full.levels is None:
+        rows = independent_levels(full.model, LEVEL_KNOTS)
+        return SceneNoise(full.model, full.level, full.level, rows)
+    if measured.compared:
+        factors = (COMPARED_LEVELS_SHARE, COMPARED_LEVELS_SHARE)
+    else:
+        luma = _cautious(full.luma, full.flat, HIDDEN_LUMA, SMALLEST_LUMA_LEVEL)
+        colour = _cautious(full.colour, full.colour, HIDDEN_LUMA, 0.0)
+        factors = (luma / max(full.luma, FLOOR), colour / max(full.colour, FLOOR))
+    rows = tuple(
+        tuple(factor * value for value in row) for factor, row in zip(factors, full.levels, strict=True)
+    )
+    return SceneNoise(full.model.scaled(factors[0]), factors[0] * full.level, full.level, rows)
+
+
+def _cautious(level: float, flat: float, hidden: float, least: float) -> float:
+    """A single picture's noise of this level as networks are told it, `flat` in flat places."""
+    told = max(min(TOLD_SHARE * flat, math.hypot(level, hidden)), least)
+    return max(min(told, MOST_TOLD * level), level)
