@@ -277,7 +277,8 @@ def _with_bytes(plan: Plan, config: NetworkConfig) -> Plan:
     channels = config.roomy_channels if plan.device.type == "cuda" else config.state_channels
     state = channels * pixels * plan.dtype.itemsize // config.state_scale**2
     states = (directions * plan.chunk + 2) * state
-    buffered = (plan.chunk + plan.chunk_overlap + 1) * BUFFERED_VALUES * pixels * 4
+    values = BUFFERED_VALUES + config.seen_values
+    buffered = (plan.chunk + plan.chunk_overlap + 1) * values * pixels * 4
     if plan.device.type == "cpu":
         return replace(plan, device_bytes=working + states + buffered, host_bytes=states + buffered)
     on_device = plan.state_device.type != "cpu"
