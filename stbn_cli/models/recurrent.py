@@ -80,6 +80,15 @@ class RecurrentConfig:
         return self.channels
 
     @property
+    def chunk_overlap(self) -> int:
+        """Frames beyond a chunk that the backward pass starts at.
+
+        Against whole clips, chunks of 16 frames lost nothing without overlap (`real`, bus and rafting, white and camera
+        noise of sigma 20), chunks of 4 at most 0.03 dB, with 1 at most 0.01 dB; more made the results no better.
+        """
+        return 1
+
+    @property
     def seen_values(self) -> int:
         """Values for a pixel of a frame that `Recurrent.see` finds and that are kept, rounded up."""
         channels = self.frame_channels + 2 * MEAN_CHANNELS + 2 * LEVEL_CHANNELS
@@ -104,6 +113,8 @@ RECURRENT_SIZES: dict[str, RecurrentConfig] = {
     "real": RecurrentConfig(),
     "real-large": RecurrentConfig(channels=96, blocks=3, coarse_channels=160, coarse_blocks=6),
 }
+# The flow estimator of each size.
+TRAINED_FLOW = {"real-fast": "dis-half-fast", "real": "dis-half", "real-large": "dis-half"}
 
 
 class ResidualBlock(nn.Module):
