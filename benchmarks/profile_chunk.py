@@ -171,7 +171,7 @@ def step_work(config: STBNConfig, plan: Plan) -> tuple[dict[str, Work], dict[str
                         network.fuse(state, state)
                     else:
                         frame = torch.empty(1, config.image_channels, *sides)
-                        network.advance("forward", frame, sigma, state)
+                        network.advance("forward", network.see(frame, sigma), (state,))
             total: dict[str, Work] = defaultdict(Work)
             total.update(accountant.work)
             return total

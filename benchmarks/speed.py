@@ -65,6 +65,7 @@ from stbn_cli.errors import MemoryExhaustedError
 from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
 from stbn_cli.inference.device import PRECISIONS, is_out_of_memory, resolve_device, resolve_precision
 from stbn_cli.memory import peak_memory, reset_peak_memory
+from stbn_cli.models.recurrent import RECURRENT_SIZES, TRAINED_FLOW, Recurrent
 from stbn_cli.models.stbn import MODEL_SIZES, STBN, STBNConfig
 
 SIGMA = 25 / 255  # of the footage's noise, [0, 1]
@@ -184,9 +185,13 @@ def model_file(name: str, folder: Path) -> Path:
     if spec is not None and (path := find_local(spec)) is not None:
         return path
     torch.manual_seed(0)
-    config = MODEL_SIZES[name]
     path = folder / f"{name}.safetensors"
-    save_checkpoint(path, Checkpoint(config, ModelInfo(name), STBN(config).state_dict()))
+    if (recurrent := RECURRENT_SIZES.get(name)) is not None:
+        info = ModelInfo(name, flow=TRAINED_FLOW[name], noise_kind="camera")
+        save_checkpoint(path, Checkpoint(recurrent, info, Recurrent(recurrent).state_dict()))
+    else:
+        config = MODEL_SIZES[name]
+        save_checkpoint(path, Checkpoint(config, ModelInfo(name), STBN(config).state_dict()))
     return path
 
 

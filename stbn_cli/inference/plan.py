@@ -14,8 +14,6 @@ LONGEST_GPU_CHUNK = 32
 # Frames. States go to host memory rather than that chunks on a GPU get shorter than this.
 SHORTEST_GPU_CHUNK = 8
 SHORTEST_CHUNK = 2
-# Frames. Against whole clips, chunks of 4 frames lost 0.02 dB without overlap and 0.001 dB with 4 (stbn-xs, sigma 50).
-DEFAULT_CHUNK_OVERLAP = 6
 # Memory the layers need at their peak, in multiples of (pixels x channels x bytes of the data type): the largest that
 # benchmarks/memory.py measured over all model sizes (propagation of stbn-xs; stbn needs half of it).
 ACTIVATION_COST = 20
@@ -169,7 +167,7 @@ def make_plan(
             height=height,
             width=width,
             chunk=options.chunk or longest,
-            chunk_overlap=DEFAULT_CHUNK_OVERLAP if options.chunk_overlap is None else options.chunk_overlap,
+            chunk_overlap=config.chunk_overlap if options.chunk_overlap is None else options.chunk_overlap,
             tile=tile,
             propagation_halo=_halo(options, config.propagation_reach),
             fusion_halo=_halo(options, config.fusion_reach),
@@ -277,7 +275,8 @@ def _with_bytes(plan: Plan, config: NetworkConfig) -> Plan:
     channels = config.roomy_channels if plan.device.type == "cuda" else config.state_channels
     state = channels * pixels * plan.dtype.itemsize // config.state_scale**2
     states = (directions * plan.chunk + 2) * state
-    buffered = (plan.chunk + plan.chunk_overlap + 1) * BUFFERED_VALUES * pixels * 4
+    values = BUFFERED_VALUES + config.seen_values
+    buffered = (plan.chunk + plan.chunk_overlap + 1) * values * pixels * 4
     if plan.device.type == "cpu":
         return replace(plan, device_bytes=working + states + buffered, host_bytes=states + buffered)
     on_device = plan.state_device.type != "cpu"

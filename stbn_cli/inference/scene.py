@@ -13,6 +13,8 @@ from torch.profiler import record_function
 
 from stbn_cli.inference.plan import Plan
 from stbn_cli.inference.transfer import Transfers
+from stbn_cli.models.networks import Network
+from stbn_cli.models.seen import Seen
 from stbn_cli.noise.levels import level_map
 from stbn_cli.noise.model import NoiseModel
 
@@ -26,6 +28,7 @@ class PendingFrame:
     to_next: Tensor | None = None
     repeats: int = 0  # frames after it that show the same, value for value
     copies: dict[torch.device, Tensor] = field(default_factory=dict)  # of `noisy`
+    seen: dict[torch.device, Seen] = field(default_factory=dict)
 
     def on(self, plan: Plan, transfers: Transfers) -> Tensor:
         """`noisy` on the plan's device; kept there if the plan keeps states there."""
@@ -36,6 +39,17 @@ class PendingFrame:
             if plan.state_device == plan.device:
                 self.copies[plan.device] = copy
         return copy
+
+    def as_seen_by(self, network: Network, plan: Plan, scene: "Scene", transfers: Transfers) -> Seen:
+        """What `network` takes, on the plan's device; kept there if that is worth it."""
+        seen = self.seen.get(plan.device)
+        if seen is None or seen.dtype != plan.dtype:
+            noisy = self.on(plan, transfers)
+            with record_function("stbn.see"):
+                seen = network.see(noisy, scene.level(noisy))
+            if plan.state_device == plan.device and network.config.seen_values:
+                self.seen[plan.device] = seen
+        return seen
 
 
 @dataclass(frozen=True, slots=True)

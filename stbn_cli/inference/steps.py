@@ -13,33 +13,36 @@ from stbn_cli.inference.plan import Plan
 from stbn_cli.inference.tiles import Tile, blend_weights
 from stbn_cli.models.networks import Network
 from stbn_cli.models.recurrent import Direction
+from stbn_cli.models.seen import Seen
 
 
 def advance_state(
     network: Network,
     plan: Plan,
     direction: Direction,
-    frame: Tensor,
-    sigma: Tensor,
+    seen: Seen,
     state: Tensor | None,
+    neighbour: Tensor | None,
     flow: Tensor | None,
 ) -> Tensor:
-    """Hidden state `(1, channels, H, W)` of `frame (1, C, H, W)`, on the plan's running device.
+    """Hidden state `(1, channels, h, w)` of a frame, on the plan's running device.
 
-    `state` is the neighbour's, `flow (1, 2, h, w)` leads there; None for both starts the recurrence. States, their flow
-    and levels that are maps have 1 / `plan.state_scale` of the frame's size.
+    `state` is that of the neighbour, a frame `(1, C, H, W)` to which `flow (1, 2, h, w)` leads; None for all three
+    starts the recurrence. States and their flow have 1 / `plan.state_scale` of the frame's size.
     """
     scale = plan.state_scale
+    if state is not None and neighbour is not None:
+        neighbour = neighbour.to(state.device)
 
     def compute(tile: Tile) -> Tensor:
         small = tile.reduced(scale)
         rows, columns = small.rows.outer, small.columns.outer
         aligned = None
-        if state is not None and flow is not None:
+        if state is not None and neighbour is not None and flow is not None:
             part = flow[..., rows, columns].to(state.device)
-            aligned = network.align(state, part, rows.start, columns.start).to(plan.device)
-        level = sigma if sigma.shape[-2:] == (1, 1) else sigma[..., rows, columns]
-        return network.advance(direction, frame[..., tile.rows.outer, tile.columns.outer], level, aligned)
+            found = network.align(state, neighbour, part, rows.start, columns.start)
+            aligned = tuple(values.to(plan.device) for values in found)
+        return network.advance(direction, seen.part(rows, columns, scale), aligned)
 
     return _assemble(compute, plan.propagation_tiles, plan, plan.running_device, scale)
 
@@ -47,9 +50,9 @@ def advance_state(
 def advance_both(
     network: Network,
     plan: Plan,
-    frames: tuple[Tensor, Tensor],
-    sigmas: tuple[Tensor, Tensor],
+    seen: tuple[Seen, Seen],
     states: tuple[Tensor, Tensor],
+    neighbours: tuple[Tensor, Tensor],
     flows: tuple[Tensor | None, Tensor | None],
 ) -> tuple[Tensor, Tensor]:
     """`advance_state` forward for the first of each pair and backward for the second, in one batch.
@@ -57,18 +60,21 @@ def advance_both(
     For plans without tiles that keep states on the device.
     """
     flow = torch.cat([flow.to(plan.device) for flow in flows if flow is not None])
-    aligned = network.align(torch.cat(states), flow)
-    both = network.advance_both(frames, sigmas, aligned)
+    aligned = network.align(torch.cat(states), torch.cat(neighbours), flow)
+    both = network.advance_both(seen, aligned)
     return both[:1], both[1:]
 
 
-def fuse_states(network: Network, plan: Plan, forward_state: Tensor, backward_state: Tensor) -> Tensor:
-    """Head outputs `(N, outputs, H, W)` on the plan's device from whole-frame hidden states `(N, channels, H, W)`."""
+def fuse_states(
+    network: Network, plan: Plan, forward_state: Tensor, backward_state: Tensor, seen: Seen
+) -> Tensor:
+    """Head outputs `(N, outputs, H, W)` on the plan's device from whole-frame hidden states `(N, channels, h, w)`."""
 
     def compute(tile: Tile) -> Tensor:
         small = tile.reduced(plan.state_scale)
-        part = (..., small.rows.outer, small.columns.outer)
-        return network.fuse(forward_state[part].to(plan.device), backward_state[part].to(plan.device))
+        rows, columns = small.rows.outer, small.columns.outer
+        ahead, back = (state[..., rows, columns].to(plan.device) for state in (forward_state, backward_state))
+        return network.fuse(ahead, back, seen.part(rows, columns, plan.state_scale), plan.uncertainty)
 
     return _assemble(compute, plan.fusion_tiles, plan, plan.device)
 

@@ -39,6 +39,7 @@ def convolution(
         features,
         layer.weight,
         layer.bias,
+        stride=int(layer.stride[0]),
         padding=int(layer.padding[0]),
         groups=layer.groups,
         relu=relu,

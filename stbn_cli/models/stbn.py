@@ -19,6 +19,7 @@ from stbn_cli.models.phases import from_phases, to_phases, valid_mask
 from stbn_cli.models.propagation import advance_with_kernels
 from stbn_cli.models.recurrent import Direction
 from stbn_cli.models.refinement import Refinement
+from stbn_cli.models.seen import Seen
 from stbn_cli.models.warp import warp_nearest
 from stbn_cli.noise.levels import Sigma, broadcast_sigma
 from stbn_cli.noise.posterior import GAUSSIAN_CHANNELS, MEAN_CHANNELS
@@ -89,6 +90,19 @@ class STBNConfig:
     def state_channels(self) -> int:
         """Channels of a hidden state."""
         return self.channels + (self.image_channels if self.carry_frame else 0)
+
+    @property
+    def chunk_overlap(self) -> int:
+        """Frames beyond a chunk that the backward pass starts at.
+
+        Against whole clips, chunks of 4 frames lost 0.02 dB without overlap, 0.001 dB with 4 (stbn-xs, sigma 50).
+        """
+        return 6
+
+    @property
+    def seen_values(self) -> int:
+        """Values that `STBN.see` finds and that are worth keeping."""
+        return 0
 
     @property
     def roomy_channels(self) -> int:
@@ -217,7 +231,8 @@ class STBN(nn.Module):
         for t in range(frames):
             mirrored = frames - 1 - t
             flow = torch.cat((flow_to_previous[:, t], flow_to_next[:, mirrored]))
-            states = self.advance_both(
+            states = self._advance(
+                ("forward", "backward"),
                 (noisy[:, t], noisy[:, mirrored]),
                 (level[:, t], level[:, mirrored]),
                 _align(None if states is None else _as_computed(states), flow),
@@ -238,25 +253,31 @@ class STBN(nn.Module):
         `sigma` broadcasts to `frame`; `previous_state` is the state of the frame before and `flow_to_previous
         (N, 2, H, W)` leads there; `previous_state=None` starts the recurrence (first frame, or after a cut).
         """
-        return self.advance("forward", frame, sigma, _align(previous_state, flow_to_previous))
+        aligned = _align(previous_state, flow_to_previous)
+        return self._advance(("forward",), (frame,), (sigma,), aligned)
 
     def propagate_backward(
         self, frame: Tensor, sigma: Tensor, next_state: Tensor | None, flow_to_next: Tensor | None
     ) -> Tensor:
         """The backward hidden state of a frame; as `propagate_forward`, seen from the frame after."""
-        return self.advance("backward", frame, sigma, _align(next_state, flow_to_next))
+        aligned = _align(next_state, flow_to_next)
+        return self._advance(("backward",), (frame,), (sigma,), aligned)
 
-    def advance(
-        self, direction: Direction, frame: Tensor, sigma: Tensor, aligned_state: Tensor | None
-    ) -> Tensor:
+    def see(self, noisy: Tensor, level: Tensor) -> Seen:
+        """What the branches need to know of frames `(N, C, H, W)`; `level` broadcasts to them."""
+        dtype = self.forward_branch.head.weight.dtype
+        return Seen(noisy.to(dtype), (level,), dtype)
+
+    def advance(self, direction: Direction, seen: Seen, aligned: tuple[Tensor, ...] | None) -> Tensor:
         """A frame's hidden state from its neighbour's, which is already warped to the frame; None starts anew."""
-        return self._advance((direction,), (frame,), (sigma,), aligned_state)
+        state = None if aligned is None else aligned[0]
+        return self._advance((direction,), (seen.frame,), seen.maps, state)
 
-    def advance_both(
-        self, frames: tuple[Tensor, Tensor], sigmas: tuple[Tensor, Tensor], aligned_states: Tensor | None
-    ) -> Tensor:
+    def advance_both(self, seen: tuple[Seen, Seen], aligned: tuple[Tensor, ...] | None) -> Tensor:
         """`advance` forward for the first and backward for the second of each pair; states stacked as a batch."""
-        return self._advance(("forward", "backward"), frames, sigmas, aligned_states)
+        frames, levels = zip(*((one.frame, *one.maps) for one in seen), strict=True)
+        states = None if aligned is None else aligned[0]
+        return self._advance(("forward", "backward"), frames, levels, states)
 
     def _advance(
         self,
@@ -290,11 +311,15 @@ class STBN(nn.Module):
         states = from_phases(features, height, width)
         return torch.cat((states, torch.cat(tuple(frames))), 1) if self.config.carry_frame else states
 
-    def align(self, state: Tensor, flow: Tensor, top: int = 0, left: int = 0) -> Tensor:
+    def align(
+        self, state: Tensor, neighbour: Tensor, flow: Tensor, top: int = 0, left: int = 0
+    ) -> tuple[Tensor, ...]:
         """A neighbour's state as the frame sees it that `flow` leads from; as `warp_nearest`."""
-        return warp_nearest(state, flow, top, left)
+        return (warp_nearest(state, flow, top, left),)
 
-    def fuse(self, forward_state: Tensor, backward_state: Tensor) -> Tensor:
+    def fuse(
+        self, forward_state: Tensor, backward_state: Tensor, seen: Seen | None = None, spread: bool = True
+    ) -> Tensor:
         """Head outputs `(N, outputs, H, W)` from both hidden states `(N, state_channels, H, W)` of one frame."""
         batch, _, height, width = forward_state.shape
         mask = valid_mask(batch, height, width, forward_state)

@@ -13,7 +13,7 @@ from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, save_checkpoint
 from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.estimator import create_flow_estimator
 from stbn_cli.metrics import psnr
-from stbn_cli.models.recurrent import Recurrent
+from stbn_cli.models.recurrent import TRAINED_FLOW, Recurrent
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import level_map
 from stbn_cli.synthesis.kinds import degrade, lead_of
@@ -86,7 +86,7 @@ class RecurrentTask(nn.Module):
         """Write the weights in `state` as a checkpoint."""
         info = ModelInfo(
             name=self.options.model,
-            flow="dis-half-fast" if self.options.model == "real-fast" else "dis-half",
+            flow=TRAINED_FLOW[self.options.model],
             sigma_range=(0.0, 60.0),
             licence="Apache-2.0",
             noise_kind="camera",

@@ -340,10 +340,10 @@ def test_states_have_room_and_are_the_same(changes: dict[str, Any], level: str) 
     flow = torch.randn(4, 2, 9, 14)
 
     def two_steps(network: STBN, first: Context, second: Context, dtype: torch.dtype) -> Tensor:
-        frames = pairs.to(dtype).contiguous()
-        states = first.run(network.advance_both, (frames[0], frames[1]), (sigma, sigma), None)
+        earlier, later = (network.see(frames, sigma) for frames in pairs.to(dtype).contiguous())
+        states = first.run(network.advance_both, (earlier, later), None)
         aligned = second.run(warp_nearest, states, flow)
-        return second.run(network.advance_both, (frames[1], frames[0]), (sigma, sigma), aligned)
+        return second.run(network.advance_both, (later, earlier), (aligned,))
 
     plain = Context()
     plain.run(fused._KERNELS.set, False)

@@ -21,6 +21,7 @@ from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.inference.resume import StreamState
 from stbn_cli.inference.scene import PendingFrame, Scene, SceneQueue
 from stbn_cli.inference.transfer import Transfers
+from stbn_cli.models.seen import Seen
 from stbn_cli.models.stbn import MODEL_SIZES, STBN, Direction
 from stbn_cli.noise.levels import broadcast_sigma
 from stbn_cli.noise.model import NoiseModel, SceneNoise
@@ -85,10 +86,8 @@ class RecordingSTBN(STBN):
         self.eval()
         self.forward_states: list[Tensor] = []
 
-    def advance(
-        self, direction: Direction, frame: Tensor, sigma: Tensor, aligned_state: Tensor | None
-    ) -> Tensor:
-        state = super().advance(direction, frame, sigma, aligned_state)
+    def advance(self, direction: Direction, seen: Seen, aligned: tuple[Tensor, ...] | None) -> Tensor:
+        state = super().advance(direction, seen, aligned)
         if direction == "forward":
             self.forward_states.append(state)
         return state
@@ -219,7 +218,9 @@ class ForgetfulSTBN(STBN):
         self.load_state_dict(tiny_network().state_dict())
         self.eval()
 
-    def fuse(self, forward_state: Tensor, backward_state: Tensor) -> Tensor:
+    def fuse(
+        self, forward_state: Tensor, backward_state: Tensor, seen: Seen | None = None, spread: bool = True
+    ) -> Tensor:
         if forward_state.shape[-2] * forward_state.shape[-1] > self.largest:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB.")
         return super().fuse(forward_state, backward_state)
@@ -350,7 +351,9 @@ class OnceFullSTBN(STBN):
         self.eval()
         self.calls = 0
 
-    def fuse(self, forward_state: Tensor, backward_state: Tensor) -> Tensor:
+    def fuse(
+        self, forward_state: Tensor, backward_state: Tensor, seen: Seen | None = None, spread: bool = True
+    ) -> Tensor:
         self.calls += 1
         if self.calls == 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")

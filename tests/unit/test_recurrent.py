@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
 from stbn_cli.errors import CheckpointError
@@ -13,7 +14,13 @@ from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.estimator import create_flow_estimator
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.plan import EngineOptions
-from stbn_cli.models.recurrent import RECURRENT_SIZES, Recurrent, RecurrentConfig
+from stbn_cli.models.recurrent import (
+    MEAN_WINDOW,
+    RECURRENT_SIZES,
+    Recurrent,
+    RecurrentConfig,
+    _local_mean,
+)
 from stbn_cli.models.stbn import STBNConfig
 from stbn_cli.models.warp import warp_bilinear
 from stbn_cli.noise.levels import level_map, white_levels
@@ -112,12 +119,11 @@ def test_alignment_follows_the_flow_to_the_pixel(network: Recurrent) -> None:
     moved = frame.roll(3, -1)
     level = torch.full((1, 2, 1, 1), SIGMA)
     with torch.no_grad():
-        state = network.advance("forward", frame, level, None)
+        state = network.advance("forward", network.see(frame, level), None)
         flow = torch.zeros(1, 2, 12, 12)
         flow[:, 0] = -1.5
-        aligned = network.align(state, flow)
-    own = SMALL.channels
-    seen = F.pixel_shuffle(aligned[:, own:], 2)
+        _, neighbour = network.align(state, frame, flow)
+    seen = F.pixel_shuffle(neighbour, 2)
     torch.testing.assert_close(seen[..., 4:-4], moved[..., 4:-4], atol=1e-5, rtol=0)
 
 
@@ -164,23 +170,28 @@ def test_a_file_says_what_network_it_holds(network: Recurrent, tmp_path: Path) -
 @pytest.mark.parametrize(("name", "most"), [("real-fast", 20), ("real", 65), ("real-large", 650)])
 def test_sizes_keep_to_their_cost(name: str, most: int) -> None:
     """Thousands of multiply-adds for a pixel."""
-    network, total = Recurrent(RECURRENT_SIZES[name]), 0
-
-    def count(module: torch.nn.Module, _: object, output: torch.Tensor) -> None:
-        nonlocal total
-        assert isinstance(module, torch.nn.Conv2d)
-        total += module.weight[0].numel() * output.numel()
-
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            module.register_forward_hook(count)
-    flow = torch.zeros(1, 1, 2, 16, 16)
-    with torch.no_grad():
+    network, flow = Recurrent(RECURRENT_SIZES[name]), torch.zeros(1, 1, 2, 16, 16)
+    with FlopCounterMode(display=False) as counter:  # with gradients: it does not know fused layers
         network(torch.rand(1, 1, 3, 32, 32), torch.full((1, 1, 2, 1, 1), 0.1), flow, flow)
-    assert 0.7 * most < total / 32**2 / 1000 <= most
+    assert 0.7 * most < counter.get_total_flops() / 2 / 32**2 / 1000 <= most
 
 
 def test_scale_is_two_or_four() -> None:
     with pytest.raises(ValueError, match="scale 2 or 4"):
         RecurrentConfig(scale=3)
     assert STBNConfig().state_scale == 1
+
+
+def test_gathering_pixels_warps_as_sampling_the_grid_does() -> None:
+    picture, flow = torch.randn(2, 16, 20, 26), 8 * torch.randn(2, 2, 20, 26)
+    sampled = warp_bilinear(picture, flow)  # keeps gradients
+    with torch.inference_mode():
+        torch.testing.assert_close(warp_bilinear(picture, flow), sampled, atol=1e-4, rtol=0)
+        flow[0, :, 0, :2] = torch.tensor([[torch.nan, torch.inf]])
+        assert warp_bilinear(picture, flow).isfinite().all()
+
+
+def test_local_means_are_those_of_average_pooling() -> None:
+    picture = torch.rand(2, 3, 9, 4)
+    expected = F.avg_pool2d(picture, MEAN_WINDOW, 1, MEAN_WINDOW // 2, count_include_pad=False)
+    torch.testing.assert_close(_local_mean(picture), expected)
