@@ -20,6 +20,7 @@ from stbn_cli.checkpoints.store import sha256_of
 from stbn_cli.errors import OutputError
 from stbn_cli.inference.report import SceneReport
 from stbn_cli.inference.resume import ChunkSizes, StreamState
+from stbn_cli.noise.model import Clipping
 from stbn_cli.video.color import PixelLayout
 from stbn_cli.video.frames import VideoMetadata
 from stbn_cli.video.segments import USUAL_RATIO, SegmentWriter, read_segment, sync
@@ -184,7 +185,10 @@ def _scene(stated: dict[str, Any]) -> SceneReport:
         None if rows is None else tuple(tuple(float(value) for value in row) for row in rows)
         for rows in (stated["variances"], stated.get("levels"))
     )
-    return SceneReport(**{**stated, "variances": variances, "levels": levels})
+    ends = {name: tuple(float(value) for value in row) for name, row in stated.get("clipping", {}).items()}
+    return SceneReport(
+        **{**stated, "variances": variances, "levels": levels, "clipping": Clipping(**ends)},
+    )
 
 
 def read_state(folder: Path) -> Kept | None:

@@ -4,7 +4,7 @@ The backward pass starts beyond the chunk, at the end of its window. Knows nothi
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -21,6 +21,7 @@ from stbn_cli.models.fused import runs_kernels
 from stbn_cli.models.networks import Network
 from stbn_cli.models.recurrent import Direction
 from stbn_cli.models.seen import Seen, joined
+from stbn_cli.noise.clipping import undo_clipping
 from stbn_cli.noise.posterior import MEAN_CHANNELS, posterior_mean, posterior_variance
 
 # Noisy picture, what the network takes of it, forward and backward state.
@@ -192,10 +193,7 @@ def _estimate(network: Network, plan: Plan, scene: Scene, frames: Sequence[Fusio
         outputs = fuse_states(network, plan, forward, backward, joined(seen))
     if network.config.head == "direct":
         difference, *log_spread = outputs.float().split(MEAN_CHANNELS, 1)
-        estimates = noisy + difference
-        if log_spread:
-            estimates = torch.cat((estimates, log_spread[0].exp()), 1)
-        return list(estimates.split(1))
+        return _without_clipping(plan, scene, noisy + difference, noisy, lambda: log_spread[0].exp())
     if network.config.head != "gaussian":
         return list(outputs.float().split(1))
     with record_function("stbn.posterior"):
@@ -206,10 +204,19 @@ def _estimate(network: Network, plan: Plan, scene: Scene, frames: Sequence[Fusio
             estimates = posterior.posterior_mean(outputs, noisy, sigma)
         else:
             estimates = posterior_mean(outputs, noisy, sigma)
-        if plan.uncertainty:
-            spread = posterior_variance(outputs.float(), noisy, sigma).sqrt()
-            estimates = torch.cat((estimates, spread), 1)
-        return list(estimates.split(1))
+        return _without_clipping(
+            plan, scene, estimates, noisy, lambda: posterior_variance(outputs.float(), noisy, sigma).sqrt()
+        )
+
+
+def _without_clipping(
+    plan: Plan, scene: Scene, estimates: Tensor, noisy: Tensor, spread: Callable[[], Tensor]
+) -> list[Tensor]:
+    """One by one, without what clipped noise did to their mean; standard deviations behind if the plan says so."""
+    spreads = spread() if plan.uncertainty else None
+    if scene.clipping.any:
+        estimates, spreads = undo_clipping(estimates, noisy, scene.clipping, spreads)
+    return list((estimates if spreads is None else torch.cat((estimates, spreads), 1)).split(1))
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

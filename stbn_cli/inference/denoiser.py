@@ -6,6 +6,7 @@ precision do not suffice. Knows nothing of files or the command line.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from stbn_cli.inference.scenes import CutDetector
 from stbn_cli.inference.schedule import Schedule
 from stbn_cli.inference.worker import Worker, padded_size
 from stbn_cli.models.networks import Network
+from stbn_cli.noise.clipping import find_clipping
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import white_levels
@@ -224,10 +226,25 @@ class Denoiser:
 
         `opening`: a chunk and its overlap, or the whole scene if that is shorter.
         """
-        if self.options.sigma is not None:
-            return SceneNoise.white(self.options.sigma)
         frames = [_to_tensor(frame, index, self._config.multiple) for index, frame in enumerate(opening)]
-        return self._estimate(frames) if self._noise is None else self._learned(frames)
+        return self._found(frames)
+
+    def _found(self, frames: list[Tensor], first_frame: int | None = None) -> SceneNoise:
+        """The noise of a scene that opens with `frames (1, C, H, W)`; says so where a finetuned model knows other."""
+        if self.options.sigma is not None:
+            noise = SceneNoise.white(self.options.sigma)
+        elif self._noise is None:
+            noise = self._estimate(frames)
+        elif first_frame is None:
+            noise = self._learned(frames)
+        else:
+            noise = self._expected(frames, self._estimate(frames).shown, first_frame)
+        # What was learned of clipped noise is weaker at the ends than it was before: the strongest stands for it there.
+        before = noise.model if self._noise is None else noise.model.strongest
+        # Networks may be told more than was measured.
+        if noise.shown < noise.level:
+            before = before.scaled(noise.shown / noise.level)
+        return replace(noise, clipping=find_clipping(torch.cat(_some(frames)), before))
 
     def _window(self) -> int:
         """Frames that have to wait before a chunk can run."""
@@ -302,18 +319,14 @@ class Denoiser:
         if resume.state is None:
             return None
         begun = resume.scenes[-1]
-        noise = SceneNoise(NoiseModel(begun.variances), begun.sigma, begun.measured, begun.levels)
+        noise = SceneNoise(
+            NoiseModel(begun.variances), begun.sigma, begun.measured, begun.levels, begun.clipping
+        )
         return SceneQueue(self._scene(noise), before, resume.state)
 
     def _open_scene(self, waiting: list[PendingFrame], first_frame: int) -> SceneQueue:
         """A scene that begins with the frames that wait, with its noise level."""
-        if self.options.sigma is not None:
-            noise = SceneNoise.white(self.options.sigma)
-        else:
-            noisy = [frame.noisy for frame in waiting]
-            noise = self._estimate(noisy)
-            if self._noise is not None:
-                noise = self._expected(noisy, noise.shown, first_frame)
+        noise = self._found([frame.noisy for frame in waiting], first_frame)
         queue = self._new_scene(noise, first_frame=first_frame)
         queue.pending.extend(waiting)
         return queue
@@ -355,20 +368,28 @@ class Denoiser:
                 noise.model.variances,
                 noise.measured,
                 noise.levels,
+                noise.clipping,
             )
         )
         return SceneQueue(self._scene(noise))
 
     def _scene(self, noise: SceneNoise) -> Scene:
         if self._noise is not None:
-            return Scene(noise.model, noise.level, self._noise.told)
+            return Scene(noise.model, noise.level, self._noise.told, clipping=noise.clipping)
         low, high = self._sigma_range or (0.0, math.inf)
         told = min(max(noise.level, low), high)
         if self._config.head == "direct":
             levels = white_levels(noise.level) if noise.levels is None else torch.tensor(noise.levels)
-            return Scene(noise.model, noise.level, told, levels=levels, state_scale=self._config.state_scale)
+            return Scene(
+                noise.model,
+                noise.level,
+                told,
+                levels=levels,
+                state_scale=self._config.state_scale,
+                clipping=noise.clipping,
+            )
         maps = (low, high) if self.noise_kind == "sensor" else None
-        return Scene(noise.model, noise.level, told, maps)
+        return Scene(noise.model, noise.level, told, maps, clipping=noise.clipping)
 
     def _say(self, message: str) -> None:
         self.report.messages.append(message)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from stbn_cli.inference.plan import Plan
+from stbn_cli.noise.model import UNCLIPPED, Clipping
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class SceneReport:
     variances: tuple[tuple[float, ...], ...]  # assumed, by channel and brightness, as `NoiseModel` has them
     measured: float | None = None  # where it was estimated: the level, of which `sigma` is made, [0, 1]
     levels: tuple[tuple[float, ...], ...] | None = None  # as `SceneNoise` has them
+    clipping: Clipping = UNCLIPPED
 
     @property
     def level(self) -> float:

@@ -16,7 +16,7 @@ from stbn_cli.inference.transfer import Transfers
 from stbn_cli.models.networks import Network
 from stbn_cli.models.seen import Seen
 from stbn_cli.noise.levels import level_map
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.model import UNCLIPPED, Clipping, NoiseModel
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +64,7 @@ class Scene:
     # Levels of luma and colour noise by brightness `(2, K)`, for networks that take maps of both.
     levels: Tensor | None = None
     state_scale: int = 1  # pixels of the frame, along each axis, for one of that map
+    clipping: Clipping = UNCLIPPED
 
     def level(self, frame: Tensor) -> Tensor:
         """What the network is told of a noisy `frame (N, C, H, W)`: one number, or a map of its shape.

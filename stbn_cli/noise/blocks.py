@@ -21,8 +21,9 @@ FEWEST_BLOCKS = 24
 # The same of the blocks of a pair of frames, of which there are fewer.
 FLATTEST_PAIR_PART = 0.15
 FEWEST_PAIR_BLOCKS = 6
-# Blocks with more than this part of their pixels at 0 or 1 are left out where values are clipped.
-CLIPPED_PART = 0.05
+# Blocks with more than this part of their pixels at 0 or 1 are left out where values are clipped. What clipping does to
+# mean and deviation is undone; to leave out more would choose those blocks whose noise happens to be weak.
+CLIPPED_PART = 0.6
 # Coefficients (i, j) of a 16x16 block with i + j of at least this are high frequencies: the same ones as of 8x8 blocks.
 HIGH_PAIR_FREQUENCY = 18
 LOW_PAIR_FREQUENCY = 18

@@ -42,9 +42,9 @@ SMALLEST_PART = 0.02
 DARKEST_STEP = 1 / 255
 # Rounds of the estimate when values are clipped, and of the fixed point that undoes the clipping.
 CLIPPING_ROUNDS = 2
-UNCLIPPING_ROUNDS = 8
-# Below this the clipped variance says nothing any more; keeps the fixed point from running away.
-SMALLEST_CLIPPED_VARIANCE = 0.3
+UNCLIPPING_ROUNDS = 12
+# Below these the clipped values say nothing any more; they keep the fixed point from running away.
+SMALLEST_CLIPPED_VARIANCE, SMALLEST_INSIDE = 0.3, 0.4
 # Groups and frames may differ by this factor, plus a little, before the result is called unreliable.
 AGREEMENT_FACTOR = 1.5
 AGREEMENT_OFFSET = 1 / 255
@@ -206,18 +206,21 @@ class _Blocks:
 
 
 def clean_std(sigma: float, mean: float) -> float:
-    """Std of Gaussian noise around `mean` whose std is `sigma` after clipping to [0, 1]."""
+    """Std of Gaussian noise that has this std and mean after clipping to [0, 1]; clean values lie within that."""
     if sigma == 0:
         return 0.0
-    guess = sigma
+    guess, clean = sigma, mean
     for _ in range(UNCLIPPING_ROUNDS):
-        variance = _clipped_variance(mean / guess, (1 - mean) / guess)
+        shift, inside, variance = _clipped_moments(clean / guess, (1 - clean) / guess)
+        # Of a change of the clean value, the mean shows the part of the noise that is inside.
+        clean += (mean - clean - guess * shift) / max(inside, SMALLEST_INSIDE)
+        clean = min(max(clean, 0.0), 1.0)
         guess = sigma / math.sqrt(max(variance, SMALLEST_CLIPPED_VARIANCE))
     return guess
 
 
-def _clipped_variance(below: float, above: float) -> float:
-    """Variance of a standard normal variable clipped to [-below, above]."""
+def _clipped_moments(below: float, above: float) -> tuple[float, float, float]:
+    """Of a standard normal variable clipped to [-below, above]: mean, the part that is not clipped, and variance."""
 
     def density(x: float) -> float:
         return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
@@ -226,5 +229,6 @@ def _clipped_variance(below: float, above: float) -> float:
         return 0.5 * math.erfc(x / math.sqrt(2))
 
     mean = density(below) - density(above) - below * tail(below) + above * tail(above)
-    inside = 1 - tail(below) - tail(above) - below * density(below) - above * density(above)
-    return inside + below**2 * tail(below) + above**2 * tail(above) - mean**2
+    inside = 1 - tail(below) - tail(above)
+    square = inside - below * density(below) - above * density(above)
+    return mean, inside, square + below**2 * tail(below) + above**2 * tail(above) - mean**2

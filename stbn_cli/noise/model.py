@@ -74,6 +74,11 @@ class NoiseModel:
         ]
         return np.broadcast_to(rows, (CHANNELS, len(brightness)))
 
+    @property
+    def strongest(self) -> Self:
+        """White noise that is nowhere weaker."""
+        return type(self)(((max(value for row in self.variances for value in row),),))
+
     def scaled(self, factor: float) -> Self:
         """The same noise with `factor` times the standard deviation."""
         return type(self)(tuple(tuple(factor**2 * value for value in row) for row in self.variances))
@@ -100,6 +105,26 @@ class NoiseModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Clipping:
+    """Where noise was cut off because values end at black and white.
+
+    Standard deviations ([0, 1] scale) of red, green and blue noise near black and near white, as it was before; 0 where
+    it was not cut off.
+    """
+
+    low: tuple[float, ...] = (0.0,) * CHANNELS
+    high: tuple[float, ...] = (0.0,) * CHANNELS
+
+    @property
+    def any(self) -> bool:
+        """Whether some was cut off."""
+        return any((*self.low, *self.high))
+
+
+UNCLIPPED = Clipping()
+
+
+@dataclass(frozen=True, slots=True)
 class SceneNoise:
     """The noise that a denoiser assumes in one scene: the variance of every value, and one number for all of it."""
 
@@ -109,6 +134,7 @@ class SceneNoise:
     measured: float | None = None
     # Standard deviation of luma and of colour noise ([0, 1]) at evenly spaced brightness, for networks that take both.
     levels: tuple[tuple[float, ...], ...] | None = None
+    clipping: Clipping = UNCLIPPED
 
     @property
     def shown(self) -> float:

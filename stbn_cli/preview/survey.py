@@ -245,7 +245,7 @@ class _Surveyor:
             self._end_scene(index)
             self._scene, self._opening = index, []
             self.done = self._complete
-        if self._denoiser.options.sigma is None and len(self._opening) < self._window:
+        if len(self._opening) < self._window:
             self._opening.append(rgb)
         # One frame more than the network sees, so that the survey knows where those end.
         if self._complete and not self.done and index >= self._denoised()[1] + self.plan.chunk_overlap:
