@@ -45,3 +45,9 @@ class OutputError(StbnError):
     """The output cannot be written, or what was written failed verification."""
 
     exit_code = 6
+
+
+class InterruptedByUserError(StbnError):
+    """Ctrl-C, with a sentence on what that means for the output."""
+
+    exit_code = 130  # 128 + SIGINT, as shells count

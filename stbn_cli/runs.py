@@ -1,8 +1,6 @@
 """Runs of consecutive frames of one scene each, from all over a clip: a file, or an array of frames."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from stbn_cli.errors import InputError
 from stbn_cli.inference.scenes import CutDetector
+from stbn_cli.jobs.source import Source, Span
 
 if TYPE_CHECKING:
     from stbn_cli.video.frames import FrameReader
@@ -20,16 +19,6 @@ if TYPE_CHECKING:
 Clip: TypeAlias = str | Path | np.ndarray
 
 ASSUMED_RATE = 25.0  # frames a second, where a clip states none
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Which part of video files to take, in seconds, and the rate of image sequences."""
-
-    start: float | None = None
-    end: float | None = None
-    rate: Fraction | float | None = None
-    field: str = "auto"  # as `open_video` takes it
 
 
 class Run(NamedTuple):
@@ -66,10 +55,8 @@ def runs_of_clip(clip: Clip, span: Span, places: Places, *, smallest_side: int =
             frames = frames_of_array(clip[first : first + length])
             yield from _scenes(frames, first, "the frames", smallest_side)
         return
-    # Here, so that arrays need no PyAV.
-    from stbn_cli.video.reader import open_video
-
-    with open_video(clip, start=span.start, end=span.end, rate=span.rate, field=span.field) as reader:
+    source = Source(clip, span)
+    with source.open() as reader:
         metadata = reader.metadata
         rate = float(metadata.average_rate or ASSUMED_RATE)
         length = metadata.frame_count
@@ -83,7 +70,7 @@ def runs_of_clip(clip: Clip, span: Span, places: Places, *, smallest_side: int =
         # Between two frames: containers that round times would else drop the first one.
         begin = (span.start or 0.0) + max(first - 0.5, 0.0) / rate
         try:
-            reader = open_video(clip, start=begin, end=span.end, rate=span.rate, field=span.field)
+            reader = source.open(start=begin)
         except InputError:
             continue  # the stated length was too long
         with reader:

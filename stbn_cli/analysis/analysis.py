@@ -1,7 +1,7 @@
 """The noise of a clip, measured all over it: how strong at which brightness, how related, of what kind."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ import numpy as np
 from stbn_cli.analysis.picture import Filled, clipped_shares, filled_range, find_repeats, grid_strength
 from stbn_cli.analysis.verdict import Evidence, Verdict, judge
 from stbn_cli.errors import InputError
+from stbn_cli.jobs.source import Source, Span
 from stbn_cli.noise.bars import Bars, find_bars, without_bars
 from stbn_cli.noise.correlation import NoiseCorrelation
 from stbn_cli.noise.levelfunction import NoiseEstimate
 from stbn_cli.noise.measurement import SceneMeasurement, measure_scene, median_correlation, typical
-from stbn_cli.runs import Clip, Run, Span, runs_of_clip
+from stbn_cli.runs import Clip, Run, runs_of_clip
 
 BYTE = 255.0
 RUN_FRAMES = 8
@@ -139,7 +140,7 @@ def analyze(
     black, white = (sum(w * part[2][i] for w, part in zip(weights, pictures, strict=True)) for i in (0, 1))
     pairs = max(totals[0], 1.0)
     grid = float(np.median([part[3] for part in pictures]))
-    coding = _Coding.of(clip, size)
+    coding = _Coding.of(clip, span or Span(), size)
     # What codes a single picture, as cameras do, is no video coder: models for what those leave do not fit.
     is_still = seen == 1
     evidence = Evidence(
@@ -201,13 +202,13 @@ class _Coding:
     deep: bool  # with more than 8 bits a value
 
     @classmethod
-    def of(cls, clip: Clip, size: tuple[int, int]) -> "_Coding":
+    def of(cls, clip: Clip, span: Span, size: tuple[int, int]) -> "_Coding":
         if isinstance(clip, np.ndarray):
             return cls(lossy=False, deep=clip.dtype != np.uint8)
         from stbn_cli.video.pixels import describe_format
-        from stbn_cli.video.reader import open_video
 
-        with open_video(clip) as reader:
+        whole = replace(span, start=None, end=None)
+        with Source(clip, whole).open() as reader:
             metadata = reader.metadata
         deep = describe_format(metadata.pixel_format).depth > 8
         if not Path(clip).is_file() or metadata.codec is None or metadata.codec in FAITHFUL_CODECS:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stbn_cli.errors import InputError
+from stbn_cli.jobs.source import Source
 from stbn_cli.video.frames import FrameReader
 from stbn_cli.video.images import ImageReader, is_image_source, natural_key, refuse_raw_pictures
 
@@ -83,7 +84,4 @@ def _open(path: Path) -> FrameReader:
     refuse_raw_pictures(path)
     if is_image_source(path):
         return ImageReader(path)
-    # Here, so that machines without PyAV can measure on folders of frames.
-    from stbn_cli.video.reader import open_video
-
-    return open_video(path)
+    return Source(path).open()

@@ -56,7 +56,7 @@ def analyze(
             "stbn analyze reads a clip more than once, which standard input cannot be. Name a file."
         )
     from stbn_cli.analysis.analysis import analyze as measure
-    from stbn_cli.runs import Span
+    from stbn_cli.jobs.source import Span
 
     if plot is not None:
         from stbn_cli.analysis.plot import check_plot

@@ -9,10 +9,10 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from stbn_cli.cli.console import collected_json, say, show_json
-from stbn_cli.cli.exits import InterruptedByUserError, sentence
+from stbn_cli.cli.console import say, show_json
+from stbn_cli.cli.exits import sentence
 from stbn_cli.cli.parsing import DENOISED, PIPE, default_output
-from stbn_cli.errors import InputError, OptionError, OutputError, StbnError
+from stbn_cli.errors import InputError, InterruptedByUserError, OptionError, OutputError, StbnError
 
 # What is taken from a folder; a file that is named may have any suffix.
 VIDEO_SUFFIXES = (
@@ -237,14 +237,14 @@ def output_folder(folder: Path | None) -> Iterator[None]:
 
 def run_batch(
     items: Sequence[Item],
-    run: Callable[[Item], None],
+    run: Callable[[Item], dict[str, Any] | None],
     *,
     skip_existing: bool,
     fail_fast: bool,
     quiet: bool,
     json: bool,
 ) -> None:
-    """`run` every item, go on after failures, and tell at the end what became of each.
+    """`run` every item, go on after failures, and tell at the end what became of each and what `run` gave for it.
 
     Raises BatchError if any failed, and InterruptedByUserError for Ctrl-C, which ends all.
     """
@@ -259,9 +259,8 @@ def run_batch(
             outcome.status, outcome.reason = SKIPPED, f"{item.output} exists already"
             continue
         try:
-            with collected_json() as documents:
-                run(item)
-            outcome.result = documents[-1] if documents else None
+            result = run(item)
+            outcome.result = result if json else None
         except (KeyboardInterrupt, InterruptedByUserError) as error:
             # The run's own sentence says what became of its output.
             outcome.status, outcome.reason, interrupted = FAILED, str(error) or "Interrupted.", True

@@ -12,9 +12,8 @@ import typer
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, show_json, show_tables, warn
 from stbn_cli.cli.doctor import installed_versions
-from stbn_cli.cli.exits import InterruptedByUserError
 from stbn_cli.cli.parsing import AUTO, parse_names, parse_sigmas
-from stbn_cli.errors import BenchError, OptionError, OutputError
+from stbn_cli.errors import BenchError, InterruptedByUserError, OptionError, OutputError
 
 if TYPE_CHECKING:
     from torch import Tensor

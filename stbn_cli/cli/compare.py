@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stbn_cli.cli import options as opt
-from stbn_cli.cli.console import say, show, show_json, show_tables
+from stbn_cli.cli.console import say, show, show_json, show_tables, warn
 from stbn_cli.cli.doctor import installed_versions
-from stbn_cli.cli.exits import InterruptedByUserError
 from stbn_cli.cli.parsing import parse_time
 from stbn_cli.cli.progress import FrameProgress
-from stbn_cli.cli.report import Notes, plan_encoding
-from stbn_cli.errors import OptionError, OutputError
+from stbn_cli.errors import InterruptedByUserError, OptionError, OutputError
+from stbn_cli.jobs.encoding import plan_encoding
+from stbn_cli.jobs.events import Events
 
 if TYPE_CHECKING:
     from stbn_cli.compare.clips import Clips
@@ -183,13 +183,13 @@ def _run(request: Request) -> None:
     layout, encode, notes = (
         Layout(request.layout, request.gain),
         EncodeOptions(**request.coding, drop_alpha=True),
-        Notes(),
+        Events(show_warning=warn),
     )
     clips = open_clips(*request.sources, **request.span)
     _check_outputs(request, clips, layout, encode, notes)
     found, places = _compare(request, clips, layout, encode, notes)
     for message in found.warnings:
-        notes(message)
+        notes.warn(message)
     if request.csv is not None:
         from stbn_cli.compare.comparison import write_csv
         from stbn_cli.video.output import whole_file
@@ -203,7 +203,7 @@ def _run(request: Request) -> None:
         facts = {"command": shlex.join(["stbn", *sys.argv[1:]]), **installed_versions()}
         write_report(request.report, build_report(found, places, facts))
     if request.json:
-        show_json({**found.to_dict(), "output": request.output, "warnings": notes.messages})
+        show_json({**found.to_dict(), "output": request.output, "warnings": notes.warnings})
         return
     from stbn_cli.compare.tables import comparison_tables
 
@@ -212,12 +212,12 @@ def _run(request: Request) -> None:
 
 
 def _compare(
-    request: Request, clips: "Clips", layout: "Layout", encode: "EncodeOptions", notes: Notes
+    request: Request, clips: "Clips", layout: "Layout", encode: "EncodeOptions", notes: Events
 ) -> "tuple[Comparison, list[Place]]":
     """Measure, and write the video; also the places that the report shows."""
     from stbn_cli.compare.comparison import compare_clips
     from stbn_cli.compare.layouts import LayoutWriter
-    from stbn_cli.runs import Span
+    from stbn_cli.jobs.source import Span
 
     with ExitStack() as stack:
         keeper = writer = None
@@ -238,15 +238,14 @@ def _compare(
         found = compare_clips(clips, span=span, limit=request.limit, sinks=sinks, progress=progress)
         if writer is not None:
             writer.finish()
-            for message in writer.warnings:
-                notes(message)
+            notes.warn_all(writer.warnings)
             if not request.quiet:
                 say(f"{request.output}: {len(found.frames)} frames")
     return found, [] if keeper is None else keeper.places
 
 
 def _check_outputs(
-    request: Request, clips: "Clips", layout: "Layout", encode: "EncodeOptions", notes: Notes
+    request: Request, clips: "Clips", layout: "Layout", encode: "EncodeOptions", notes: Events
 ) -> None:
     """Refuse what could not be written after the work. Raises `OptionError` and `OutputError`."""
     from stbn_cli.video.output import check_file, check_output

@@ -3,8 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -32,24 +31,8 @@ def show(text: str) -> None:
     sys.stdout.flush()  # a closed pipe must be noticed here, not when the interpreter ends
 
 
-_collectors: list[list[Any]] = []
-
-
-@contextmanager
-def collected_json() -> Iterator[list[Any]]:
-    """Documents of `show_json` come into the list instead of being shown: parts of a larger one."""
-    _collectors.append([])
-    try:
-        yield _collectors[-1]
-    finally:
-        _collectors.pop()
-
-
 def show_json(document: Any, *, one_line: bool = False) -> None:
     """One JSON document; infinities and NaN, which JSON does not have, are null."""
-    if _collectors and not one_line:
-        _collectors[-1].append(document)
-        return
     show(json.dumps(_plain(document), indent=None if one_line else 2, ensure_ascii=False, allow_nan=False))
 
 

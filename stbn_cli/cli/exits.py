@@ -5,17 +5,10 @@ import sys
 import traceback
 
 from stbn_cli.cli.console import say
-from stbn_cli.errors import MemoryExhaustedError, StbnError
+from stbn_cli.errors import InterruptedByUserError, MemoryExhaustedError, StbnError
 
 DEBUG_VARIABLE = "STBN_DEBUG"
 FAILED = 1
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
-
-
-class InterruptedByUserError(StbnError):
-    """Ctrl-C, with a sentence on what that means for the output."""
-
-    exit_code = INTERRUPTED
 
 
 def report_error(error: BaseException) -> int:
@@ -27,7 +20,7 @@ def report_error(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         say("Interrupted.")
-        return INTERRUPTED
+        return InterruptedByUserError.exit_code
     say(f"Error: {sentence(error)}")
     if isinstance(error, StbnError):
         return error.exit_code

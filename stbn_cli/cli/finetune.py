@@ -8,9 +8,9 @@ import typer
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.adaptation import describe, explanation, gained
 from stbn_cli.cli.console import say, show_json, warn
-from stbn_cli.cli.exits import InterruptedByUserError
 from stbn_cli.cli.parsing import AUTO, parse_sigma, parse_time
 from stbn_cli.cli.progress import FinetuneDisplay
+from stbn_cli.errors import InterruptedByUserError
 
 LEARNING = "Learning"
 SUFFIX = ".finetuned.safetensors"

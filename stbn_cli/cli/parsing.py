@@ -4,17 +4,16 @@ import os
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
+from stbn_cli.checkpoints.registry import AUTO
 from stbn_cli.errors import OptionError, StbnError
+from stbn_cli.jobs.source import PIPE
 
-AUTO = "auto"
 MAXIMUM_SIGMA = 255.0
 DENOISED = "denoised"
 FALLBACK_SUFFIX = ".mkv"  # where the input's own container cannot be written
 SOUND_SUFFIXES = (FALLBACK_SUFFIX, ".mov", ".ts")  # where the input's own does not hold its sound
 PERCENT = 100.0
-PIPE = "-"  # as input: y4m from standard input; as output: to standard output
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
 
 
@@ -82,34 +81,6 @@ def parse_count(text: str, option: str, minimum: int) -> int | None:
     if not re.fullmatch(r"\d+", text) or int(text) < minimum:
         raise OptionError(f"{option} {text} is neither auto nor a whole number of at least {minimum}.")
     return int(text)
-
-
-def engine_arguments(
-    *,
-    sigma: str,
-    noise_model: str,
-    keep_grain: float,
-    chunk: str,
-    chunk_overlap: str,
-    tile: str,
-    tile_overlap: str,
-    **others: Any,
-) -> dict[str, Any]:
-    """Arguments of `load_denoiser` from the options of the commands that denoise; `others` are taken as they are.
-
-    `noise_model` stays "auto" if it is; see `noise_choice`.
-    """
-    check_choice(noise_model, others["model"])
-    return {
-        **others,
-        "noise_model": noise_model,
-        "keep_grain": keep_grain / PERCENT,
-        "sigma": parse_sigma(sigma),
-        "chunk": parse_count(chunk, "--chunk", 1),
-        "chunk_overlap": parse_count(chunk_overlap, "--chunk-overlap", 0),
-        "tile": parse_count(tile, "--tile", 0),
-        "tile_overlap": parse_count(tile_overlap, "--tile-overlap", 0),
-    }
 
 
 def check_pipes(source: str, output: str, *, adapt: bool, json: bool) -> None:

@@ -5,22 +5,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from stbn_cli.cli import options as opt
-from stbn_cli.cli.console import say, show_json
-from stbn_cli.cli.exits import InterruptedByUserError
-from stbn_cli.cli.noise_choice import measure_clip, with_noise_model
-from stbn_cli.cli.parsing import (
-    AUTO,
-    DENOISED,
-    FALLBACK_SUFFIX,
-    default_output,
-    engine_arguments,
-    parse_time,
+from stbn_cli.cli.console import say, show_json, warn
+from stbn_cli.cli.flags import (
+    DenoisingFlags,
+    EncodingFlags,
+    LoggingFlags,
+    MachineFlags,
+    ReadFlags,
+    denoiser_options,
+    flattened,
 )
+from stbn_cli.cli.parsing import DENOISED, FALLBACK_SUFFIX, default_output, parse_time
 from stbn_cli.cli.progress import FrameProgress, clock
-from stbn_cli.cli.report import Job, Notes, fields, plan_encoding
-from stbn_cli.errors import OptionError
+from stbn_cli.cli.report import RunReport, fields
+from stbn_cli.errors import InterruptedByUserError, OptionError
+from stbn_cli.jobs.events import Events
+from stbn_cli.jobs.noise import measure_clip, with_kind
+from stbn_cli.jobs.options import DenoiserOptions
+from stbn_cli.jobs.source import Source
 
 if TYPE_CHECKING:
+    from stbn_cli.jobs.encoding import Encoding
     from stbn_cli.preview.make import Preview
     from stbn_cli.video.frames import VideoMetadata
     from stbn_cli.video.writer import EncodeOptions
@@ -75,98 +80,50 @@ SplitOpt = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """The command line, understood."""
+class PreviewJob:
+    """What to show, and how."""
 
-    source: str
+    source: Source
     output: str
-    overwrite: bool
+    options: DenoiserOptions
     at: float | None  # seconds
     duration: float | None  # seconds
     split: bool
-    rate: float | None  # frames per second of an image sequence
-    field: str
-    engine: dict[str, Any]  # arguments of `load_denoiser`
-    coding: dict[str, Any]  # fields of `EncodeOptions`
-    quiet: bool
-    verbose: bool
-    json: bool
+    overwrite: bool
 
 
+@flattened
 def preview(
     source: opt.InputArg,
+    read: ReadFlags,
+    how: DenoisingFlags,
+    machine: MachineFlags,
+    encoding: EncodingFlags,
+    logging: LoggingFlags,
     at: AtOpt = None,
     output: OutputOpt = None,
     duration: DurationOpt = None,
     split: SplitOpt = False,
     overwrite: opt.OverwriteOpt = False,
-    fps: opt.FpsOpt = None,
-    field: opt.FieldOpt = AUTO,
-    sigma: opt.SigmaOpt = AUTO,
-    noise_model: opt.NoiseModelOpt = AUTO,
-    strength: opt.StrengthOpt = 1.0,
-    luma: opt.LumaOpt = 1.0,
-    chroma: opt.ChromaOpt = 1.0,
-    keep_grain: opt.KeepGrainOpt = 0.0,
-    model: opt.ModelOpt = AUTO,
-    flow: opt.FlowOpt = None,
-    scene_cuts: opt.SceneCutsOpt = True,
-    device: opt.DevicesOpt = AUTO,
-    precision: opt.PrecisionOpt = AUTO,
-    chunk: opt.ChunkOpt = AUTO,
-    chunk_overlap: opt.ChunkOverlapOpt = AUTO,
-    tile: opt.TileOpt = AUTO,
-    tile_overlap: opt.TileOverlapOpt = AUTO,
-    codec: opt.CodecOpt = None,
-    crf: opt.CrfOpt = None,
-    preset: opt.PresetOpt = None,
-    pix_fmt: opt.PixFmtOpt = None,
-    lossless: opt.LosslessOpt = False,
-    quiet: opt.QuietOpt = False,
-    verbose: opt.VerboseOpt = False,
-    json: opt.JsonOpt = False,
 ) -> None:
     """Show one moment before and after, as the full run will make it, and predict that run's time, memory and size.
 
     Takes the options of `stbn denoise`. A picture shows the whole frame and its noisiest and most detailed places.
     """
-    engine = engine_arguments(
-        model=model,
-        sigma=sigma,
-        noise_model=noise_model,
-        strength=strength,
-        luma=luma,
-        chroma=chroma,
-        keep_grain=keep_grain,
-        flow=flow,
-        scene_cuts=scene_cuts,
-        device=device,
-        precision=precision,
-        chunk=chunk,
-        chunk_overlap=chunk_overlap,
-        tile=tile,
-        tile_overlap=tile_overlap,
-    )
-    coding = {"codec": codec, "crf": crf, "preset": preset, "pix_fmt": pix_fmt, "lossless": lossless}
-    request = Request(
-        source=source,
-        output=output or _default_output(source),
-        overwrite=overwrite,
+    target = output or _default_output(source)
+    job = PreviewJob(
+        source=Source(source, read.span()),
+        output=target,
+        options=denoiser_options(how, machine),
         at=parse_time(at, "--at"),
         duration=duration,
         split=split,
-        rate=fps,
-        field=field,
-        engine=engine,
-        coding=coding,
-        quiet=quiet,
-        verbose=verbose,
-        json=json,
+        overwrite=overwrite,
     )
     try:
-        _run(request)
+        _run(job, encoding, logging)
     except KeyboardInterrupt:
-        raise InterruptedByUserError(f"Interrupted; nothing was written to {request.output}.") from None
+        raise InterruptedByUserError(f"Interrupted; nothing was written to {target}.") from None
 
 
 def _default_output(source: str) -> str:
@@ -175,119 +132,113 @@ def _default_output(source: str) -> str:
     return f"{full[: full.rindex(f'.{DENOISED}')]}.preview.png"
 
 
-def _run(request: Request) -> None:
+def _run(job: PreviewJob, encoding: EncodingFlags, logging: LoggingFlags) -> None:
     """Everything that can be refused cheaply comes before the model is loaded."""
+    from stbn_cli.jobs.model import load
     from stbn_cli.preview.make import check_preview, make_preview, timestamp
     from stbn_cli.preview.survey import choose_moment, survey
-    from stbn_cli.video.reader import open_video
-    from stbn_cli.video.writer import EncodeOptions
 
-    duration = _duration(request)
-    with open_video(request.source, rate=request.rate, field=request.field) as reader:
-        check_preview(request.source, request.output, request.overwrite)
-        metadata, notes = reader.metadata, Notes()
-    moment = choose_moment(metadata, request.at, duration)
-    encode = EncodeOptions(**request.coding)
-    full_output, encoding = _plan_full_run(request.source, metadata, encode, notes)
-    from stbn_cli.api import load_denoiser
-
-    span = {"start": None, "end": None, "rate": request.rate, "field": request.field}
-    measured = measure_clip(request.engine, request.source, span, notes)
-    engine = with_noise_model(request.engine, measured, quiet=request.quiet)
-    denoiser = load_denoiser(**engine, on_message=notes)
-    job = Job(
-        request.source, full_output, metadata, encoding, request.engine["sigma"], denoiser, notes, measured
+    duration = _duration(job)
+    events = Events(show_warning=warn, say=(lambda message: None) if logging.quiet else say)
+    with job.source.open() as reader:
+        check_preview(job.source.path, job.output, job.overwrite)
+        metadata = reader.metadata
+    moment = choose_moment(metadata, job.at, duration)
+    encode = encoding.options()
+    full_output, planned = _plan_full_run(str(job.source.path), metadata, encode, events)
+    measured = measure_clip(job.options, job.source, events)
+    denoiser = load(with_kind(job.options, measured, events), events.warn)
+    report = RunReport(
+        str(job.source.path), full_output, metadata, planned, job.options.sigma, denoiser, events, measured
     )
-    if request.verbose:
-        for name, value in fields(job.plan()):
+    if logging.verbose:
+        for name, value in fields(report.plan()):
             say(f"{name}: {value}")
-    elif not request.quiet:
+    elif not logging.quiet:
         where = f"{denoiser.info.name} on {denoiser.device_names}"
-        say(f"Previewing {request.source} at {timestamp(moment.at)} with model {where}")
-    found = survey(request.source, denoiser, moment, request.rate, request.field)
-    with FrameProgress(found.frames, quiet=request.quiet) as progress:
+        say(f"Previewing {job.source.path} at {timestamp(moment.at)} with model {where}")
+    found = survey(job.source, denoiser, moment)
+    with FrameProgress(found.frames, quiet=logging.quiet) as progress:
         made = make_preview(
             found,
-            request.output,
+            job.output,
             denoiser,
             full_output=full_output,
             encode=encode,
-            split=request.split,
-            level=_level(job),
-            overwrite=request.overwrite,
+            split=job.split,
+            level=_level(report),
+            overwrite=job.overwrite,
             progress=progress,
         )
-    for message in (*made.warnings, *made.differences):
-        notes(message)
-    if warning := job.strong_noise():
-        notes(warning)
-    if not request.quiet:
-        say(_headline(request, job, made))
-        for line in _prediction(job, made):
+    events.warn_all((*made.warnings, *made.differences))
+    if warning := report.strong_noise():
+        events.warn(warning)
+    if not logging.quiet:
+        say(_headline(job, report, made))
+        for line in _prediction(report, made):
             say(line)
-    if request.json:
-        show_json(_document(request, job, made))
+    if logging.json:
+        show_json(_document(job, report, made))
 
 
-def _duration(request: Request) -> float:
+def _duration(job: PreviewJob) -> float:
     """Seconds to show; 0 for a picture."""
     from stbn_cli.preview.make import shows_video
 
-    if shows_video(request.output):
-        duration = DEFAULT_DURATION if request.duration is None else request.duration
+    if shows_video(job.output):
+        duration = DEFAULT_DURATION if job.duration is None else job.duration
         if not duration > 0:
             raise OptionError(f"--duration {duration:g} is not above 0 s. Give seconds, such as 2.")
         return duration
-    for given, name in ((request.duration is not None, "--duration"), (request.split, "--split")):
+    for given, name in ((job.duration is not None, "--duration"), (job.split, "--split")):
         if given:
-            raise OptionError(
-                f"{name} is for videos, but {request.output} is a picture. Name an .mp4 with -o."
-            )
+            raise OptionError(f"{name} is for videos, but {job.output} is a picture. Name an .mp4 with -o.")
     return 0.0
 
 
 def _plan_full_run(
-    source: str, metadata: "VideoMetadata", encode: "EncodeOptions", notes: Notes
-) -> tuple[str, dict[str, Any]]:
+    source: str, metadata: "VideoMetadata", encode: "EncodeOptions", events: Events
+) -> "tuple[str, Encoding]":
     """Where the full run would write, and how it would encode. Raises `OptionError` for impossible options."""
+    from stbn_cli.jobs.encoding import plan_encoding
     from stbn_cli.video.images import IMAGE_SUFFIXES
     from stbn_cli.video.output import MUXERS
 
     output = default_output(source, (*MUXERS, *IMAGE_SUFFIXES))
     try:
-        return output, plan_encoding(metadata, output, encode, notes)
+        return output, plan_encoding(metadata, output, encode, events)
     except OptionError:
         # -o of the full run may name another container: the one that holds every codec decides.
         output = str(Path(output).with_suffix(FALLBACK_SUFFIX))
-        return output, plan_encoding(metadata, output, encode, notes)
+        return output, plan_encoding(metadata, output, encode, events)
 
 
-def _level(job: Job) -> float | None:
+def _level(job: RunReport) -> float | None:
     """The noise level to show, [0, 1]: that of the clip; None where only the scenes' are known."""
     if job.sigma is not None or job.measured is None:
         return None
     return job.measured.level
 
 
-def _headline(request: Request, job: Job, made: "Preview") -> str:
+def _headline(request: PreviewJob, job: RunReport, made: "Preview") -> str:
     from stbn_cli.preview.make import SIGMA_SCALE, timestamp
 
     clip = _level(job)
     levels = sorted(SIGMA_SCALE * sigma for sigma in (made.sigmas if clip is None else (clip,)))
     noise = f"noise level {levels[0]:.3g}" + (f" to {levels[-1]:.3g}" if len(levels) > 1 else "")
-    how = "estimated" if request.engine["sigma"] is None else "as given"
+    how = "estimated" if job.sigma is None else "as given"
     frames = "the frame at" if made.shown == 1 else f"{made.shown} frames from"
     return f"{request.output}: {frames} {timestamp(made.begin)}, {noise} ({how})"
 
 
-def _prediction(job: Job, made: "Preview") -> list[str]:
+def _prediction(job: RunReport, made: "Preview") -> list[str]:
     """What to expect of the full run, and how well that is known, for people."""
     expected = made.forecast
     memory = _memory(job, made)
     per_frame = f"{expected.seconds_per_frame:.2g} s a frame"
     if expected.frames is None or expected.seconds is None or expected.output_bytes is None:
         return [f"Full run: {per_frame}, {memory}; how many frames there are is not known."]
-    kind = "images" if "images" in job.encoding else Path(job.output).suffix
+    kind = "images" if job.encoding.images is not None else Path(job.output).suffix
     size = f"{expected.output_bytes / MEGABYTE:.3g} MB ({kind})"
     return [
         f"Full run: about {expected.frames} frames in {clock(expected.seconds)} ({per_frame}), {memory}, {size}",
@@ -295,7 +246,7 @@ def _prediction(job: Job, made: "Preview") -> list[str]:
     ]
 
 
-def _memory(job: Job, made: "Preview") -> str:
+def _memory(job: RunReport, made: "Preview") -> str:
     """How much memory the full run needs, for people."""
     expected, device = made.forecast, job.denoiser.device
     planned = f"{expected.memory_bytes / GIGABYTE:.1f} GB on {device}"
@@ -305,7 +256,7 @@ def _memory(job: Job, made: "Preview") -> str:
     return process if device.type == "cpu" else f"{planned}, {process}"
 
 
-def _document(request: Request, job: Job, made: "Preview") -> dict[str, Any]:
+def _document(request: PreviewJob, job: RunReport, made: "Preview") -> dict[str, Any]:
     from stbn_cli.preview.make import SIGMA_SCALE
 
     expected = made.forecast

@@ -1,46 +1,33 @@
 """What a run tells: before it (the plan), at its end (one line, or a document), and its warnings."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stbn_cli.cli.console import warn
 from stbn_cli.cli.progress import clock
+from stbn_cli.jobs.events import Events
+from stbn_cli.jobs.options import SIGMA_SCALE
 
 if TYPE_CHECKING:
     from stbn_cli.analysis.analysis import Analysis
-    from stbn_cli.api import LoadedDenoiser
+    from stbn_cli.jobs.encoding import Encoding
+    from stbn_cli.jobs.model import LoadedDenoiser
     from stbn_cli.pipeline import DenoiseSummary
     from stbn_cli.video.frames import VideoMetadata
     from stbn_cli.video.reader import FrameCount
-    from stbn_cli.video.writer import EncodeOptions
-
-SIGMA_SCALE = 255.0  # of 8-bit values; the engine's noise levels are on [0, 1]
-
-
-@dataclass(slots=True)
-class Notes:
-    """Shows warnings as they come, each once, and remembers them."""
-
-    messages: list[str] = field(default_factory=list)
-
-    def __call__(self, message: str) -> None:
-        if message not in self.messages:
-            self.messages.append(message)
-            warn(message)
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A denoiser and what it is about to denoise, or has denoised."""
+class RunReport:
+    """What is said of a denoiser and what it is about to denoise, or has denoised."""
 
     source: str
     output: str
     metadata: "VideoMetadata"
-    encoding: dict[str, Any]
+    encoding: "Encoding"
     sigma: float | None  # as asked for, 0-255 scale; None: estimated
     denoiser: "LoadedDenoiser"
-    notes: Notes
+    events: Events
     measured: "Analysis | None"  # the clip's noise; None where it was not measured
 
     def plan(self, counted: "FrameCount | None" = None) -> dict[str, Any]:
@@ -55,12 +42,12 @@ class Job:
             "input_format": self.metadata.pixel_format,
             "field_order": self.metadata.field_order,
             "by_fields": self.metadata.by_fields,
-            "encoding": self.encoding,
+            "encoding": self.encoding.describe(),
             "sigma": "auto" if self.sigma is None else self.sigma,
             "noise": self.noise(),
             **self._shares(),
             **self._engine(),
-            "warnings": self.notes.messages,
+            "warnings": self.events.warnings,
         }
 
     def result(self, summary: "DenoiseSummary") -> dict[str, Any]:
@@ -72,7 +59,7 @@ class Job:
             "frames": summary.frames,
             "seconds": round(summary.seconds, 3),
             "fps": round(summary.frames_per_second, 3),
-            "encoding": self.encoding,
+            "encoding": self.encoding.describe(),
             "by_fields": self.metadata.by_fields,
             **self._shares(),
             **self._engine(),
@@ -85,7 +72,7 @@ class Job:
             },
             "fp32_chunks": report.fp32_chunks,
             "replans": report.replans,
-            "warnings": self.notes.messages,
+            "warnings": self.events.warnings,
         }
 
     def noise(self) -> dict[str, Any] | None:
@@ -182,30 +169,6 @@ class Job:
         if len(levels) == 1:
             return f"noise level {levels[0]:.3g} ({source})"
         return f"noise levels {levels[0]:.3g} to {levels[-1]:.3g} ({source}, {len(levels)} scenes)"
-
-
-def plan_encoding(
-    metadata: "VideoMetadata", output: str, options: "EncodeOptions", notes: Notes
-) -> dict[str, Any]:
-    """How the output will be encoded. Raises `OptionError` for options that do not fit."""
-    from stbn_cli.video.encoders import check_alpha, plan_encoder
-    from stbn_cli.video.frames import Warnings
-    from stbn_cli.video.output import resolve_output
-
-    check_alpha(metadata, options)
-    target = resolve_output(output)
-    if target.kind not in ("video", "pipe"):
-        return {"images": target.pattern or "named as the input's"}
-    found = Warnings()
-    plan = plan_encoder(metadata, target.muxer, options, found)
-    for message in found.messages:
-        notes(message)
-    return {
-        "container": target.muxer,
-        "encoder": plan.encoder,
-        "pix_fmt": plan.pix_fmt,
-        "options": plan.options,
-    }
 
 
 def fields(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

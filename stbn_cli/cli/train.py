@@ -8,8 +8,7 @@ from typer.core import TyperCommand
 
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, show_json, warn
-from stbn_cli.cli.exits import InterruptedByUserError
-from stbn_cli.errors import MemoryExhaustedError, OptionError, OutputError
+from stbn_cli.errors import InterruptedByUserError, MemoryExhaustedError, OptionError, OutputError
 
 DATA = "Data"
 RECIPE = "Recipe"

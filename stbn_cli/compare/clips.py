@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from stbn_cli.errors import InputError
+from stbn_cli.jobs.source import Source, Span
 from stbn_cli.video.changed import ChangedReader
 from stbn_cli.video.frames import FALLBACK_RATE, Frame, FrameReader, VideoMetadata, Warnings
 from stbn_cli.video.images import is_image_source
-from stbn_cli.video.reader import open_video
 
 NAMES = ("A", "B", "the reference")
 
@@ -72,7 +72,7 @@ def open_clips(
     paths = [Path(a), Path(b), *([] if reference is None else [Path(reference)])]
     opened: dict[int, FrameReader] = {}
     for index in sorted(range(len(paths)), key=lambda index: is_image_source(paths[index])):
-        opened[index] = _upright(open_video(paths[index], start=start, end=end, rate=rate))
+        opened[index] = _upright(Source(paths[index], Span(start, end, rate)).open())
         rate = rate or opened[index].metadata.average_rate
     clips = Clips(*(opened[index] for index in range(len(paths))))
     first = clips.a.metadata

@@ -27,9 +27,10 @@ from stbn_cli.finetuning.probe import Probe, probe
 from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult, Outcome
 from stbn_cli.finetuning.state import RunState, load_state, save_state
 from stbn_cli.inference.device import is_out_of_memory, usable_memory
+from stbn_cli.jobs.source import Span
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.noise.risk import Gain
-from stbn_cli.runs import Clip, Span
+from stbn_cli.runs import Clip
 from stbn_cli.training.stopping import GracefulStop
 
 MINUTE = 60.0

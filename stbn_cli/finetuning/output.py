@@ -10,8 +10,9 @@ import torch
 from stbn_cli.checkpoints.serial import save_checkpoint
 from stbn_cli.errors import InputError, OptionError, OutputError
 from stbn_cli.finetuning.result import FinetuneResult
+from stbn_cli.jobs.source import Source, Span
 from stbn_cli.preview.picture import label
-from stbn_cli.runs import Clip, Span
+from stbn_cli.runs import Clip
 from stbn_cli.video.output import check_file, partial_path
 
 MODEL_SUFFIX = ".safetensors"
@@ -44,9 +45,7 @@ def check_files(
         raise InputError("There is no clip to learn from. Name one or more.")
     for clip in clips:
         if not isinstance(clip, np.ndarray):
-            from stbn_cli.video.reader import open_video  # arrays need no PyAV
-
-            open_video(clip, start=span.start, end=span.end, rate=span.rate, field=span.field).close()
+            Source(clip, span).open().close()
     if output is not None:
         if Path(output).suffix != MODEL_SUFFIX:
             raise OptionError(f"The model {output} has to end in {MODEL_SUFFIX}.")

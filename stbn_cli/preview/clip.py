@@ -66,7 +66,7 @@ class ClipWriter:
             rotation=0,
             display_matrix=None,
         )
-        reader = _Joined(Path(found.source), joined)
+        reader = _Joined(Path(found.source.path), joined)
         self._writer = create_video(output, reader, EncodeOptions(drop_alpha=True), overwrite=overwrite)
 
     def __enter__(self) -> Self:

@@ -80,7 +80,7 @@ def make_preview(
     Raises:
         StbnError: one of its classes, with a sentence that says what to do.
     """
-    check_preview(found.source, output, overwrite)
+    check_preview(found.source.path, output, overwrite)
     efforts = Efforts()
     with ExitStack() as stack:
         trial = stack.enter_context(Trial(found, full_output, encode))

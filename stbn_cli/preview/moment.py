@@ -5,17 +5,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
 from stbn_cli.errors import InputError
 from stbn_cli.inference.denoiser import Denoiser
+from stbn_cli.jobs.source import Source
 from stbn_cli.preview.effort import Effort
 from stbn_cli.preview.survey import Survey, choose_moment, distinct, seconds_before, survey
-from stbn_cli.video.fields import AUTO, rows_by_field, rows_woven
+from stbn_cli.video.fields import rows_by_field, rows_woven
 from stbn_cli.video.frames import Frame
-from stbn_cli.video.reader import open_video
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +43,22 @@ class Efforts:
 
 
 def preview_frames(
-    source: str | Path,
-    denoiser: Denoiser,
-    *,
-    at: float | None = None,
-    duration: float = 0.0,
-    rate: Fraction | float | None = None,
-    field: str = AUTO,
+    source: Source, denoiser: Denoiser, *, at: float | None = None, duration: float = 0.0
 ) -> list[Shot]:
     """The wanted frames of a moment, as `denoiser` gives them in a run over the whole video; repetitions are left out.
 
     Args:
-        at: seconds from the video's beginning; None: the middle.
+        source: the whole video.
+        at: seconds from its beginning; None: the middle.
         duration: seconds around `at`; 0: the frame that is shown at `at`.
-        rate: frames per second of an image sequence.
-        field: whether pictures are two fields, as `open_video` takes it.
 
     Raises:
         OptionError: `at` is beyond the end.
         InputError: the input cannot be read.
     """
-    with open_video(source, rate=rate, field=field) as reader:
+    with source.open() as reader:
         moment = choose_moment(reader.metadata, at, duration)
-    found = survey(source, denoiser, moment, rate, field)
+    found = survey(source, denoiser, moment)
     return [shot for shot in denoise_moment(found, denoiser, Efforts()) if shot.wanted]
 
 
@@ -99,8 +91,8 @@ def denoise_moment(found: Survey, denoiser: Denoiser, efforts: Efforts) -> Itera
                 after = _next(outputs, efforts, efforts.cold if index < cold_stop else efforts.warm)
                 if after is None or offset + waiting[0].pts * waiting[0].time_base != found.times[index]:
                     raise InputError(
-                        f"{found.source} gives other frames when it is read from the middle: its index is damaged. "
-                        "Copy it into a new container (ffmpeg -i INPUT -c copy OUT.mkv) first."
+                        f"{found.source.path} gives other frames when it is read from the middle: its index is "
+                        "damaged. Copy it into a new container (ffmpeg -i INPUT -c copy OUT.mkv) first."
                     )
                 if by_fields:
                     after = rows_woven(after)

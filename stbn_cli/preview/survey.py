@@ -7,7 +7,6 @@ Reads frames one by one and keeps none but a scene's opening.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,12 +15,12 @@ from stbn_cli.errors import InputError, OptionError
 from stbn_cli.inference.denoiser import Denoiser, is_repeat
 from stbn_cli.inference.plan import Plan
 from stbn_cli.inference.scenes import HISTORY, CutDetector
+from stbn_cli.jobs.source import Source
 from stbn_cli.noise.model import SceneNoise
 from stbn_cli.preview.effort import Effort
-from stbn_cli.video.fields import AUTO, rows_by_field
+from stbn_cli.video.fields import rows_by_field
 from stbn_cli.video.frames import FALLBACK_RATE, Frame, FrameReader, VideoMetadata
 from stbn_cli.video.images import exact_seconds
-from stbn_cli.video.reader import open_video
 
 # How far before the moment its scene's beginning is looked for: whichever is less.
 LEAD_SECONDS = 20
@@ -64,9 +63,7 @@ class Part:
 class Survey:
     """Everything about a moment but its denoised frames."""
 
-    source: str | Path
-    rate: Fraction | float | None  # frames per second of an image sequence, as asked for
-    field: str  # as `open_video` takes it
+    source: Source  # the whole of it
     metadata: VideoMetadata  # of the whole video
     plan: Plan
     lead: Fraction | None  # where reading began, in seconds from the video's beginning; None: there
@@ -95,12 +92,8 @@ class Survey:
         """A reader of the frames from `start` to before `stop` (None: to the video's end)."""
         begin = self.before(start)
         end = self.before(stop) if stop is not None and stop < len(self.times) else None
-        return open_video(
-            self.source,
-            start=None if begin is None else float(begin),
-            end=None if end is None else float(end),
-            rate=self.rate,
-            field=self.field,
+        return self.source.open(
+            start=None if begin is None else float(begin), end=None if end is None else float(end)
         )
 
 
@@ -124,25 +117,19 @@ def choose_moment(metadata: VideoMetadata, at: float | None, duration: float = 0
     return Moment(exact_seconds(at), start, start + exact_seconds(duration))
 
 
-def survey(
-    source: str | Path,
-    denoiser: Denoiser,
-    moment: Moment,
-    rate: Fraction | float | None = None,
-    field: str = AUTO,
-) -> Survey:
+def survey(source: Source, denoiser: Denoiser, moment: Moment) -> Survey:
     """Read up to the moment, and as far beyond it as the network looks ahead.
 
     Raises `OptionError` for a moment beyond the end, and what reading raises.
     """
-    with open_video(source, rate=rate, field=field) as reader:
+    with source.open() as reader:
         metadata = reader.metadata
     frames_per_second = metadata.average_rate or FALLBACK_RATE
     lead = moment.begin - min(Fraction(LEAD_SECONDS), LEAD_FRAMES / frames_per_second)
     begin = exact_seconds(float(lead)) if lead > 0 else None
     try:
         start = None if begin is None else float(begin)
-        reader = open_video(source, start=start, rate=rate, field=field)
+        reader = source.open(start=start)
     except InputError:
         # The video has frames, as was seen above, but none from here on.
         raise _beyond_the_end(float(moment.at), metadata.duration_seconds) from None
@@ -167,8 +154,6 @@ def survey(
     wanted = range(surveyor.first, surveyor.last + 1)
     return Survey(
         source=source,
-        rate=rate,
-        field=field,
         metadata=metadata,
         plan=surveyor.plan,
         lead=begin,

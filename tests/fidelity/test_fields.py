@@ -11,6 +11,7 @@ from av.filter import Graph
 
 from stbn_cli.api import denoise_file, load_denoiser
 from stbn_cli.errors import OptionError
+from stbn_cli.jobs.source import Source, Span
 from stbn_cli.pipeline import denoise_video
 from stbn_cli.preview.moment import preview_frames
 from stbn_cli.video.fields import rows_by_field, rows_woven
@@ -280,5 +281,5 @@ def test_a_preview_is_the_full_run(tmp_path, model, field) -> None:
     denoise_file(clip, tmp_path / "out.mkv", denoiser, encode=EncodeOptions(lossless=True), field=field)
     with open_video(tmp_path / "out.mkv", field="off") as reader:
         wanted = list(reader)[3].rgb
-    (shot,) = preview_frames(clip, denoiser, at=0.12, field=field)
+    (shot,) = preview_frames(Source(clip, Span(field=field)), denoiser, at=0.12)
     np.testing.assert_allclose(shot.after, wanted, atol=2 / 255)

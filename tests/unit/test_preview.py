@@ -12,6 +12,7 @@ import torch
 
 from stbn_cli.api import LoadedDenoiser, load_denoiser
 from stbn_cli.errors import OptionError
+from stbn_cli.jobs.source import Source
 from stbn_cli.noise.model import SceneNoise
 from stbn_cli.preview import survey as survey_module
 from stbn_cli.preview.effort import Effort
@@ -59,7 +60,7 @@ def full_run(path: Path, denoiser: LoadedDenoiser, end: float | None = None) -> 
 def surveyed(path: Path, denoiser: LoadedDenoiser, at: float, duration: float = 0.0) -> Survey:
     with open_video(path) as reader:
         moment = choose_moment(reader.metadata, at, duration)
-    return survey(path, denoiser, moment)
+    return survey(Source(path), denoiser, moment)
 
 
 def largest_difference(shots: list[Shot], full: list[np.ndarray], rate: int = 25) -> float:
@@ -73,7 +74,7 @@ def test_frames_equal_the_full_run_everywhere(small_bikes, tiny, sigma) -> None:
     full = full_run(small_bikes, denoiser)
     assert [scene.first_frame for scene in denoiser.report.scenes] == [0, 30, 76]
     for index in (0, 17, 29, 30, 31, 75, 76, 83):
-        (shot,) = preview_frames(small_bikes, denoiser, at=index / 25)
+        (shot,) = preview_frames(Source(small_bikes), denoiser, at=index / 25)
         assert shot.time == Fraction(index, 25)
         assert largest_difference([shot], full) < 1e-6
 
@@ -81,7 +82,7 @@ def test_frames_equal_the_full_run_everywhere(small_bikes, tiny, sigma) -> None:
 def test_a_span_over_a_cut_equals_the_full_run(small_bikes, tiny) -> None:
     denoiser = tiny(chunk=4, chunk_overlap=1)
     full = full_run(small_bikes, denoiser)
-    shots = preview_frames(small_bikes, denoiser, at=1.2, duration=0.6)
+    shots = preview_frames(Source(small_bikes), denoiser, at=1.2, duration=0.6)
     assert [shot.time for shot in shots] == [Fraction(index, 25) for index in range(22, 38)]
     assert largest_difference(shots, full) < 1e-6
 
@@ -90,7 +91,7 @@ def test_the_shipped_model_at_its_own_chunks(small_bikes) -> None:
     denoiser = load_denoiser("stbn-xs", device="cpu", precision="fp32")
     full = full_run(small_bikes, denoiser, end=1.2)  # the first scene
     for at in (0.0, 1.0):
-        assert largest_difference(preview_frames(small_bikes, denoiser, at=at), full) < 1e-6
+        assert largest_difference(preview_frames(Source(small_bikes), denoiser, at=at), full) < 1e-6
 
 
 def test_a_warm_up_in_the_middle_of_a_scene_is_enough(small_bikes) -> None:
@@ -100,7 +101,7 @@ def test_a_warm_up_in_the_middle_of_a_scene_is_enough(small_bikes) -> None:
     full = full_run(small_bikes, denoiser)
     found = surveyed(small_bikes, denoiser, at=3.28)
     assert 0 < found.parts[0].start <= 82 - survey_module.WARMUP
-    assert largest_difference(preview_frames(small_bikes, denoiser, at=3.28), full) < 2e-4
+    assert largest_difference(preview_frames(Source(small_bikes), denoiser, at=3.28), full) < 2e-4
 
 
 def test_half_precision_starts_with_the_scene(small_bikes, tiny, monkeypatch) -> None:
@@ -109,7 +110,7 @@ def test_half_precision_starts_with_the_scene(small_bikes, tiny, monkeypatch) ->
     )
     # Few frames: a CPU may only emulate bf16.
     full = full_run(small_bikes, denoiser, end=1.2)
-    assert largest_difference(preview_frames(small_bikes, denoiser, at=1.0), full) == 0
+    assert largest_difference(preview_frames(Source(small_bikes), denoiser, at=1.0), full) == 0
     monkeypatch.setattr(survey_module, "HALF_PRECISION_FRAMES", 20)
     monkeypatch.setattr(survey_module, "WARMUP", 8)
     found = surveyed(small_bikes, denoiser, at=1.0)
@@ -130,7 +131,7 @@ def test_lead_does_not_change_what_is_found(small_bikes, tiny, monkeypatch) -> N
     denoiser = tiny(chunk=3, chunk_overlap=2)
     full = full_run(small_bikes, denoiser)
     monkeypatch.setattr(survey_module, "LEAD_FRAMES", 25)
-    shots = preview_frames(small_bikes, denoiser, at=1.68)
+    shots = preview_frames(Source(small_bikes), denoiser, at=1.68)
     assert surveyed(small_bikes, denoiser, at=1.68).lead is not None
     assert largest_difference(shots, full) < 1e-6
 
@@ -159,7 +160,7 @@ def test_frames_that_repeat_the_one_before(tmp_path, tiny) -> None:
     full = full_run(path, denoiser)
     assert denoiser.report.repeated_frames == len(shown) - 12
     for index in (0, 4, 5, 11, 17, len(shown) - 1):
-        shots = preview_frames(path, denoiser, at=index / 25 + 0.001)
+        shots = preview_frames(Source(path), denoiser, at=index / 25 + 0.001)
         assert len(shots) == 1
         assert float(np.abs(shots[0].after - full[index]).max()) < 1e-6
 
@@ -170,7 +171,7 @@ def test_variable_times_and_a_late_start(make_clip, tiny) -> None:
     denoiser = tiny(sigma=25, scene_cuts=False, chunk=2, chunk_overlap=1)
     full = full_run(clip, denoiser)
     for at, index in ((0.0, 0), (0.539, 0), (0.54, 1), (0.79, 3), (1.19, 4), (1.2, 5), (1.25, 6)):
-        (shot,) = preview_frames(clip, denoiser, at=at)
+        (shot,) = preview_frames(Source(clip), denoiser, at=at)
         assert shot.time == Fraction(ticks[index], 1000)  # Matroska's clock begins before the first frame
         np.testing.assert_allclose(shot.after, full[index], atol=1e-6)
 
@@ -179,7 +180,7 @@ def test_variable_times_and_a_late_start(make_clip, tiny) -> None:
 def test_very_short_clips(make_clip, tiny, frames) -> None:
     clip = make_clip(frames=frames)
     denoiser = tiny()
-    (shot,) = preview_frames(clip, denoiser)
+    (shot,) = preview_frames(Source(clip), denoiser)
     np.testing.assert_allclose(shot.after, full_run(clip, denoiser)[frames // 2], atol=1e-6)
 
 
@@ -187,8 +188,8 @@ def test_times_beyond_the_end_name_the_length(make_clip, tiny) -> None:
     clip = make_clip()
     for at in (0.32, 99.0):
         with pytest.raises(OptionError, match=r"ends at 0\.320 s"):
-            preview_frames(clip, tiny(), at=at)
-    assert preview_frames(clip, tiny(sigma=20), at=0.319)[0].time == Fraction(7, 25)
+            preview_frames(Source(clip), tiny(), at=at)
+    assert preview_frames(Source(clip), tiny(sigma=20), at=0.319)[0].time == Fraction(7, 25)
 
 
 def test_an_unstated_length_is_found_by_reading(make_clip, tiny) -> None:
@@ -197,7 +198,7 @@ def test_an_unstated_length_is_found_by_reading(make_clip, tiny) -> None:
         unstated = replace(reader.metadata, duration_seconds=None)
     moment = choose_moment(unstated, 5.0)
     with pytest.raises(OptionError, match=r"--at 5 s is beyond the video"):
-        survey(clip, tiny(), moment)
+        survey(Source(clip), tiny(), moment)
 
 
 def test_moments_lie_within_the_video(make_clip) -> None:

@@ -1,21 +1,18 @@
-"""What `stbn denoise` keeps of a run beside its output, and how an interrupted one goes on."""
+"""What is kept of a run beside its output, and whether an interrupted one can be resumed."""
 
 import hashlib
-import shlex
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
 
 from stbn_cli import __version__
-from stbn_cli.cli.console import say
 from stbn_cli.errors import OutputError
+from stbn_cli.jobs.events import Events
 
 if TYPE_CHECKING:
-    from stbn_cli.api import LoadedDenoiser
     from stbn_cli.chunkstore import ChunkStore
+    from stbn_cli.jobs.model import LoadedDenoiser
     from stbn_cli.video.frames import FrameReader, VideoMetadata
     from stbn_cli.video.workfolder import WorkFolder
 
@@ -73,7 +70,7 @@ def open_store(
     return store
 
 
-def room_for(folder: "WorkFolder", metadata: "VideoMetadata", notes: Any) -> bool:
+def room_for(folder: "WorkFolder", metadata: "VideoMetadata", events: Events) -> bool:
     """Whether the store fits beside the output; says what it will take if that is much, and why not."""
     from stbn_cli.chunkstore import estimated_bytes, has_room
 
@@ -83,29 +80,22 @@ def room_for(folder: "WorkFolder", metadata: "VideoMetadata", notes: Any) -> boo
     if needed is None:
         return True
     if not has_room(folder.path, needed):
-        notes(
+        events.warn(
             f"Progress is not kept: it would take about {decimal(needed)} beside the output, and the disk has too "
             "little room. An interrupted run starts again."
         )
         return False
     if needed >= LARGE_BYTES:
-        say(
+        events.say(
             f"Progress is kept beside the output until it is done, about {decimal(needed)} at the end "
             "(--no-keep-progress: not)."
         )
     return True
 
 
-def resume_hint(folder: "WorkFolder", store: "ChunkStore") -> str:
-    """What is kept, and the command that goes on."""
-    return f"{store.frames} frame(s) are kept ({decimal(store.bytes)} in {folder.path}). Go on with: {_command()}"
-
-
-def _command() -> str:
-    """The command line of this process with --resume."""
-    words: Sequence[str] = [word for word in sys.argv[1:] if word not in ("--resume", "--restart")]
-    place = words.index("--") if "--" in words else len(words)
-    return shlex.join(["stbn", *words[:place], "--resume", *words[place:]])
+def kept_words(folder: "WorkFolder", store: "ChunkStore") -> str:
+    """What is kept of a run that did not end."""
+    return f"{store.frames} frame(s) are kept ({decimal(store.bytes)} in {folder.path})."
 
 
 def _fingerprint(reader: "FrameReader") -> str:

@@ -1,0 +1,161 @@
+"""From options to a denoiser that is ready to run."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from stbn_cli.checkpoints.flow import build_flow_network, load_flow_checkpoint
+from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, load_checkpoint
+from stbn_cli.checkpoints.store import find_flow, resolve
+from stbn_cli.errors import CheckpointError
+from stbn_cli.flow.estimator import NETWORK_NAMES, FlowEstimator, create_flow_estimator
+from stbn_cli.inference.denoiser import Denoiser
+from stbn_cli.inference.device import (
+    emulation_warning,
+    keep_freed_memory,
+    resolve_devices,
+    resolve_precision,
+)
+from stbn_cli.jobs.options import SIGMA_SCALE, DenoiserOptions
+from stbn_cli.noise.kinds import NoiseKind
+from stbn_cli.noise.model import LearnedNoise
+
+RGB_CHANNELS = 3
+# What CUDA devices use in place of flow that is found on the CPU: as good (docs/gpu.md), and nothing waits.
+CUDA_FLOWS = {"dis": "light"}
+
+
+class LoadedDenoiser(Denoiser):
+    """A `Denoiser` that remembers the options and the file it was made from, and what that file says of itself."""
+
+    def __init__(
+        self,
+        loaded: "LoadedModel",
+        options: DenoiserOptions,
+        devices: Sequence[torch.device],
+        on_message: Callable[[str], None] | None,
+    ) -> None:
+        info = loaded.checkpoint.info
+        low, high = info.sigma_range
+        super().__init__(
+            loaded.checkpoint.build(),
+            loaded.flow,
+            options.for_engine(),
+            device=devices,
+            dtype=resolve_precision(options.precision, devices[0]),
+            sigma_range=(low / SIGMA_SCALE, high / SIGMA_SCALE),
+            noise=loaded.noise,
+            noise_kind=info.noise_kind,
+            on_message=on_message,
+        )
+        self.requested = options
+        self.on_message = on_message
+        self.model_path, self.info, self.flow_name = loaded.path, info, loaded.flow.name
+
+    def for_options(self, options: DenoiserOptions) -> "LoadedDenoiser":
+        """A denoiser with these options: this one, if they choose the same model."""
+        if options == self.requested:
+            return self
+        path = resolve(str(options.model), device=self.devices[0], noise=options.noise_kind or "white")
+        return self if path == self.model_path else load(options, self.on_message)
+
+
+def load(options: DenoiserOptions, on_message: Callable[[str], None] | None = None) -> LoadedDenoiser:
+    """A denoiser; see `stbn_cli.load_denoiser`. The model "auto" for an open kind of noise is that for white noise."""
+    options.for_engine()  # refuses what is out of range before anything is read
+    options.check_kind()
+    devices = resolve_devices(options.device)
+    loaded = load_model(options.model, options.flow, devices[0], options.noise_kind or "white")
+    denoiser = LoadedDenoiser(loaded, options, devices, on_message)
+    sigma = options.sigma
+    if sigma is not None and on_message is not None and (warning := sigma_warning(sigma, denoiser.info)):
+        on_message(warning)
+    warn_if_emulated(denoiser.dtype, devices[0], on_message)
+    return denoiser
+
+
+def sigma_warning(sigma: float, info: ModelInfo) -> str | None:
+    """What to tell the user of a noise level (0-255 scale) outside the model's range; None inside it."""
+    low, high = info.sigma_range
+    if low <= sigma <= high:
+        return None
+    return (
+        f"The noise level {sigma:.3g} lies outside {low:g} to {high:g}, the range that model {info.name} was "
+        "trained for; expect a weaker result."
+    )
+
+
+def warn_if_emulated(
+    dtype: torch.dtype, device: torch.device, on_message: Callable[[str], None] | None
+) -> None:
+    message = emulation_warning(dtype, device)
+    if message is None:
+        return
+    if on_message is None:
+        warnings.warn(message, stacklevel=4)  # at the user's call
+    else:
+        on_message(message)
+
+
+class LoadedModel(NamedTuple):
+    """A model and what it needs to run."""
+
+    path: Path
+    checkpoint: Checkpoint
+    flow: FlowEstimator
+    device: torch.device
+    noise: LearnedNoise | None  # of the footage it was finetuned on
+
+
+def load_model(
+    model: str | Path, flow: str | None, device: torch.device, noise: NoiseKind = "white"
+) -> LoadedModel:
+    """`flow`: None for the one that suits the model and the device; `noise`: what "auto" is to be for."""
+    if device.type == "cpu":
+        keep_freed_memory()
+    path = resolve(str(model), device=device, noise=noise)
+    checkpoint = load_checkpoint(path)
+    _check_rgb(path, checkpoint)
+    if flow is None:
+        flow = checkpoint.info.flow
+        if device.type == "cuda":
+            flow = CUDA_FLOWS.get(flow, flow)
+    estimator = _create_flow(checkpoint, flow, device)
+    return LoadedModel(path, checkpoint, estimator, device, _learned_noise(path, checkpoint.info))
+
+
+def _learned_noise(path: Path, info: ModelInfo) -> LearnedNoise | None:
+    if info.noise is None:
+        return None
+    try:
+        return LearnedNoise.from_description(info.noise)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The noise in the header of {str(path)!r} cannot be understood ({error}): the file is damaged. "
+            "Finetune again, or give --sigma."
+        ) from error
+
+
+def _check_rgb(path: Path, checkpoint: Checkpoint) -> None:
+    channels = checkpoint.config.image_channels
+    if channels != RGB_CHANNELS:
+        raise CheckpointError(
+            f"The model {path} is for raw pictures of {channels} channels, not for RGB video. "
+            "Choose another --model."
+        )
+
+
+def _create_flow(checkpoint: Checkpoint, name: str, device: torch.device) -> FlowEstimator:
+    """The estimator called `name`: with the network that travels with the model, or that stbn has for all models."""
+    if name not in NETWORK_NAMES:
+        return create_flow_estimator(name)
+    if name == checkpoint.info.flow and checkpoint.flow_weights:
+        network = build_flow_network(name, checkpoint.flow_weights, checkpoint.info.name)
+    elif name == "light":
+        network = load_flow_checkpoint(find_flow()).build()
+    else:
+        return create_flow_estimator(name)  # says what is missing
+    return create_flow_estimator(name, network.to(device))

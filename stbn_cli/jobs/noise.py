@@ -1,0 +1,43 @@
+"""What a clip's noise is, before it is denoised, and which model that asks for."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from stbn_cli.checkpoints.registry import has_model
+from stbn_cli.jobs.events import Events
+from stbn_cli.jobs.options import DenoiserOptions
+from stbn_cli.jobs.source import Source
+
+if TYPE_CHECKING:
+    from stbn_cli.analysis.analysis import Analysis
+
+
+def measure_clip(options: DenoiserOptions, source: Source, events: Events) -> "Analysis | None":
+    """The clip's noise, where its level or the model depends on it; None where all is given, and for pipes.
+
+    A pipe passes once, and cannot be measured all over.
+    """
+    if source.is_pipe or not (options.sigma is None or options.open_kind):
+        return None
+    from stbn_cli.analysis.analysis import analyze
+
+    found = analyze(source.path, source.span)
+    if found.verdict.hint is not None:
+        events.warn(found.verdict.hint)
+    return found
+
+
+def with_kind(options: DenoiserOptions, found: "Analysis | None", events: Events) -> DenoiserOptions:
+    """The options with the kind of noise that was found in place of an open one.
+
+    Where there is no model for that kind on the device, or nothing was measured, it is that for white noise.
+    """
+    if not options.open_kind or found is None:
+        return options
+    from stbn_cli.inference.device import resolve_devices
+
+    kind = found.verdict.kind
+    if not has_model(str(resolve_devices(options.device)[0]), kind):
+        kind = "white"
+    events.say(f"{found.verdict.sentences[0]} Noise model: {kind} (--noise-model changes it).")
+    return replace(options, noise_kind=kind)

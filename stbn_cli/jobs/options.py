@@ -1,0 +1,92 @@
+"""Which model denoises and how it runs, as the user says it: plain values, checked where they are used."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stbn_cli.checkpoints.registry import AUTO
+from stbn_cli.errors import OptionError
+from stbn_cli.noise.kinds import KINDS, NoiseKind
+
+if TYPE_CHECKING:
+    from stbn_cli.inference.plan import EngineOptions
+
+SIGMA_SCALE = 255.0  # users give noise levels on the 0-255 scale, the engine computes on [0, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiserOptions:
+    """The arguments of `load_denoiser`; see there. `sigma` on the 0-255 scale."""
+
+    model: str | Path = AUTO
+    sigma: float | None = None
+    strength: float = 1.0
+    luma: float = 1.0
+    chroma: float = 1.0
+    keep_grain: float = 0.0
+    uncertainty: bool = False
+    noise_kind: NoiseKind | None = None  # that the model "auto" is for; None: the clip's own
+    flow: str | None = None
+    device: str = AUTO
+    precision: str = AUTO
+    chunk: int | None = None
+    chunk_overlap: int | None = None
+    tile: int | None = None
+    tile_overlap: int | None = None
+    scene_cuts: bool = True
+
+    @property
+    def open_kind(self) -> bool:
+        """Whether the clip's noise decides on the model."""
+        return self.noise_kind is None and str(self.model) == AUTO
+
+    def check_kind(self) -> None:
+        """Refuse a kind of noise that is none, or that a named model is not asked for. Raises `OptionError`."""
+        if self.noise_kind is None:
+            return
+        if self.noise_kind not in KINDS:
+            raise OptionError(f"The noise model {self.noise_kind!r} is none of {', '.join(KINDS)}.")
+        if str(self.model) != AUTO:
+            raise OptionError(
+                f"The model {str(self.model)!r} is for one kind of noise, whatever the noise model says. Give one of "
+                "them."
+            )
+
+    def for_engine(self) -> "EngineOptions":
+        """What the engine takes of them. Raises `OptionError` for values out of range."""
+        from stbn_cli.inference.plan import EngineOptions
+
+        try:
+            return EngineOptions(
+                sigma=None if self.sigma is None else self.sigma / SIGMA_SCALE,
+                strength=self.strength,
+                luma=self.luma,
+                chroma=self.chroma,
+                keep_grain=self.keep_grain,
+                uncertainty=self.uncertainty,
+                chunk=self.chunk,
+                chunk_overlap=self.chunk_overlap,
+                tile=self.tile,
+                tile_overlap=self.tile_overlap,
+                scene_cuts=self.scene_cuts,
+            )
+        except ValueError as error:
+            raise OptionError(f"The options cannot be used: {error}.") from error
+
+    def deciding(self) -> dict[str, Any]:
+        """Those that decide on the frames besides model, device and flow: part of an interrupted run's key."""
+        return {
+            "sigma": self.sigma,
+            "strength": self.strength,
+            "luma": self.luma,
+            "chroma": self.chroma,
+            "keep_grain": self.keep_grain,
+            "uncertainty": self.uncertainty,
+            "noise_model": self.noise_kind or AUTO,
+            "precision": self.precision,
+            "chunk": self.chunk,
+            "chunk_overlap": self.chunk_overlap,
+            "tile": self.tile,
+            "tile_overlap": self.tile_overlap,
+            "scene_cuts": self.scene_cuts,
+        }
