@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import stbn_cli
-from stbn_cli.api import sigma_warning
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, save_checkpoint
 from stbn_cli.errors import CheckpointError, OptionError
+from stbn_cli.jobs.model import sigma_warning
 from stbn_cli.models.lightflow import LightFlowNet
 from stbn_cli.models.stbn import STBN
 from tests.networks import TINY

@@ -186,7 +186,7 @@ def test_one_input_keeps_its_own_exit_code(stbn, three, quick) -> None:
 def test_ctrl_c_ends_all(stbn, three, quick, monkeypatch) -> None:
     from stbn_cli.cli import denoise
 
-    def interrupted(request):
+    def interrupted(*arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(denoise, "_run", interrupted)

@@ -137,7 +137,7 @@ def test_model_that_cannot_be(stbn, make_clip, tmp_path) -> None:
 
 
 def test_nothing_is_left_when_the_run_fails(stbn, make_clip, tiny_model_path, monkeypatch) -> None:
-    import stbn_cli.api
+    import stbn_cli.jobs.denoise
 
     clip = make_clip()
     for error, code in (
@@ -149,7 +149,7 @@ def test_nothing_is_left_when_the_run_fails(stbn, make_clip, tiny_model_path, mo
         def fail(*arguments, error=error, **options):
             raise error
 
-        monkeypatch.setattr(stbn_cli.api, "denoise_video_resumably", fail)
+        monkeypatch.setattr(stbn_cli.jobs.denoise, "denoise_video_resumably", fail)
         assert_refused(stbn("denoise", clip, "-m", tiny_model_path), code)
         assert [path.name for path in Path(clip.parent).iterdir()] == [clip.name]
 
@@ -157,12 +157,12 @@ def test_nothing_is_left_when_the_run_fails(stbn, make_clip, tiny_model_path, mo
 def test_unexpected_errors_name_the_way_to_the_traceback(
     stbn, make_clip, tiny_model_path, monkeypatch
 ) -> None:
-    import stbn_cli.api
+    import stbn_cli.jobs.denoise
 
     def fail(*arguments, **options):
         raise ZeroDivisionError("surprise\nsecond line")
 
-    monkeypatch.setattr(stbn_cli.api, "denoise_video_resumably", fail)
+    monkeypatch.setattr(stbn_cli.jobs.denoise, "denoise_video_resumably", fail)
     arguments = ("denoise", make_clip(), "-m", tiny_model_path)
     result = stbn(*arguments)
     assert_refused(result, 1, "ZeroDivisionError: surprise", "STBN_DEBUG=1")

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from stbn_cli.api import LoadedDenoiser, load_denoiser
+from stbn_cli.api import load_denoiser
 from stbn_cli.errors import OptionError
+from stbn_cli.jobs.model import LoadedDenoiser
 from stbn_cli.jobs.source import Source
 from stbn_cli.noise.model import SceneNoise
 from stbn_cli.preview import survey as survey_module
