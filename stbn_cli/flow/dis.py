@@ -3,7 +3,6 @@
 Needs no weights. Knows nothing of networks; `estimator.py` chooses between this and the learned estimators.
 """
 
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from stbn_cli.machine import available_cores
 
 # Largest value of the 8-bit frames that DIS takes.
 BYTE_MAXIMUM = 255.0
@@ -150,8 +151,7 @@ class DisFlow:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(cores, thread_name_prefix="stbn-dis")
+    return ThreadPoolExecutor(available_cores(), thread_name_prefix="stbn-dis")
 
 
 def _grey(frames: Tensor) -> np.ndarray:

@@ -1,7 +1,6 @@
 """What the full run will take: time, memory and disk, extrapolated from the few frames of a moment."""
 
 import math
-import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Self
 import av
 import torch
 
-from stbn_cli.memory import peak_memory
+from stbn_cli.machine import available_cores, peak_memory
 from stbn_cli.preview.effort import Effort
 from stbn_cli.preview.moment import Efforts, Shot
 from stbn_cli.preview.survey import Survey
@@ -183,10 +182,3 @@ def seconds_per_frame(
         given = min(1.0, denoising.cpu / (denoising.wall * min(cores, torch.get_num_threads())))
     work = sum(effort.cpu_per_frame for effort in (efforts.reading, denoising, detection, encoding))
     return max(slowest, work / (cores * given))
-
-
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stbn_cli.errors import InputError
 from stbn_cli.inference.scenes import CutDetector
+from stbn_cli.machine import available_cores
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".y4m"})
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
@@ -115,7 +116,7 @@ def load_footage(
     for name in sorted((wanted or set()) - found):
         raise InputError(f"There is no clip called {name!r} in the training folders. Check --hold-out.")
     footage = Footage()
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as threads:
+    with ThreadPoolExecutor(min(available_cores(), 16)) as threads:
         clips = threads.map(lambda source: _scenes_of(source, maximum_frames, bayer), sources)
         for source, scenes in zip(sources, clips, strict=True):
             if not scenes and source.suffix.lower() in VIDEO_SUFFIXES:

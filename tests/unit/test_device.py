@@ -1,8 +1,10 @@
-"""Devices by name, and the memory of freed tensors."""
+"""Devices by name, the machine's memory and cores, and the memory of freed tensors."""
 
+import os
 import subprocess
 import sys
 
+import psutil
 import pytest
 import torch
 
@@ -15,7 +17,9 @@ from stbn_cli.inference.device import (
     keep_freed_memory,
     resolve_devices,
     resolve_precision,
+    usable_memory,
 )
+from stbn_cli.machine import free_memory
 
 CPU = torch.device("cpu")
 
@@ -119,6 +123,21 @@ def test_cards_before_ampere_emulate_bf16(
     assert is_emulated(torch.bfloat16, card) == emulated and not is_emulated(torch.float16, card)
     warning = emulation_warning(torch.bfloat16, card)
     assert (warning is not None and "cuda:0" in warning) == emulated
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are not bound to cores here")
+def test_only_the_cores_of_this_process_count() -> None:
+    program = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from stbn_cli.machine import available_cores; print(available_cores())"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["1"]
+
+
+def test_free_memory_is_what_the_system_tells() -> None:
+    total = psutil.virtual_memory().total
+    assert 0 < free_memory() < total and 0 < usable_memory(CPU) < total
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the setting is that of glibc")

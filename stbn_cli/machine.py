@@ -1,6 +1,20 @@
-"""How much memory this process has taken at most. Knows nothing of torch, so that it costs nothing to ask."""
+"""Memory and processor cores of this machine. Knows nothing of torch, so that it costs nothing to ask."""
 
 import sys
+
+import psutil
+
+
+def free_memory() -> int:
+    """Bytes the system could give to this process without swapping."""
+    return psutil.virtual_memory().available
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(psutil.Process, "cpu_affinity"):  # not on macOS, where processes are not bound to cores
+        return len(psutil.Process().cpu_affinity())
+    return psutil.cpu_count() or 1
 
 
 def peak_memory() -> int | None:
@@ -8,7 +22,7 @@ def peak_memory() -> int | None:
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             for line in file:
-                # Not getrusage, whose peak a new program inherits from the one that started it.
+                # Not getrusage, whose peak a new program inherits from the one that started it. psutil has none.
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) * 1024
     except OSError:
@@ -16,7 +30,7 @@ def peak_memory() -> int | None:
     try:
         import resource
     except ImportError:  # Windows
-        return None
+        return getattr(psutil.Process().memory_info(), "peak_wset", None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
