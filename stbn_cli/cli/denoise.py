@@ -11,13 +11,13 @@ from stbn_cli.cli.adaptation import describe, explanation, gained
 from stbn_cli.cli.batch import Item, Naming, output_folder, plan_batch, run_batch
 from stbn_cli.cli.console import say, show_json, show_table
 from stbn_cli.cli.exits import InterruptedByUserError
-from stbn_cli.cli.interruption import StopRequest
 from stbn_cli.cli.noise_choice import measure_clip, with_noise_model
 from stbn_cli.cli.parsing import AUTO, PIPE, check_pipes, engine_arguments, parse_time
 from stbn_cli.cli.progress import FinetuneDisplay, FrameProgress
 from stbn_cli.cli.progress_store import open_store, resume_hint, room_for, take_over
 from stbn_cli.cli.report import Job, Notes, fields, plan_encoding
 from stbn_cli.errors import OptionError, StbnError
+from stbn_cli.stopping import StopRequest
 from stbn_cli.video.limits import MAX_PIXELS
 
 if TYPE_CHECKING:

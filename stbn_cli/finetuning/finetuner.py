@@ -30,7 +30,7 @@ from stbn_cli.inference.device import is_out_of_memory, usable_memory
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.noise.risk import Gain
 from stbn_cli.runs import Clip, Span
-from stbn_cli.training.stopping import GracefulStop
+from stbn_cli.stopping import stop_of_learning
 
 MINUTE = 60.0
 TIMED_STEPS = 5
@@ -85,9 +85,9 @@ class Finetuner:
             self.start, self.options, runs, schedule, self._knowledge(found), found.correlation, hooks
         )
         learner.prepare(self._saved)
-        with GracefulStop() as stop:
+        with stop_of_learning() as stop:
             learner.train(stop)
-        return self._complete(learner.result(interrupted=stop.wanted), found)
+        return self._complete(learner.result(interrupted=stop()), found)
 
     def _refused(self, found: Probe) -> FinetuneResult:
         """The start, without an attempt."""

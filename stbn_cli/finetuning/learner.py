@@ -31,8 +31,8 @@ from stbn_cli.noise.luma import draw_given_luma
 from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
 from stbn_cli.noise.posterior import gaussian_nll, split_head
 from stbn_cli.noise.risk import Gain
+from stbn_cli.stopping import StopRequest
 from stbn_cli.training.optimisation import Optimisation
-from stbn_cli.training.stopping import GracefulStop
 
 GRADIENT_CLIP = 1.0
 SAVE_SECONDS = 60.0
@@ -139,11 +139,11 @@ class Learner:
         if saved is not None:
             self._restore(saved.training)
 
-    def train(self, stop: GracefulStop) -> None:
+    def train(self, stop: StopRequest) -> None:
         """All steps, or as many as the time and the user allow."""
         steps, checks, guard = self._schedule.steps, self._schedule.checks, self._watched
         saved = self._hooks.seconds()
-        while self._optimisation.step < steps and not (stop.wanted or guard.predicts_noise):
+        while self._optimisation.step < steps and not (stop() or guard.predicts_noise):
             if self._hooks.late(self._check_seconds):
                 break
             step = self._optimisation.step
@@ -156,7 +156,7 @@ class Learner:
             if step + 1 in checks or self._hooks.seconds() - saved > SAVE_SECONDS:
                 self._save()
                 saved = self._hooks.seconds()
-        if 0 < self._optimisation.step not in checks and not (stop.wanted or guard.predicts_noise):
+        if 0 < self._optimisation.step not in checks and not (stop() or guard.predicts_noise):
             self._check()
         self._save()
 
