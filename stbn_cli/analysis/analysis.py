@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from stbn_cli.analysis.picture import Filled, clipped_shares, filled_range, find_repeats, grid_strength
-from stbn_cli.analysis.verdict import Evidence, Verdict, judge
+from stbn_cli.analysis.verdict import Evidence, NoiseVerdict, judge
 from stbn_cli.errors import InputError
 from stbn_cli.noise.bars import Bars, find_bars, without_bars
 from stbn_cli.noise.correlation import NoiseCorrelation
 from stbn_cli.noise.levelfunction import NoiseEstimate
 from stbn_cli.noise.measurement import SceneMeasurement, measure_scene, median_correlation, typical
 from stbn_cli.runs import Clip, Run, Span, runs_of_clip
+from stbn_cli.scale import BYTE_SCALE
 
-BYTE = 255.0
 RUN_FRAMES = 8
 # The same for every command, so that all of them say the same of a clip.
 MOST_RUNS = 5
@@ -73,7 +73,7 @@ class Analysis:
     repeated: float  # share of frames that are equal to the one before
     alike: float  # share of frames that nearly are
     skipped: float  # share of blocks that are equal to those of the frame before, though the frame is not
-    verdict: Verdict
+    verdict: NoiseVerdict
 
     @property
     def typical(self) -> RunAnalysis:
@@ -91,7 +91,7 @@ class Analysis:
         luma, chroma = median_correlation([run.measured for run in self.runs])
         return {
             "kind": self.verdict.kind,
-            "level": round(BYTE * self.level, 3),
+            "level": round(BYTE_SCALE * self.level, 3),
             "faint": self.verdict.faint,
             "shared_by_neighbours": self.verdict.shared,
             "correlation": {"luma": round(luma, 3), "chroma": round(chroma, 3)},

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from stbn_cli.errors import OutputError
 from stbn_cli.report.crops import encode_picture, strongest_part
+from stbn_cli.scale import BYTE_SCALE
 
 CROP_SIDE = 256  # pixels
 # A crop is 50 to 200 kB of page, one for each method: noise does not compress.
 MOST_CROP_SETS = 12
 CLEAN = "clean"
-BYTE = 255.0
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ def save_frames(folder: Path, clip: str, sigma: float, method: str, frames: Tens
     except OSError as error:
         raise _unwritable(target, error.strerror) from error
     for index, frame in enumerate(frames):
-        pixels = np.rint(_picture(frame) * BYTE).astype(np.uint8)
+        pixels = np.rint(_picture(frame) * BYTE_SCALE).astype(np.uint8)
         if not cv2.imwrite(str(target / f"{index:05d}.png"), pixels[..., ::-1]):
             raise _unwritable(target, None)
 

@@ -270,10 +270,11 @@ def _level(job: Job) -> float | None:
 
 
 def _headline(request: Request, job: Job, made: "Preview") -> str:
-    from stbn_cli.preview.make import SIGMA_SCALE, timestamp
+    from stbn_cli.preview.make import timestamp
+    from stbn_cli.scale import BYTE_SCALE
 
     clip = _level(job)
-    levels = sorted(SIGMA_SCALE * sigma for sigma in (made.sigmas if clip is None else (clip,)))
+    levels = sorted(BYTE_SCALE * sigma for sigma in (made.sigmas if clip is None else (clip,)))
     noise = f"noise level {levels[0]:.3g}" + (f" to {levels[-1]:.3g}" if len(levels) > 1 else "")
     how = "estimated" if request.engine["sigma"] is None else "as given"
     frames = "the frame at" if made.shown == 1 else f"{made.shown} frames from"
@@ -306,7 +307,7 @@ def _memory(job: Job, made: "Preview") -> str:
 
 
 def _document(request: Request, job: Job, made: "Preview") -> dict[str, Any]:
-    from stbn_cli.preview.make import SIGMA_SCALE
+    from stbn_cli.scale import BYTE_SCALE
 
     expected = made.forecast
     return {
@@ -314,7 +315,7 @@ def _document(request: Request, job: Job, made: "Preview") -> dict[str, Any]:
         "begin": round(float(made.begin), 6),
         "frames_shown": made.shown,
         "noise": job.noise(),
-        "sigmas": [round(SIGMA_SCALE * sigma, 3) for sigma in made.sigmas],
+        "sigmas": [round(BYTE_SCALE * sigma, 3) for sigma in made.sigmas],
         "as_the_full_run": not made.differences,
         "forecast": {
             "frames": expected.frames,

@@ -22,7 +22,7 @@ from stbn_cli.finetuning.learner import (
     create_optimisation,
 )
 from stbn_cli.finetuning.options import FinetuneOptions
-from stbn_cli.finetuning.plan import Schedule, StepSizes, choose_sizes, make_schedule
+from stbn_cli.finetuning.plan import FinetuneSchedule, StepSizes, choose_sizes, make_schedule
 from stbn_cli.finetuning.probe import Probe, probe
 from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult, Outcome
 from stbn_cli.finetuning.state import RunState, load_state, save_state
@@ -30,6 +30,7 @@ from stbn_cli.inference.device import is_out_of_memory, usable_memory
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.noise.risk import Gain
 from stbn_cli.runs import Clip, Span
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.stopping import stop_of_learning
 
 MINUTE = 60.0
@@ -72,8 +73,8 @@ class Finetuner:
         if found.faint and self.options.sigma is None:
             hint = f" {found.hint}" if found.hint else ""
             raise InputError(
-                f"There is hardly any noise in the clips ({255 * found.level:.3g} on the 0-255 scale), so there is "
-                f"nothing to learn from. If they are noisy, give --sigma.{hint}"
+                f"There is hardly any noise in the clips ({BYTE_SCALE * found.level:.3g} on the 0-255 scale), so "
+                f"there is nothing to learn from. If they are noisy, give --sigma.{hint}"
             )
         self._tell("reading")
         schedule = self._saved.schedule if self._saved is not None else self._plan()
@@ -134,7 +135,7 @@ class Finetuner:
         if self._state_path is not None:
             save_state(self._state_path, state)
 
-    def _plan(self) -> Schedule:
+    def _plan(self) -> FinetuneSchedule:
         """Sizes that fit the memory, and as many steps as fit the time."""
         config, memory = self.start.checkpoint.stbn_config, usable_memory(self.device)
         choose = partial(
@@ -184,5 +185,5 @@ class Finetuner:
         sigma = (
             self.options.sigma or found.assumed(self.start.checkpoint.info.noise_kind).level or found.level
         )
-        low, high = (bound / 255.0 for bound in self.start.checkpoint.info.sigma_range)
+        low, high = (bound / BYTE_SCALE for bound in self.start.checkpoint.info.sigma_range)
         return NoiseKnowledge(NoiseModel.white(sigma), min(max(sigma, low), high))

@@ -24,7 +24,7 @@ PLAUSIBLE = (0.75, 1.5)
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class TrainedWeights:
     """Weights, averaged, the step they are from, and what was found of them."""
 
     findings: Findings
@@ -54,7 +54,7 @@ class Guard:
         # From the start alone: its uncertainty is calibrated. That of a network in training is not, and noise fitted to
         # it stayed too weak, since the network then learns uncertainty in its place (rafting, sigma 50: red 46 for 50).
         self.noise = self._learned() if learns else assumed
-        self.best: Candidate | None = None
+        self.best: TrainedWeights | None = None
         self.gain: Gain | None = None  # of the best
         self.predicts_noise = False  # instead of removing it: the run has to end
 
@@ -76,7 +76,7 @@ class Guard:
     def keep(self, findings: Findings, weights: Mapping[str, Tensor], step: int) -> None:
         """Take these weights for the best."""
         copies = {name: tensor.detach().clone() for name, tensor in weights.items()}
-        self.best = Candidate(findings, copies, step)
+        self.best = TrainedWeights(findings, copies, step)
         self.gain = self.gain_over_start(findings)
 
     def gain_over_start(self, findings: Findings, assumed: NoiseModel | None = None) -> Gain:

@@ -16,10 +16,10 @@ from stbn_cli.finetuning.crops import CropBatch, CropSource
 from stbn_cli.finetuning.flow_distillation import distil_flow
 from stbn_cli.finetuning.flows import checkerboards, find_blind_flows
 from stbn_cli.finetuning.footage import NoisyRun, some_frames
-from stbn_cli.finetuning.guard import Candidate, Guard
+from stbn_cli.finetuning.guard import Guard, TrainedWeights
 from stbn_cli.finetuning.judge import Findings, Judge
 from stbn_cli.finetuning.options import FinetuneOptions
-from stbn_cli.finetuning.plan import Schedule
+from stbn_cli.finetuning.plan import FinetuneSchedule
 from stbn_cli.finetuning.result import FinetuneResult, Outcome
 from stbn_cli.finetuning.state import RunState, fingerprint
 from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
@@ -31,6 +31,7 @@ from stbn_cli.noise.luma import draw_given_luma
 from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
 from stbn_cli.noise.posterior import gaussian_nll, split_head
 from stbn_cli.noise.risk import Gain
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.stopping import StopRequest
 from stbn_cli.training.optimisation import Optimisation
 
@@ -89,7 +90,7 @@ class Learner:
         start: StartingPoint,
         options: FinetuneOptions,
         runs: list[NoisyRun],
-        schedule: Schedule,
+        schedule: FinetuneSchedule,
         noise: NoiseKnowledge,
         correlation: NoiseCorrelation,
         hooks: Hooks,
@@ -316,7 +317,7 @@ class Learner:
             "train_length": self._schedule.sizes.train_length,
             "seed": self._options.seed,
             "frames": frames,
-            "noise_level": round(255.0 * self._level, 3),
+            "noise_level": round(BYTE_SCALE * self._level, 3),
             "noise_known": self._options.sigma is not None,
             "luma_only": self._luma,
             "noise_correlation": {
@@ -347,7 +348,7 @@ class Learner:
             after=best.findings.picture if best is not None else None,
         )
 
-    def _checkpoint(self, best: Candidate | None, told: dict[str, Any]) -> Checkpoint:
+    def _checkpoint(self, best: TrainedWeights | None, told: dict[str, Any]) -> Checkpoint:
         start = self._start.checkpoint
         training = {**start.info.training, "finetuning": [*start.info.training.get("finetuning", []), told]}
         info = replace(start.info, training=training)

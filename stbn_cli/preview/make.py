@@ -16,11 +16,10 @@ from stbn_cli.preview.forecast import Forecast, Trial, forecast
 from stbn_cli.preview.moment import Efforts, Shot, denoise_moment
 from stbn_cli.preview.picture import compose_sheet
 from stbn_cli.preview.survey import HALF_PRECISION_FRAMES, Survey
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.video.encoders import EncodeOptions
 from stbn_cli.video.images import JPEG_QUALITY, JPEG_SUFFIXES
 from stbn_cli.video.output import check_output, resolve_output, whole_file
-
-SIGMA_SCALE = 255.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +126,7 @@ def timestamp(seconds: Fraction) -> str:
 
 
 def _sheet(found: Survey, shot: Shot, level: float | None) -> np.ndarray:
-    sigma = SIGMA_SCALE * (found.parts[0].noise.shown if level is None else level)
+    sigma = BYTE_SCALE * (found.parts[0].noise.shown if level is None else level)
     return compose_sheet(
         shot.before.rgb,
         shot.after,

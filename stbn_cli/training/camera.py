@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stbn_cli.inference.transfer import upload
+from stbn_cli.scale import BYTE_SCALE
 
 # Ranges of the motion, per frame.
 SPEED_RANGE = (0.2, 14.0)  # pixels, drawn log-uniformly
@@ -34,7 +35,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class VirtualScene:
     """What moves before the camera, ready to be rendered as square frames."""
 
     size: int  # pixels
@@ -49,34 +50,34 @@ class Scene:
         return len(self.background.views)
 
 
-def draw_scene(stills: Sequence[Tensor], frames: int, size: int, random: np.random.Generator) -> Scene:
+def draw_scene(stills: Sequence[Tensor], frames: int, size: int, random: np.random.Generator) -> VirtualScene:
     """A random scene over random photographs, each turned or flipped at random."""
     background = _draw_layer(stills, frames, size, random)
     if random.random() >= FOREGROUND_SHARE:
-        return Scene(size, background)
+        return VirtualScene(size, background)
     foreground = _draw_layer(stills, frames, size, random)
     height, width = foreground.still.shape[-2:]
     cells = (height // MATTE_CELL + 2, width // MATTE_CELL + 2)
     values = random.standard_normal(cells, dtype=np.float32) - random.uniform(*MATTE_THRESHOLD_RANGE)
-    return Scene(size, background, foreground, torch.from_numpy(values))
+    return VirtualScene(size, background, foreground, torch.from_numpy(values))
 
 
-def render(scene: Scene) -> tuple[Tensor, Tensor | None]:
+def render(scene: VirtualScene) -> tuple[Tensor, Tensor | None]:
     """Frames `(T, 3, size, size)` float32 on [0, 1] and the foreground's share `(T, 1, size, size)` of each pixel.
 
     On the photographs' device; content outside a photograph is mirrored.
     """
-    frames = _sample(scene.background.still, _view_grid(scene.background, scene.size)) / 255.0
+    frames = _sample(scene.background.still, _view_grid(scene.background, scene.size)) / BYTE_SCALE
     if scene.foreground is None or scene.matte is None:
         return frames.clamp_(0.0, 1.0), None
     grid = _view_grid(scene.foreground, scene.size)
     # So steep that the edge of the foreground is about as soft as a camera's.
     alpha = torch.sigmoid(2.0 * MATTE_CELL * _sample(upload(scene.matte[None], frames.device), grid))
-    frames = torch.lerp(frames, _sample(scene.foreground.still, grid) / 255.0, alpha)
+    frames = torch.lerp(frames, _sample(scene.foreground.still, grid) / BYTE_SCALE, alpha)
     return frames.clamp_(0.0, 1.0), alpha
 
 
-def true_flow(scene: Scene, alpha: Tensor | None, first: int, second: int) -> tuple[Tensor, Tensor]:
+def true_flow(scene: VirtualScene, alpha: Tensor | None, first: int, second: int) -> tuple[Tensor, Tensor]:
     """Motion from frame `first` to frame `second` and where it can be seen.
 
     `alpha` as `render` gives it. Returns the flow `(2, size, size)` float32 in pixels, (dx, dy), and whether the

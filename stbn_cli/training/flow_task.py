@@ -15,6 +15,7 @@ from stbn_cli.checkpoints.serial import ModelInfo
 from stbn_cli.flow.estimator import NetworkFlow
 from stbn_cli.inference.transfer import upload
 from stbn_cli.models.lightflow import LightFlowNet, LightFlowPyramid
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.training.camera import render, true_flow
 from stbn_cli.training.flow_losses import (
     end_point_loss,
@@ -65,7 +66,7 @@ class FlowTask(nn.Module):
         """The batch of these sequence numbers; depends on them and the seed alone."""
         progress = numbers.start / self.options.batch_size / (RISE * self.options.steps)
         rendered, real, motions, seens = [], [], [], []
-        low, high = (sigma / 255.0 * min(progress, 1.0) for sigma in self.options.noise_interval)
+        low, high = (sigma / BYTE_SCALE * min(progress, 1.0) for sigma in self.options.noise_interval)
         for number in numbers:
             random = source.random(number)
             if not source.takes_still(random) and progress >= 1.0:

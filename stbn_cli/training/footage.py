@@ -19,6 +19,7 @@ from torch import Tensor
 from stbn_cli.errors import InputError
 from stbn_cli.inference.scenes import CutDetector
 from stbn_cli.machine import available_cores
+from stbn_cli.scale import BYTE_SCALE
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".y4m"})
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
@@ -212,7 +213,7 @@ def _scenes_of(source: Path, maximum_frames: int | None, bayer: BayerFormat | No
     if clip is None:
         return []
     detector = CutDetector()
-    cuts = [t for t, frame in enumerate(clip) if detector.is_cut(frame.astype(np.float32) / 255.0)]
+    cuts = [t for t, frame in enumerate(clip) if detector.is_cut(frame.astype(np.float32) / BYTE_SCALE)]
     pieces = np.split(clip, [cut for cut in cuts if cut > 0])
     return [torch.from_numpy(np.ascontiguousarray(piece.transpose(0, 3, 1, 2))) for piece in pieces]
 

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stbn_cli.inference.transfer import upload
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.camera import blurred
-from stbn_cli.training.camera import Scene, draw_scene, render
+from stbn_cli.training.camera import VirtualScene, draw_scene, render
 from stbn_cli.training.footage import Footage
 
 # Clips are shrunk by up to this factor: more scales, less of the source's compression, and details as fine as pixels.
@@ -91,7 +92,7 @@ class SequenceSource:
             return not self.footage.clips
         return random.random() < self.options.still_share
 
-    def scene(self, random: np.random.Generator) -> Scene:
+    def scene(self, random: np.random.Generator) -> VirtualScene:
         """A random scene over the photographs."""
         return draw_scene(self.footage.stills, self.options.frames, self.options.size, random)
 
@@ -109,7 +110,7 @@ class SequenceSource:
         top, left = random.integers(height - window + 1), random.integers(width - window + 1)
         frames = upload(torch.from_numpy(order), clip.device)
         crop = clip[frames, :, top : top + window, left : left + window].to(self.device, non_blocking=True)
-        frames = crop.float() / 255.0 if crop.dtype == torch.uint8 else crop
+        frames = crop.float() / BYTE_SCALE if crop.dtype == torch.uint8 else crop
         if window != size:
             frames = F.interpolate(frames, (size, size), mode="bilinear", antialias=True)
         return self.coloured(_flipped_and_turned(frames, random), random) if augment else frames

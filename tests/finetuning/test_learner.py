@@ -18,7 +18,7 @@ from stbn_cli.api import finetune, load_denoiser
 from stbn_cli.checkpoints.serial import load_checkpoint, save_checkpoint
 from stbn_cli.errors import CheckpointError, InputError
 from stbn_cli.finetuning import guard
-from stbn_cli.finetuning.plan import Schedule
+from stbn_cli.finetuning.plan import FinetuneSchedule
 from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult, Outcome
 from stbn_cli.noise.model import LearnedNoise
 from tests.cli.conftest import save_tiny_model
@@ -284,7 +284,7 @@ def test_harm_done_late_does_not_undo_what_was_gained(
     lesson: Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "m.safetensors"
-    monkeypatch.setattr(Schedule, "learning_rate_at", lambda self, step: 5e-3 if step < 6 else 1.0)
+    monkeypatch.setattr(FinetuneSchedule, "learning_rate_at", lambda self, step: 5e-3 if step < 6 else 1.0)
     result = learn(lesson.noisy, output, lesson.start, sigma=SIGMA, steps=8)
     assert result.improved and result.steps == 8
     assert 0 < load_checkpoint(output).info.training["finetuning"][-1]["kept_step"] <= 6

@@ -19,7 +19,7 @@ from stbn_cli.finetuning.plan import (
     SCRATCH_FACTOR,
     STEP_COST,
     STEPS_SHARE,
-    Schedule,
+    FinetuneSchedule,
     StepSizes,
     choose_sizes,
     make_schedule,
@@ -34,7 +34,7 @@ SMALL, LARGE = MODEL_SIZES["stbn-xs"], MODEL_SIZES["stbn"]
 
 def scheduled(
     *, seconds: float = 0.1, sizes: StepSizes = SIZES, memory: int = PLENTY, **options: object
-) -> Schedule:
+) -> FinetuneSchedule:
     return make_schedule(SMALL, FinetuneOptions(**options), sizes, seconds, memory)  # type: ignore[arg-type]
 
 

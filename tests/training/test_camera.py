@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from stbn_cli.models.warp import warp_bilinear
-from stbn_cli.training.camera import Scene, draw_scene, render, true_flow
+from stbn_cli.training.camera import VirtualScene, draw_scene, render, true_flow
 from stbn_cli.training.flow_losses import inside
 from tests.training.pictures import photograph
 
 STILLS = [photograph(300, 400, seed) for seed in range(3)]
 
 
-def scene_of(seed: int, *, layers: int, frames: int = 3, size: int = 96) -> Scene:
+def scene_of(seed: int, *, layers: int, frames: int = 3, size: int = 96) -> VirtualScene:
     """The first scene with so many layers after `seed`."""
     for attempt in range(100):
         scene = draw_scene(STILLS, frames, size, np.random.default_rng((seed, attempt)))
