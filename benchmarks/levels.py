@@ -28,8 +28,8 @@ from stbn_cli.noise.estimate import LUMA_WEIGHTS
 from stbn_cli.noise.flatness import FARTHEST, NONE, Networks, gather, measure_levels
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.scale import BYTE_SCALE
-from stbn_cli.synthesis.camera import Grain, blurred
 from stbn_cli.synthesis.codec import sampled
+from stbn_cli.synthesis.isp import Grain, blurred
 from stbn_cli.synthesis.kinds import degrade
 from stbn_cli.synthesis.sensor import SensorNoise, draw_sensor_noise, rounded
 

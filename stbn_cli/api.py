@@ -34,7 +34,7 @@ from stbn_cli.inference.device import (
 from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.noise.kinds import INDEPENDENT_KINDS, KINDS, NoiseKind
 from stbn_cli.noise.model import LearnedNoise
-from stbn_cli.pipeline import DenoiseSummary, SpreadWriter, denoise_video, denoise_video_resumably
+from stbn_cli.pipeline import DenoiseSummary, UncertaintyWriter, denoise_video, denoise_video_resumably
 
 if TYPE_CHECKING:
     from stbn_cli.analysis.analysis import Analysis
@@ -228,7 +228,7 @@ def denoise_file(
             if uncertainty is not None:
                 coding = EncodeOptions(codec="ffv1", pix_fmt="gbrp16le", dither=False)
                 made = create_video(uncertainty, without_streams(reader), coding, overwrite=overwrite)
-                spread = SpreadWriter(stack.enter_context(made), UNCERTAINTY_GAIN)
+                spread = UncertaintyWriter(stack.enter_context(made), UNCERTAINTY_GAIN)
             summary = denoise_video(reader, denoiser, writer, spread=spread, progress=progress)
         else:
             store.begin(writer.layout, asdict(writer.color))
@@ -288,10 +288,10 @@ def finetune(
         StbnError: one of its classes, with a sentence that says what to do.
         ValueError: an array is of another shape or type.
     """
-    from stbn_cli.finetuning.finetuner import Finetuner
-    from stbn_cli.finetuning.learner import StartingPoint
     from stbn_cli.finetuning.options import FinetuneOptions
     from stbn_cli.finetuning.output import check_files, state_path, write_outputs
+    from stbn_cli.finetuning.run import FinetuneRun
+    from stbn_cli.finetuning.trainer import StartingPoint
     from stbn_cli.runs import Span
 
     clips = [clips] if isinstance(clips, str | Path | np.ndarray) else list(clips)
@@ -327,7 +327,7 @@ def finetune(
         precision=dtype,
         noise=loaded.noise,
     )
-    finetuner = Finetuner(
+    finetuner = FinetuneRun(
         begin,
         options,
         state_path=None if output is None else state_path(Path(output)),

@@ -53,9 +53,9 @@ class RunAnalysis:
         return self.measured.correlation
 
     @property
-    def held(self) -> float:
+    def temporal_correlation(self) -> float:
         """Share of the noise's variance that a frame has in common with the next; 0 if it is new."""
-        return self.noise.held
+        return self.noise.temporal_correlation
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Analysis:
     white: float
     grid: float  # 1: no grid of 8 pixels is seen
     repeated: float  # share of frames that are equal to the one before
-    alike: float  # share of frames that nearly are
+    near_duplicates: float  # share of frames that nearly are
     skipped: float  # share of blocks that are equal to those of the frame before, though the frame is not
     verdict: NoiseVerdict
 
@@ -128,7 +128,7 @@ def analyze(
             (len(run.frames), bars, clipped_shares(inside), grid_strength(inside), filled_range(inside))
         )
         repeats = find_repeats(inside)
-        totals += (repeats.pairs, repeats.same, repeats.alike, repeats.skipped * repeats.pairs)
+        totals += (repeats.pairs, repeats.same, repeats.near_duplicates, repeats.skipped * repeats.pairs)
         if len(run.frames) >= FEWEST_FRAMES or not runs:
             runs.append(RunAnalysis(run.first, len(run.frames), measure_scene(inside.permute(0, 2, 3, 1))))
         if progress is not None:
@@ -146,7 +146,7 @@ def analyze(
         runs=tuple(run.measured for run in runs),
         skipped=float(totals[3] / pairs),
         grid=1.0 if is_still else grid,
-        held=float(np.median([run.held for run in runs])),
+        temporal_correlation=float(np.median([run.temporal_correlation for run in runs])),
         lossy=coding.lossy and not is_still,
         deep=coding.deep,
         filled=Filled.together([part[4] for part in pictures]),
@@ -163,7 +163,7 @@ def analyze(
         white=float(white),
         grid=grid,
         repeated=float(totals[1] / pairs),
-        alike=float(totals[2] / pairs),
+        near_duplicates=float(totals[2] / pairs),
         skipped=evidence.skipped,
         verdict=judge(evidence),
     )

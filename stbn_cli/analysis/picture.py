@@ -80,7 +80,7 @@ class Repeats:
 
     pairs: int  # of neighbouring frames
     same: int  # pairs that are equal value for value
-    alike: int  # other pairs that differ far less than most
+    near_duplicates: int  # other pairs that differ far less than most
     skipped: float  # share of the picture's 16x16 blocks that are equal value for value in the other pairs
 
 

@@ -45,7 +45,7 @@ class Evidence:
     runs: tuple[SceneMeasurement, ...]
     skipped: float
     grid: float
-    held: float
+    temporal_correlation: float
     filled: Filled
     lossy: bool = False  # the file is coded with so few bits that a coder's traces are to be expected
     deep: bool = False  # it has more than 8 bits a value
@@ -92,7 +92,7 @@ def _judged(evidence: Evidence) -> tuple[NoiseKind, bool, bool, *tuple[str, ...]
     known = any(run.correlation.reliable for run in evidence.runs)
     measured = f"{number}; correlation {luma:.2f} in brightness, {chroma:.2f} in colour" if known else number
     if neighbours_share(evidence.runs):
-        traces = evidence.skipped > SKIPPED or evidence.grid > GRID or evidence.held > HELD
+        traces = evidence.skipped > SKIPPED or evidence.grid > GRID or evidence.temporal_correlation > HELD
         kind = "compressed" if traces or evidence.lossy else "camera"
         return (
             kind,

@@ -177,8 +177,8 @@ def _default_output(source: str) -> str:
 
 def _run(request: Request) -> None:
     """Everything that can be refused cheaply comes before the model is loaded."""
+    from stbn_cli.preview.location import choose_moment, locate
     from stbn_cli.preview.make import check_preview, make_preview, timestamp
-    from stbn_cli.preview.survey import choose_moment, survey
     from stbn_cli.video.reader import open_video
     from stbn_cli.video.writer import EncodeOptions
 
@@ -204,7 +204,7 @@ def _run(request: Request) -> None:
     elif not request.quiet:
         where = f"{denoiser.info.name} on {denoiser.device_names}"
         say(f"Previewing {request.source} at {timestamp(moment.at)} with model {where}")
-    found = survey(request.source, denoiser, moment, request.rate, request.field)
+    found = locate(request.source, denoiser, moment, request.rate, request.field)
     with FrameProgress(found.frames, quiet=request.quiet) as progress:
         made = make_preview(
             found,

@@ -56,7 +56,7 @@ class NoiseEstimate:
     brightness: tuple[float, float]
     reliable: bool
     # Share of the variance that frames have in common with the next: 0 if noise is new in every frame.
-    held: float = 0.0
+    temporal_correlation: float = 0.0
     # 4:2:0 video shows in each channel little more than its luma's noise. Independent channels whose luma has as much
     # would have so many times the noise of `model`.
     luma_factor: float = 1.0

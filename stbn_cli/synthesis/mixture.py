@@ -14,7 +14,7 @@ from torch import Tensor
 from stbn_cli.noise.luma import luma_of
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.scale import BYTE_SCALE
-from stbn_cli.synthesis.camera import blurred, draw_pipeline
+from stbn_cli.synthesis.isp import blurred, draw_pipeline
 from stbn_cli.synthesis.processing import blotchy, grain, jpeg, resized, spatially_reduced, temporally_reduced
 from stbn_cli.synthesis.sensor import SensorNoise, draw_sensor_noise, poisson_gaussian, rounded
 

@@ -15,7 +15,7 @@ from stbn_cli.noise.estimate import LUMA_WEIGHTS
 from stbn_cli.noise.luma import luma_of
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.scale import BYTE_SCALE
-from stbn_cli.synthesis.camera import blurred, gaussian
+from stbn_cli.synthesis.isp import blurred, gaussian
 
 MOTION_WINDOW = 5  # pixels of the box that decides where a camera's temporal filter sees motion
 

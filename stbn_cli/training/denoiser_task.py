@@ -22,10 +22,10 @@ from stbn_cli.noise.posterior import (
 )
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.kinds import degrade, told_noise
+from stbn_cli.training.dataset import NOISE, SequenceSource
 from stbn_cli.training.flow_losses import inside
 from stbn_cli.training.footage import pseudo_rgb
 from stbn_cli.training.options import TrainOptions
-from stbn_cli.training.sequences import NOISE, SequenceSource
 from stbn_cli.training.validation import Validation, validate_denoiser, validate_on_kind, validate_raw
 
 # Flow is found on the crop and this margin around it (pixels), since flow at a border is poor.

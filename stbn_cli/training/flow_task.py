@@ -16,7 +16,7 @@ from stbn_cli.flow.estimator import NetworkFlow
 from stbn_cli.inference.transfer import upload
 from stbn_cli.models.lightflow import LightFlowNet, LightFlowPyramid
 from stbn_cli.scale import BYTE_SCALE
-from stbn_cli.training.camera import render, true_flow
+from stbn_cli.training.dataset import SequenceSource
 from stbn_cli.training.flow_losses import (
     end_point_loss,
     photometric_loss,
@@ -24,8 +24,8 @@ from stbn_cli.training.flow_losses import (
     visible_by_consistency,
 )
 from stbn_cli.training.options import TrainOptions
-from stbn_cli.training.sequences import SequenceSource
 from stbn_cli.training.validation import Validation, validate_flow
+from stbn_cli.training.virtual_camera import render, true_flow
 
 PHOTOMETRIC_WEIGHT = 20.0  # its distances are a hundredth of the sum of all steps' end-point errors
 SMOOTHNESS_WEIGHT = 4.0

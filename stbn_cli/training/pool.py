@@ -22,8 +22,8 @@ from stbn_cli.flow.estimator import create_flow_estimator
 from stbn_cli.noise.levels import level_map
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.mixture import draw_clip
+from stbn_cli.training.dataset import SequenceOptions, SequenceSource
 from stbn_cli.training.footage import Footage
-from stbn_cli.training.sequences import SequenceOptions, SequenceSource
 
 LEAD = 2  # frames before those that are kept: the first one coded is coded by itself
 KEPT_FRAMES = 12

@@ -19,7 +19,7 @@ from stbn_cli.inference.device import is_emulated, resolve_precision
 from stbn_cli.stopping import StopRequest, stop_of_learning
 from stbn_cli.training.distributed import Processes, join_processes
 from stbn_cli.training.graph import GradientGraph
-from stbn_cli.training.journal import Journal
+from stbn_cli.training.logging import Journal
 from stbn_cli.training.optimisation import Optimisation
 from stbn_cli.training.options import FLOW_MODEL, TrainOptions
 from stbn_cli.training.prefetch import Prefetcher

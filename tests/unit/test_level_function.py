@@ -49,7 +49,7 @@ def test_the_function_is_right_where_there_is_picture(
     truth = np.sqrt(noise.model.variances_at(shown))
     np.testing.assert_allclose(np.sqrt(found.model.variances_at(shown)), truth, rtol=0.12)
     assert found.luma_factor == 1.0
-    assert found.held < 0.15
+    assert found.temporal_correlation < 0.15
 
 
 @pytest.mark.parametrize("sigma", [5, 20, 50])
@@ -72,7 +72,7 @@ def test_noise_that_stays_from_frame_to_frame_is_held(clean: torch.Tensor) -> No
     still = torch.randn((1, *clean.shape[1:]), generator=torch.Generator().manual_seed(3)) * (20 / 255)
     frozen = clean[:1].expand_as(clean) + still
     fresh = torch.randn(clean.shape, generator=torch.Generator().manual_seed(4)) * (5 / 255)
-    assert estimate_noise((frozen + fresh).permute(0, 2, 3, 1)).held > 0.7
+    assert estimate_noise((frozen + fresh).permute(0, 2, 3, 1)).temporal_correlation > 0.7
 
 
 def test_a_frame_of_one_colour_says_nothing() -> None:

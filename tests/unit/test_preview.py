@@ -13,14 +13,14 @@ import torch
 from stbn_cli.api import LoadedDenoiser, load_denoiser
 from stbn_cli.errors import OptionError
 from stbn_cli.noise.model import SceneNoise
-from stbn_cli.preview import survey as survey_module
-from stbn_cli.preview.effort import Effort
+from stbn_cli.preview import location
 from stbn_cli.preview.forecast import TrialResult, seconds_per_frame
+from stbn_cli.preview.location import LocatedMoment, choose_moment, locate
 from stbn_cli.preview.make import differences, timestamp
-from stbn_cli.preview.moment import Efforts, Shot, preview_frames
+from stbn_cli.preview.moment import Shot, StageTimings, preview_frames
 from stbn_cli.preview.picture import JOINT, PANEL, compose_sheet
 from stbn_cli.preview.places import detailed_places, noisiest_places
-from stbn_cli.preview.survey import Survey, choose_moment, survey
+from stbn_cli.preview.timing import StageTiming
 from stbn_cli.video.reader import open_video
 from tests.cli.conftest import save_tiny_model
 
@@ -56,10 +56,10 @@ def full_run(path: Path, denoiser: LoadedDenoiser, end: float | None = None) -> 
         return list(denoiser.stream(frame.rgb for frame in reader))
 
 
-def surveyed(path: Path, denoiser: LoadedDenoiser, at: float, duration: float = 0.0) -> Survey:
+def surveyed(path: Path, denoiser: LoadedDenoiser, at: float, duration: float = 0.0) -> LocatedMoment:
     with open_video(path) as reader:
         moment = choose_moment(reader.metadata, at, duration)
-    return survey(path, denoiser, moment)
+    return locate(path, denoiser, moment)
 
 
 def largest_difference(shots: list[Shot], full: list[np.ndarray], rate: int = 25) -> float:
@@ -99,7 +99,7 @@ def test_a_warm_up_in_the_middle_of_a_scene_is_enough(small_bikes) -> None:
     )
     full = full_run(small_bikes, denoiser)
     found = surveyed(small_bikes, denoiser, at=3.28)
-    assert 0 < found.parts[0].start <= 82 - survey_module.WARMUP
+    assert 0 < found.parts[0].start <= 82 - location.WARMUP
     assert largest_difference(preview_frames(small_bikes, denoiser, at=3.28), full) < 2e-4
 
 
@@ -110,15 +110,15 @@ def test_half_precision_starts_with_the_scene(small_bikes, tiny, monkeypatch) ->
     # Few frames: a CPU may only emulate bf16.
     full = full_run(small_bikes, denoiser, end=1.2)
     assert largest_difference(preview_frames(small_bikes, denoiser, at=1.0), full) == 0
-    monkeypatch.setattr(survey_module, "HALF_PRECISION_FRAMES", 20)
-    monkeypatch.setattr(survey_module, "WARMUP", 8)
+    monkeypatch.setattr(location, "HALF_PRECISION_FRAMES", 20)
+    monkeypatch.setattr(location, "WARMUP", 8)
     found = surveyed(small_bikes, denoiser, at=1.0)
     assert found.parts[0].start > 0 and not found.parts[0].exact
     assert "--precision fp32" in differences(found)[0]
 
 
 def test_a_scene_that_begins_too_early_is_said(small_bikes, tiny, monkeypatch) -> None:
-    monkeypatch.setattr(survey_module, "LEAD_FRAMES", 20)
+    monkeypatch.setattr(location, "LEAD_FRAMES", 20)
     early = surveyed(small_bikes, tiny(), at=2.8)
     assert not early.parts[0].known
     assert "begins before 0:00:02.000" in differences(early)[0]
@@ -129,7 +129,7 @@ def test_a_scene_that_begins_too_early_is_said(small_bikes, tiny, monkeypatch) -
 def test_lead_does_not_change_what_is_found(small_bikes, tiny, monkeypatch) -> None:
     denoiser = tiny(chunk=3, chunk_overlap=2)
     full = full_run(small_bikes, denoiser)
-    monkeypatch.setattr(survey_module, "LEAD_FRAMES", 25)
+    monkeypatch.setattr(location, "LEAD_FRAMES", 25)
     shots = preview_frames(small_bikes, denoiser, at=1.68)
     assert surveyed(small_bikes, denoiser, at=1.68).lead is not None
     assert largest_difference(shots, full) < 1e-6
@@ -197,7 +197,7 @@ def test_an_unstated_length_is_found_by_reading(make_clip, tiny) -> None:
         unstated = replace(reader.metadata, duration_seconds=None)
     moment = choose_moment(unstated, 5.0)
     with pytest.raises(OptionError, match=r"--at 5 s is beyond the video"):
-        survey(clip, tiny(), moment)
+        locate(clip, tiny(), moment)
 
 
 def test_moments_lie_within_the_video(make_clip) -> None:
@@ -265,7 +265,7 @@ def test_sheets_hold_the_pixels_themselves() -> None:
 
 def trial(**fields) -> TrialResult:
     known = {"frames": 10, "key_frames": 1, "key_bytes": 1000, "other_bytes": 900, "copied_bytes": 50}
-    known |= {"fixed_bytes": 7, "codec": "h264", "effort": Effort(), "warnings": ()}
+    known |= {"fixed_bytes": 7, "codec": "h264", "timing": StageTiming(), "warnings": ()}
     return TrialResult(**{**known, **fields})
 
 
@@ -281,11 +281,11 @@ def test_sizes_count_key_frames_apart() -> None:
 
 def test_stages_overlap_as_far_as_the_processor_allows(monkeypatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    reading, denoising, encoding = Effort(1, 1, 10), Effort(10, 10, 10), Effort(5, 5, 10)
-    efforts = Efforts(reading, Effort(99, 99, 1), denoising)
+    reading, denoising, encoding = StageTiming(1, 1, 10), StageTiming(10, 10, 10), StageTiming(5, 5, 10)
+    timings = StageTimings(reading, StageTiming(99, 99, 1), denoising)
 
     def seconds(cores: int, device: str = "cpu") -> float:
-        return seconds_per_frame(Effort(), efforts, encoding, torch.device(device), cores)
+        return seconds_per_frame(StageTiming(), timings, encoding, torch.device(device), cores)
 
     assert seconds(1) == pytest.approx(1.6)  # one after another
     assert seconds(8) == pytest.approx(1.0)  # hidden behind the slowest

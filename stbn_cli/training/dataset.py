@@ -12,9 +12,9 @@ from torch import Tensor
 
 from stbn_cli.inference.transfer import upload
 from stbn_cli.scale import BYTE_SCALE
-from stbn_cli.synthesis.camera import blurred
-from stbn_cli.training.camera import VirtualScene, draw_scene, render
+from stbn_cli.synthesis.isp import blurred
 from stbn_cli.training.footage import Footage
+from stbn_cli.training.virtual_camera import VirtualScene, draw_scene, render
 
 # Clips are shrunk by up to this factor: more scales, less of the source's compression, and details as fine as pixels.
 SMALLEST_SCALE = 0.3

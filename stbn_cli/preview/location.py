@@ -17,7 +17,7 @@ from stbn_cli.inference.denoiser import Denoiser, is_repeat
 from stbn_cli.inference.plan import Plan
 from stbn_cli.inference.scenes import HISTORY, CutDetector
 from stbn_cli.noise.model import SceneNoise
-from stbn_cli.preview.effort import Effort
+from stbn_cli.preview.timing import StageTiming
 from stbn_cli.video.fields import AUTO, rows_by_field
 from stbn_cli.video.frames import FALLBACK_RATE, Frame, FrameReader, VideoMetadata
 from stbn_cli.video.images import exact_seconds
@@ -49,7 +49,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A scene's share of the work. Frames are counted from the survey's first, chunks from the scene's."""
+    """A scene's share of the work. Frames are counted from the locator's first, chunks from the scene's."""
 
     start: int  # first frame that the network sees: a chunk's first
     first: int  # first frame that is denoised: a chunk's first
@@ -61,7 +61,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class LocatedMoment:
     """Everything about a moment but its denoised frames."""
 
     source: str | Path
@@ -78,7 +78,7 @@ class Survey:
     parts: tuple[
         Part, ...
     ]  # one for each scene that holds wanted frames; they follow each other without a gap
-    detection: Effort  # of scene cuts
+    detection: StageTiming  # of scene cuts
 
     @property
     def frames(self) -> int:
@@ -124,13 +124,13 @@ def choose_moment(metadata: VideoMetadata, at: float | None, duration: float = 0
     return Moment(exact_seconds(at), start, start + exact_seconds(duration))
 
 
-def survey(
+def locate(
     source: str | Path,
     denoiser: Denoiser,
     moment: Moment,
     rate: Fraction | float | None = None,
     field: str = AUTO,
-) -> Survey:
+) -> LocatedMoment:
     """Read up to the moment, and as far beyond it as the network looks ahead.
 
     Raises `OptionError` for a moment beyond the end, and what reading raises.
@@ -147,36 +147,36 @@ def survey(
         # The video has frames, as was seen above, but none from here on.
         raise _beyond_the_end(float(moment.at), metadata.duration_seconds) from None
     with reader:
-        surveyor = _Surveyor(denoiser, moment, metadata, begin is None)
+        locator = MomentLocator(denoiser, moment, metadata, begin is None)
         offset = seconds_before(reader, begin)
         shown: np.ndarray | None = None
         for frame in reader:
             time = offset + frame.pts * frame.time_base
             if shown is not None and is_repeat(frame.rgb, shown):
-                surveyor.ends[-1] = time
+                locator.ends[-1] = time
                 continue
             shown = frame.rgb
-            surveyor.see(rows_by_field(frame.rgb) if metadata.by_fields else frame.rgb, time)
-            if surveyor.done:
+            locator.see(rows_by_field(frame.rgb) if metadata.by_fields else frame.rgb, time)
+            if locator.done:
                 break
         else:
-            surveyor.finish()
-            end = surveyor.ends[-1] + _duration(frame, frames_per_second)
+            locator.finish()
+            end = locator.ends[-1] + _duration(frame, frames_per_second)
             if moment.at >= end:
                 raise _beyond_the_end(float(moment.at), float(end))
-    wanted = range(surveyor.first, surveyor.last + 1)
-    return Survey(
+    wanted = range(locator.first, locator.last + 1)
+    return LocatedMoment(
         source=source,
         rate=rate,
         field=field,
         metadata=metadata,
-        plan=surveyor.plan,
+        plan=locator.plan,
         lead=begin,
-        times=tuple(surveyor.times),
-        ends=tuple(surveyor.ends),
+        times=tuple(locator.times),
+        ends=tuple(locator.ends),
         wanted=wanted,
-        parts=tuple(surveyor.parts),
-        detection=surveyor.detection,
+        parts=tuple(locator.parts),
+        detection=locator.detection,
     )
 
 
@@ -209,7 +209,7 @@ def _duration(frame: Frame, rate: Fraction) -> Fraction:
     return frame.duration * frame.time_base if frame.duration else 1 / rate
 
 
-class _Surveyor:
+class MomentLocator:
     """Takes the frames one by one, without repetitions; what it has found is in its public attributes."""
 
     def __init__(
@@ -220,7 +220,7 @@ class _Surveyor:
         self.ends: list[Fraction] = []
         self.first = self.last = 0  # frames wanted
         self.parts: list[Part] = []
-        self.detection = Effort()
+        self.detection = StageTiming()
         self.done = False
         self._denoiser = denoiser
         self._moment = moment
@@ -247,7 +247,7 @@ class _Surveyor:
             self.done = self._complete
         if len(self._opening) < self._window:
             self._opening.append(rgb)
-        # One frame more than the network sees, so that the survey knows where those end.
+        # One frame more than the network sees, so that the locator knows where those end.
         if self._complete and not self.done and index >= self._denoised()[1] + self.plan.chunk_overlap:
             self._end_scene(index)
             self.done = True

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Effort:
+class StageTiming:
     """Seconds spent on `frames` frames: on the clock, and by the processor in all threads of the process."""
 
     wall: float = 0.0

@@ -17,7 +17,7 @@ import torch
 from stbn_cli.api import finetune, load_denoiser
 from stbn_cli.checkpoints.serial import load_checkpoint, save_checkpoint
 from stbn_cli.errors import CheckpointError, InputError
-from stbn_cli.finetuning import guard
+from stbn_cli.finetuning import selection
 from stbn_cli.finetuning.plan import FinetuneSchedule
 from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult, Outcome
 from stbn_cli.noise.model import LearnedNoise
@@ -296,7 +296,7 @@ def test_a_network_that_predicts_the_noise_is_given_up(
     lesson: Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As if the noise were much stronger than it is: better predictions are too good to be true.
-    monkeypatch.setattr(guard, "IDENTITY_FACTOR", 100.0)
+    monkeypatch.setattr(selection, "IDENTITY_FACTOR", 100.0)
     steps: list[int] = []
     clip = noised(textured(0, cell=14, side=96))
     output = tmp_path / "m.safetensors"

@@ -40,8 +40,8 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
-    """What one look found."""
+class Evaluation:
+    """What one evaluation found."""
 
     predictions: Predictions  # of the pixels that were held out
     residual_correlation: float  # of what was removed, with the same one pixel away; luma; 0 for white noise
@@ -49,16 +49,16 @@ class Findings:
     picture: Tensor  # (3, H, W) float32: the middle frame of the first window, denoised
 
 
-class Judge:
+class HeldOutEvaluator:
     """Looks at networks on the same windows, spread over all runs by chance."""
 
     def __init__(self, runs: list[NoisyRun], flows: list[BlindFlows], pixels: int, seed: int) -> None:
-        """`pixels`: times frames, of one look."""
+        """`pixels`: times frames, of one evaluation."""
         self._runs, self._flows = runs, flows
         self.windows = _choose_windows(runs, pixels, seed)
 
     @torch.inference_mode()
-    def look(self, network: STBN, told: float, noise: NoiseModel, precision: torch.dtype) -> Findings:
+    def evaluate(self, network: STBN, told: float, noise: NoiseModel, precision: torch.dtype) -> Evaluation:
         """`told` ([0, 1]) is what the network hears of the noise, `noise` what the posterior takes it for."""
         outputs, noisy, groups = [], [], []
         residual = _Residual()
@@ -82,10 +82,10 @@ class Judge:
         predictions = Predictions(
             torch.cat(outputs).T[..., None], torch.cat(noisy).T[..., None], torch.cat(groups)
         )
-        return Findings(predictions, residual.correlation, residual.sigma, picture)
+        return Evaluation(predictions, residual.correlation, residual.sigma, picture)
 
     def noisy_picture(self) -> Tensor:
-        """What `Findings.picture` was before, (3, H, W)."""
+        """What `Evaluation.picture` was before, (3, H, W)."""
         frames = self._runs[self.windows[0].run].noisy[self.windows[0].place]
         return frames[len(frames) // 2]
 

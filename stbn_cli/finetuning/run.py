@@ -12,20 +12,20 @@ from stbn_cli.analysis.analysis import Analysis
 from stbn_cli.errors import InputError, MemoryExhaustedError
 from stbn_cli.finetuning.crops import CropBatch
 from stbn_cli.finetuning.footage import read_runs
-from stbn_cli.finetuning.learner import (
+from stbn_cli.finetuning.options import FinetuneOptions
+from stbn_cli.finetuning.plan import FinetuneSchedule, StepSizes, choose_sizes, make_schedule
+from stbn_cli.finetuning.probe import Probe, probe
+from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult, Outcome
+from stbn_cli.finetuning.state import RunState, load_state, save_state
+from stbn_cli.finetuning.trainer import (
+    FinetuneTrainer,
     Hooks,
-    Learner,
     NoiseKnowledge,
     StartingPoint,
     blind_loss,
     create_network,
     create_optimisation,
 )
-from stbn_cli.finetuning.options import FinetuneOptions
-from stbn_cli.finetuning.plan import FinetuneSchedule, StepSizes, choose_sizes, make_schedule
-from stbn_cli.finetuning.probe import Probe, probe
-from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult, Outcome
-from stbn_cli.finetuning.state import RunState, load_state, save_state
 from stbn_cli.inference.device import is_out_of_memory, usable_memory
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.noise.risk import Gain
@@ -38,7 +38,7 @@ TIMED_STEPS = 5
 SMALLEST_BUDGET = 2**20  # bytes; with less planned for, a step that does not fit never will
 
 
-class Finetuner:
+class FinetuneRun:
     """One run; call `run` once."""
 
     def __init__(
@@ -66,7 +66,7 @@ class Finetuner:
         `KeyboardInterrupt`. Raises `InputError` for clips that cannot be used, `MemoryExhaustedError` if not even the
         smallest step fits.
         """
-        self._tell("measuring the noise")
+        self._report_progress("measuring the noise")
         found = probe(clips, span) if measured is None else Probe.of([measured])
         if found.shared:
             return self._refused(found)
@@ -76,19 +76,19 @@ class Finetuner:
                 f"There is hardly any noise in the clips ({BYTE_SCALE * found.level:.3g} on the 0-255 scale), so "
                 f"there is nothing to learn from. If they are noisy, give --sigma.{hint}"
             )
-        self._tell("reading")
+        self._report_progress("reading")
         schedule = self._saved.schedule if self._saved is not None else self._plan()
         runs = [
             run.to(self.device) for run in read_runs(clips, span, schedule.clip_pixels, self.options.seed)
         ]
-        hooks = Hooks(self._tell, self._save, self._late, lambda: self._seconds)
-        learner = Learner(
+        hooks = Hooks(self._report_progress, self._save, self._out_of_time, lambda: self._seconds)
+        trainer = FinetuneTrainer(
             self.start, self.options, runs, schedule, self._knowledge(found), found.correlation, hooks
         )
-        learner.prepare(self._saved)
+        trainer.prepare(self._saved)
         with stop_of_learning() as stop:
-            learner.train(stop)
-        return self._complete(learner.result(interrupted=stop()), found)
+            trainer.train(stop)
+        return self._complete(trainer.result(interrupted=stop()), found)
 
     def _refused(self, found: Probe) -> FinetuneResult:
         """The start, without an attempt."""
@@ -119,11 +119,11 @@ class Finetuner:
         """Since the run began."""
         return time.monotonic() - self._begun
 
-    def _late(self, needed: float) -> bool:
+    def _out_of_time(self, needed: float) -> bool:
         """Whether less than `needed` seconds are left. A run whose steps were counted takes as long as it takes."""
         return self.options.steps is None and self._seconds + needed > MINUTE * self.options.minutes
 
-    def _tell(self, phase: str, step: int = 0, steps: int = 0, gain: Gain | None = None) -> None:
+    def _report_progress(self, phase: str, step: int = 0, steps: int = 0, gain: Gain | None = None) -> None:
         """Tell how far the run is."""
         left = None
         if self.options.steps is None:

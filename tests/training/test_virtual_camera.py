@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from stbn_cli.models.warp import warp_bilinear
-from stbn_cli.training.camera import VirtualScene, draw_scene, render, true_flow
 from stbn_cli.training.flow_losses import inside
+from stbn_cli.training.virtual_camera import VirtualScene, draw_scene, render, true_flow
 from tests.training.pictures import photograph
 
 STILLS = [photograph(300, 400, seed) for seed in range(3)]

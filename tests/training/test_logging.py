@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stbn_cli.training.journal import Journal
+from stbn_cli.training.logging import Journal
 
 
 def test_rows_after_the_state_are_dropped_and_a_torn_line_too(tmp_path: Path) -> None:

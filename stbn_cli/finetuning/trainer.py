@@ -13,14 +13,14 @@ from stbn_cli import __version__
 from stbn_cli.checkpoints.serial import Checkpoint
 from stbn_cli.errors import InputError
 from stbn_cli.finetuning.crops import CropBatch, CropSource
+from stbn_cli.finetuning.evaluation import Evaluation, HeldOutEvaluator
 from stbn_cli.finetuning.flow_distillation import distil_flow
 from stbn_cli.finetuning.flows import checkerboards, find_blind_flows
 from stbn_cli.finetuning.footage import NoisyRun, some_frames
-from stbn_cli.finetuning.guard import Guard, TrainedWeights
-from stbn_cli.finetuning.judge import Findings, Judge
 from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.finetuning.plan import FinetuneSchedule
 from stbn_cli.finetuning.result import FinetuneResult, Outcome
+from stbn_cli.finetuning.selection import CheckpointSelector, TrainedWeights
 from stbn_cli.finetuning.state import RunState, fingerprint
 from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
 from stbn_cli.inference.denoiser import Denoiser
@@ -66,7 +66,7 @@ class NoiseKnowledge:
     told: float  # [0, 1]: what the network is told
 
 
-class Tell(Protocol):
+class ProgressReport(Protocol):
     """Receives how far the run is."""
 
     def __call__(self, phase: str, step: int = 0, steps: int = 0, gain: Gain | None = None) -> None: ...
@@ -74,15 +74,15 @@ class Tell(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What the learner needs of the run around it."""
+    """What the trainer needs of the run around it."""
 
-    tell: Tell
+    report_progress: ProgressReport
     save: Callable[[RunState], None]
-    late: Callable[[float], bool]  # whether less than so many seconds are left
+    out_of_time: Callable[[float], bool]  # whether less than so many seconds are left
     seconds: Callable[[], float]  # since the run began
 
 
-class Learner:
+class FinetuneTrainer:
     """Call `prepare`, `train` and `result` in this order."""
 
     def __init__(
@@ -106,9 +106,9 @@ class Learner:
             runs,
             (options, start.flow.name, start.precision),
         )
-        self._guard: Guard | None = None
+        self._selector: CheckpointSelector | None = None
         self._luma = False  # whether to learn from luma alone
-        self._check_seconds = 0.0  # that a look takes
+        self._check_seconds = 0.0  # that an evaluation takes
 
     def prepare(self, saved: RunState | None) -> None:
         """Everything before the first step, or before the one at which the saved run stopped.
@@ -120,17 +120,17 @@ class Learner:
                 "The interrupted run had other clips, options or another model to start from. "
                 "Resume it with those, or start a new one without --resume."
             )
-        self._hooks.tell("finding motion")
-        self._look_at_start()
+        self._hooks.report_progress("finding motion")
+        self._evaluate_start()
         if saved is not None and saved.flow is not None:
             self._use_flow(_with_weights(self._start.flow, saved.flow))
         elif saved is None and self._options.distillation:
             self._distil()
-        guard = self._watched
+        selector = self._prepared_selector
         if not self._options.from_scratch:
             # The start under the noise as it was found to be: the first candidate.
-            findings = self._look(self._start_network) if self._distilled else self._start_findings
-            guard.keep(findings, self._network.state_dict(), 0)
+            evaluation = self._evaluate(self._start_network) if self._distilled else self._start_evaluation
+            selector.keep(evaluation, self._network.state_dict(), 0)
         level = self._level
         flows = [
             tuple(find_blind_flows(run, board, self._flow, level) for board in checkerboards(run.noisy))
@@ -142,37 +142,39 @@ class Learner:
 
     def train(self, stop: StopRequest) -> None:
         """All steps, or as many as the time and the user allow."""
-        steps, checks, guard = self._schedule.steps, self._schedule.checks, self._watched
+        steps, checks, selector = self._schedule.steps, self._schedule.checks, self._prepared_selector
         saved = self._hooks.seconds()
-        while self._optimisation.step < steps and not (stop() or guard.predicts_noise):
-            if self._hooks.late(self._check_seconds):
+        while self._optimisation.step < steps and not (stop() or selector.learned_identity):
+            if self._hooks.out_of_time(self._check_seconds):
                 break
             step = self._optimisation.step
             batch = self._crops.batch(step)
-            loss = partial(blind_loss, self._network, batch, self._told, guard.noise, self._goal(batch, step))
+            loss = partial(
+                blind_loss, self._network, batch, self._told, selector.noise, self._goal(batch, step)
+            )
             self._optimisation.advance(loss, self._schedule.learning_rate_at(step))
-            self._hooks.tell("training", step + 1, steps, guard.gain)
+            self._hooks.report_progress("training", step + 1, steps, selector.gain)
             if step + 1 in checks:
                 self._check()
             if step + 1 in checks or self._hooks.seconds() - saved > SAVE_SECONDS:
                 self._save()
                 saved = self._hooks.seconds()
-        if 0 < self._optimisation.step not in checks and not (stop() or guard.predicts_noise):
+        if 0 < self._optimisation.step not in checks and not (stop() or selector.learned_identity):
             self._check()
         self._save()
 
     def result(self, *, interrupted: bool) -> FinetuneResult:
         """The best weights if they beat the start by more than chance, else the start."""
-        return self._result(self._watched.outcome, interrupted=interrupted)
+        return self._result(self._prepared_selector.outcome, interrupted=interrupted)
 
     @property
-    def _watched(self) -> Guard:
-        assert self._guard is not None, "prepare comes first"
-        return self._guard
+    def _prepared_selector(self) -> CheckpointSelector:
+        assert self._selector is not None, "prepare comes first"
+        return self._selector
 
     @property
     def _noise(self) -> NoiseModel:
-        return self._known_noise if self._guard is None else self._guard.noise
+        return self._known_noise if self._selector is None else self._selector.noise
 
     @property
     def _level(self) -> float:
@@ -180,14 +182,14 @@ class Learner:
         squares = [self._noise.level(some_frames(run.noisy)) ** 2 * run.pixels for run in self._runs]
         return (sum(squares) / sum(run.pixels for run in self._runs)) ** 0.5
 
-    def _look_at_start(self) -> None:
+    def _evaluate_start(self) -> None:
         """How the start does on the pixels held out, and what these say of the noise."""
         self._start_network = self._start.checkpoint.build_stbn().to(self._start.device)
-        self._judge = self._create_judge(self._start.flow)
-        self._start_findings = self._look(self._start_network)
-        self._luma = self._start_findings.predictions.channel_correlation > SHARED_NOISE
-        self._guard = Guard(
-            self._start_findings,
+        self._evaluator = self._create_evaluator(self._start.flow)
+        self._start_evaluation = self._evaluate(self._start_network)
+        self._luma = self._start_evaluation.predictions.channel_correlation > SHARED_NOISE
+        self._selector = CheckpointSelector(
+            self._start_evaluation,
             self._known_noise,
             self._correlation,
             learns=self._options.sigma is None and not self._luma,
@@ -195,28 +197,28 @@ class Learner:
             from_noisy=self._options.from_scratch,
         )
 
-    def _create_judge(self, flow: FlowEstimator) -> Judge:
+    def _create_evaluator(self, flow: FlowEstimator) -> HeldOutEvaluator:
         level = self._level
         hidden = [find_blind_flows(run, run.held_out, flow, level) for run in self._runs]
-        return Judge(self._runs, hidden, self._schedule.check_pixels, self._options.seed)
+        return HeldOutEvaluator(self._runs, hidden, self._schedule.check_pixels, self._options.seed)
 
-    def _look(self, network: STBN) -> Findings:
+    def _evaluate(self, network: STBN) -> Evaluation:
         begun = self._hooks.seconds()
-        findings = self._judge.look(network.eval(), self._told, self._noise, self._start.precision)
+        evaluation = self._evaluator.evaluate(network.eval(), self._told, self._noise, self._start.precision)
         self._check_seconds = self._hooks.seconds() - begun
-        return findings
+        return evaluation
 
     def _use_flow(self, flow: FlowEstimator) -> None:
         self._flow, self._distilled = flow, True
-        self._judge = self._create_judge(flow)
+        self._evaluator = self._create_evaluator(flow)
 
     def _distil(self) -> None:
         """Finetune the flow network, if there is one and the start is good enough; keep it if that helps."""
         flow = self._start.flow
-        good = self._watched.start_error() <= DISTILLATION_QUALITY * self._level**2
+        good = self._prepared_selector.start_error() <= DISTILLATION_QUALITY * self._level**2
         if not isinstance(flow, NetworkFlow) or not good:
             return
-        self._hooks.tell("finding motion in denoised frames")
+        self._hooks.report_progress("finding motion in denoised frames")
         distilled = distil_flow(
             flow,
             self._runs,
@@ -226,12 +228,12 @@ class Learner:
             seed=self._options.seed,
             precision=self._start.precision,
         )
-        before = self._judge
+        before = self._evaluator
         self._use_flow(distilled)
         # The same noise before and after: the flow alone has to be better.
-        gain = self._watched.gain_over_start(self._look(self._start_network), self._noise)
+        gain = self._prepared_selector.gain_over_start(self._evaluate(self._start_network), self._noise)
         if not gain.is_certain:
-            self._flow, self._distilled, self._judge = flow, False, before
+            self._flow, self._distilled, self._evaluator = flow, False, before
 
     def _denoise(self, frames: Tensor) -> Tensor:
         """`frames (T, 3, H, W)` as the start denoises them."""
@@ -262,9 +264,11 @@ class Learner:
         return draw_given_luma(outputs, batch.noisy, sigma, generator)
 
     def _check(self) -> None:
-        """Judge the averaged weights."""
+        """HeldOutEvaluator the averaged weights."""
         weights = self._optimisation.average
-        self._watched.consider(self._look(self._with(weights)), weights, self._optimisation.step)
+        self._prepared_selector.consider(
+            self._evaluate(self._with(weights)), weights, self._optimisation.step
+        )
 
     def _with(self, weights: dict[str, Tensor]) -> STBN:
         """A network with these weights."""
@@ -273,8 +277,8 @@ class Learner:
         return network
 
     def _save(self) -> None:
-        guard = self._watched
-        best = guard.best
+        selector = self._prepared_selector
+        best = selector.best
         training: dict[str, Any] = {
             "optimisation": self._optimisation.state(),
             "network": self._network.state_dict(),
@@ -287,10 +291,10 @@ class Learner:
         try:
             self._optimisation.load(training["optimisation"])
             self._network.load_state_dict(training["network"])
-            guard = self._watched
+            selector = self._prepared_selector
             best = training["best"]
             if best is not None and best["step"] > 0:  # the start is known already
-                guard.keep(self._look(self._with(best["weights"])), best["weights"], best["step"])
+                selector.keep(self._evaluate(self._with(best["weights"])), best["weights"], best["step"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"The interrupted run cannot be resumed: its state does not fit ({type(error).__name__}). "
@@ -298,9 +302,9 @@ class Learner:
             ) from error
 
     def _result(self, outcome: Outcome, *, interrupted: bool) -> FinetuneResult:
-        guard, improved = self._guard, outcome is Outcome.IMPROVED
-        best = guard.best if guard is not None and improved else None
-        gain = guard.gain if guard is not None else None
+        selector, improved = self._selector, outcome is Outcome.IMPROVED
+        best = selector.best if selector is not None and improved else None
+        gain = selector.gain if selector is not None else None
         name = self._start.checkpoint.info.name
         frames = sum(len(run.noisy) for run in self._runs)
         told: dict[str, Any] = {
@@ -343,9 +347,9 @@ class Learner:
             frames=frames,
             steps=self._optimisation.step,
             seconds=self._hooks.seconds(),
-            before=self._judge.noisy_picture() if guard is not None else None,
-            start=self._start_findings.picture if guard is not None else None,
-            after=best.findings.picture if best is not None else None,
+            before=self._evaluator.noisy_picture() if selector is not None else None,
+            start=self._start_evaluation.picture if selector is not None else None,
+            after=best.evaluation.picture if best is not None else None,
         )
 
     def _checkpoint(self, best: TrainedWeights | None, told: dict[str, Any]) -> Checkpoint:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from stbn_cli.finetuning.judge import Findings
+from stbn_cli.finetuning.evaluation import Evaluation
 from stbn_cli.finetuning.result import Outcome
 from stbn_cli.noise.correlation import NoiseCorrelation
 from stbn_cli.noise.model import NoiseModel
@@ -27,12 +27,12 @@ PLAUSIBLE = (0.75, 1.5)
 class TrainedWeights:
     """Weights, averaged, the step they are from, and what was found of them."""
 
-    findings: Findings
+    evaluation: Evaluation
     weights: dict[str, Tensor]
     step: int
 
 
-class Guard:
+class CheckpointSelector:
     """`start` is what was found of the model to start from, `assumed` the noise that it is run with.
 
     `learns`: whether the noise is to be learned. `luma`: whether luma alone is judged, since the channels share their
@@ -41,7 +41,7 @@ class Guard:
 
     def __init__(
         self,
-        start: Findings,
+        start: Evaluation,
         assumed: NoiseModel,
         correlation: NoiseCorrelation,
         *,
@@ -56,38 +56,38 @@ class Guard:
         self.noise = self._learned() if learns else assumed
         self.best: TrainedWeights | None = None
         self.gain: Gain | None = None  # of the best
-        self.predicts_noise = False  # instead of removing it: the run has to end
+        self.learned_identity = False  # instead of removing it: the run has to end
 
     @property
     def outcome(self) -> Outcome:
         """As things stand."""
-        if self.predicts_noise:
+        if self.learned_identity:
             return Outcome.IDENTITY
         return Outcome.IMPROVED if self.gain is not None and self.gain.is_certain else Outcome.NO_GAIN
 
-    def consider(self, findings: Findings, weights: Mapping[str, Tensor], step: int) -> None:
+    def consider(self, evaluation: Evaluation, weights: Mapping[str, Tensor], step: int) -> None:
         """Look at trained weights."""
-        self.predicts_noise = self._is_identity(findings)
-        if self.predicts_noise:
+        self.learned_identity = self._is_identity(evaluation)
+        if self.learned_identity:
             return
-        if self.best is None or self._risk(findings).mean() < self._risk(self.best.findings).mean():
-            self.keep(findings, weights, step)
+        if self.best is None or self._risk(evaluation).mean() < self._risk(self.best.evaluation).mean():
+            self.keep(evaluation, weights, step)
 
-    def keep(self, findings: Findings, weights: Mapping[str, Tensor], step: int) -> None:
+    def keep(self, evaluation: Evaluation, weights: Mapping[str, Tensor], step: int) -> None:
         """Take these weights for the best."""
         copies = {name: tensor.detach().clone() for name, tensor in weights.items()}
-        self.best = TrainedWeights(findings, copies, step)
-        self.gain = self.gain_over_start(findings)
+        self.best = TrainedWeights(evaluation, copies, step)
+        self.gain = self.gain_over_start(evaluation)
 
-    def gain_over_start(self, findings: Findings, assumed: NoiseModel | None = None) -> Gain:
-        """What was gained by all that `findings` differ in from the start, which is run with `assumed` noise."""
+    def gain_over_start(self, evaluation: Evaluation, assumed: NoiseModel | None = None) -> Gain:
+        """What was gained by all that `evaluation` differ in from the start, which is run with `assumed` noise."""
         start = self._start.predictions
         if self._from_noisy:
             variance = self.noise.variance_at(start.mean).expand_as(start.mean).mean(0)
             before = (start.luma_variance(self.noise)[0] if self._luma else variance)[..., 0]
         else:
             before = self._risk(self._start, assumed or self._assumed)
-        after, risk = findings.predictions, self._risk(findings)
+        after, risk = evaluation.predictions, self._risk(evaluation)
         expected = (after.expected_luma_error if self._luma else after.expected_error)(self.noise)
         # Networks expect too little (bus, sigma 50: half), and the risk is too small where the noise is taken for
         # stronger than it is: the larger of both claims less.
@@ -97,13 +97,13 @@ class Guard:
         """Mean squared error of the start, [0, 1] scale squared."""
         return float(self._risk(self._start, self._assumed).mean())
 
-    def _risk(self, findings: Findings, assumed: NoiseModel | None = None) -> Tensor:
-        predictions = findings.predictions
+    def _risk(self, evaluation: Evaluation, assumed: NoiseModel | None = None) -> Tensor:
+        predictions = evaluation.predictions
         risk = predictions.luma_risk if self._luma else predictions.risk
         return risk(assumed or self.noise, self.noise)
 
-    def _is_identity(self, findings: Findings) -> bool:
-        before, after = self._start, findings
+    def _is_identity(self, evaluation: Evaluation) -> bool:
+        before, after = self._start, evaluation
         start, errors = (found.predictions.blind_error(luma=self._luma) for found in (before, after))
         sigma = self._correlation.sigma
         if self._luma:

@@ -9,8 +9,8 @@ from torch import Tensor
 from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.dis import DisFlow
 from stbn_cli.models.warp import warp_nearest
+from stbn_cli.training.dataset import SequenceOptions, SequenceSource
 from stbn_cli.training.footage import Footage
-from stbn_cli.training.sequences import SequenceOptions, SequenceSource
 from tests.training.pictures import photograph
 
 
