@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from stbn_cli.finetuning.options import FinetuneOptions
-from stbn_cli.models.stbn import STBNConfig
+from stbn_cli.models.config import STBNConfig
 
 # Sizes of a step where memory does not limit them. A GPU needs large ones to be busy.
 CPU_SIZES = (4, 64, 8)  # sequences, pixels, frames

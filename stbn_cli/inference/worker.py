@@ -20,9 +20,10 @@ from stbn_cli.inference.report import EngineReport
 from stbn_cli.inference.scene import Chunk
 from stbn_cli.inference.transfer import Transfers
 from stbn_cli.models import kernels
+from stbn_cli.models.config import MINIMUM_SIZE
 from stbn_cli.models.fused import without_kernels
 from stbn_cli.models.networks import Network
-from stbn_cli.models.stbn import MINIMUM_SIZE, STBN
+from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.luma import luma_of
 
 # Mean difference of the outputs over their mean size; half precision alone makes 1e-3 to 1e-2.

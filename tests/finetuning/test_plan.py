@@ -24,7 +24,7 @@ from stbn_cli.finetuning.plan import (
     choose_sizes,
     make_schedule,
 )
-from stbn_cli.models.stbn import MODEL_SIZES
+from stbn_cli.models.config import MODEL_SIZES
 from tests.networks import TINY
 
 PLENTY = 2**45

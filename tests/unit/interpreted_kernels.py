@@ -19,6 +19,7 @@ from triton.runtime import interpreter
 
 from stbn_cli.models import fused
 from stbn_cli.models.blindspot import PhaseResidualBlock
+from stbn_cli.models.config import MODEL_SIZES
 from stbn_cli.models.correlation import cost_volume
 from stbn_cli.models.fused import without_kernels
 from stbn_cli.models.kernels import available
@@ -29,7 +30,7 @@ from stbn_cli.models.kernels.matching import match
 from stbn_cli.models.kernels.pointwise import PointwiseLayer, pack_chain, pointwise_chain
 from stbn_cli.models.lightflow import LightFlowConfig, LightFlowNet, _bilinear_warp
 from stbn_cli.models.phases import apply_mask, from_phases, to_phases, valid_mask
-from stbn_cli.models.stbn import MODEL_SIZES, STBN
+from stbn_cli.models.stbn import STBN
 from stbn_cli.models.warp import warp_nearest
 from stbn_cli.noise.posterior import posterior_mean
 
@@ -352,7 +353,7 @@ def test_states_have_room_and_are_the_same(changes: dict[str, Any], level: str) 
     error = (two_steps(network, plain, plain, HALF) - expected).abs().mean()
     for first, second in ((Context(), Context()), (plain, Context()), (Context(), plain)):
         result = two_steps(network, first, second, HALF)
-        assert result.shape[1] == (used if second is plain else network.config.roomy_channels)
+        assert result.shape[1] == (used if second is plain else network.config.padded_state_channels)
         assert (result[:, :used] - expected).abs().mean() < 1.5 * error
         assert not result[:, used:].any()
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from stbn_cli.models.blindspot import BlindMean
-from stbn_cli.models.stbn import MODEL_SIZES, STBN, STBNConfig
+from stbn_cli.models.config import MODEL_SIZES, STBNConfig
+from stbn_cli.models.stbn import STBN
 from tests.networks import narrowed
 
 FRAMES = 3

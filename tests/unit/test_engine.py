@@ -21,8 +21,9 @@ from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.inference.resume import StreamState
 from stbn_cli.inference.scene import PendingFrame, Scene, SceneQueue
 from stbn_cli.inference.transfer import Transfers
+from stbn_cli.models.config import MODEL_SIZES
 from stbn_cli.models.seen import Seen
-from stbn_cli.models.stbn import MODEL_SIZES, STBN, Direction
+from stbn_cli.models.stbn import STBN, Direction
 from stbn_cli.noise.levels import broadcast_sigma
 from stbn_cli.noise.model import NoiseModel, SceneNoise
 from stbn_cli.noise.posterior import posterior_mean

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from stbn_cli.flow.dis import DisFlow
-from stbn_cli.models.stbn import STBN, STBNConfig
+from stbn_cli.models.config import STBNConfig
+from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.posterior import posterior_mean
 from tests.networks import TINY
 

@@ -16,7 +16,7 @@ from stbn_cli.inference.plan import (
     smaller_plan,
 )
 from stbn_cli.inference.tiles import SMALLEST_TILE
-from stbn_cli.models.stbn import MODEL_SIZES
+from stbn_cli.models.config import MODEL_SIZES
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")  # named, never used: the planner computes with integers alone

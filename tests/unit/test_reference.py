@@ -10,8 +10,9 @@ from torch import Tensor
 
 from stbn_cli.checkpoints import convert_reference, import_official, load_checkpoint, save_checkpoint
 from stbn_cli.errors import CheckpointError
+from stbn_cli.models.config import STBNConfig
 from stbn_cli.models.pwcnet import PWCNet
-from stbn_cli.models.stbn import STBN, STBNConfig
+from stbn_cli.models.stbn import STBN
 from tests.parity.vectors import FOLDER, load_vectors
 
 RAW = STBNConfig(image_channels=4, head="plain", noise_level=False)

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from stbn_cli.checkpoints import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
 from stbn_cli.errors import CheckpointError
-from stbn_cli.models.stbn import STBN, STBNConfig
+from stbn_cli.models.config import STBNConfig
+from stbn_cli.models.stbn import STBN
 
 CONFIG = STBNConfig(
     channels=8,

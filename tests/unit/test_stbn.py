@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stbn_cli.models.config import MODEL_SIZES, STBNConfig
 from stbn_cli.models.phases import from_phases, to_phases
-from stbn_cli.models.stbn import MODEL_SIZES, STBN, STBNConfig
+from stbn_cli.models.stbn import STBN
 from stbn_cli.models.warp import warp_nearest
 from tests.networks import TINY
 

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from stbn_cli.models.blindspot import PhaseHead
 from stbn_cli.models.branch import PropagationBranch
+from stbn_cli.models.config import STBNConfig
 from stbn_cli.models.fused import Derived, runs_kernels
 from stbn_cli.models.phases import from_phases, valid_mask
 
 if TYPE_CHECKING:
     from stbn_cli.models.kernels.pointwise import PackedChain
-    from stbn_cli.models.stbn import STBNConfig
 
 
 def advance_with_kernels(
-    config: "STBNConfig",
+    config: STBNConfig,
     branches: Sequence[PropagationBranch],
     fusion: PhaseHead,
     frames: Sequence[Tensor],
@@ -32,7 +32,7 @@ def advance_with_kernels(
     aligned_states: Tensor | None,
     derived: Derived,
 ) -> Tensor | None:
-    """`STBN._advance` where the kernels run, with states of `roomy_channels`; None for networks that they cannot do.
+    """`STBN._advance` where the kernels run, with states of `padded_state_channels`; None where they cannot.
 
     `aligned_states`, which may lack the room, are overwritten.
     """
@@ -42,7 +42,7 @@ def advance_with_kernels(
 
     dtype = frames[0].dtype
     batch, _, height, width = frames[0].shape
-    channels, used, room = config.channels, config.state_channels, config.roomy_channels
+    channels, used, room = config.channels, config.state_channels, config.padded_state_channels
     entry = _entry(fusion, channels, used, room, dtype, derived)
     leave = fusion.exit.packed(dtype)
     if entry is None or leave is None:
