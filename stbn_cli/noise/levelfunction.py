@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from stbn_cli.noise.bars import without_borders
 from stbn_cli.noise.blocks import BlockSet, aligned_blocks, flat_blocks
 from stbn_cli.noise.correlation import AlignedPair, aligned_pairs, check_frames
 from stbn_cli.noise.estimate import (
@@ -21,7 +22,6 @@ from stbn_cli.noise.estimate import (
     SigmaEstimate,
     chosen_frames,
     estimate_sigma,
-    without_borders,
 )
 from stbn_cli.noise.model import CHANNELS, NoiseModel, SceneNoise
 
