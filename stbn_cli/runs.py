@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stbn_cli.errors import InputError
-from stbn_cli.inference.scenes import CutDetector
+from stbn_cli.inference.cuts import CutDetector
 
 if TYPE_CHECKING:
     from stbn_cli.video.frames import FrameReader

@@ -13,7 +13,7 @@ from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.estimate import LUMA_WEIGHTS
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.noise.posterior import posterior_mean, split_head
-from stbn_cli.noise.risk import Predictions
+from stbn_cli.noise.sure import Predictions
 
 # Small, so that few pixels come from many places: parts of a clip gain differently.
 WINDOW = 128  # pixels of a side

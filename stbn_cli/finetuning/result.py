@@ -9,7 +9,7 @@ from stbn_cli.checkpoints.serial import Checkpoint
 from stbn_cli.finetuning.probe import Probe
 from stbn_cli.noise.correlation import NoiseCorrelation
 from stbn_cli.noise.model import NoiseModel
-from stbn_cli.noise.risk import Gain
+from stbn_cli.noise.sure import Gain
 from stbn_cli.scale import BYTE_SCALE
 
 

@@ -12,7 +12,7 @@ from stbn_cli.finetuning.evaluation import Evaluation
 from stbn_cli.finetuning.result import Outcome
 from stbn_cli.noise.correlation import NoiseCorrelation
 from stbn_cli.noise.model import NoiseModel
-from stbn_cli.noise.risk import Gain, compare_risks
+from stbn_cli.noise.sure import Gain, compare_risks
 
 # Prediction errors hold the whole noise. If they have become smaller than it by these factors (of the standard
 # deviation; the noise as measured before may be too large), or what is removed has become less, and correlated by so

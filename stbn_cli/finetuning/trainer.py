@@ -30,7 +30,7 @@ from stbn_cli.noise.correlation import NoiseCorrelation
 from stbn_cli.noise.luma import draw_given_luma
 from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
 from stbn_cli.noise.posterior import gaussian_nll, split_head
-from stbn_cli.noise.risk import Gain
+from stbn_cli.noise.sure import Gain
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.stopping import StopRequest
 from stbn_cli.training.optimisation import Optimisation

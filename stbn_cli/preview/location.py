@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from stbn_cli.errors import InputError, OptionError
+from stbn_cli.inference.cuts import HISTORY, CutDetector
 from stbn_cli.inference.denoiser import Denoiser, is_repeat
 from stbn_cli.inference.plan import Plan
-from stbn_cli.inference.scenes import HISTORY, CutDetector
 from stbn_cli.noise.model import SceneNoise
 from stbn_cli.preview.timing import StageTiming
 from stbn_cli.video.fields import AUTO, rows_by_field

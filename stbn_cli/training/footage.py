@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stbn_cli.errors import InputError
-from stbn_cli.inference.scenes import CutDetector
+from stbn_cli.inference.cuts import CutDetector
 from stbn_cli.machine import available_cores
 from stbn_cli.scale import BYTE_SCALE
 

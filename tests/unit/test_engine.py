@@ -16,10 +16,10 @@ from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.dis import DisFlow
 from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow, NoFlow
 from stbn_cli.inference.chunk import find_flows
+from stbn_cli.inference.chunks import PendingFrame, Scene, SceneQueue
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.inference.resume import StreamState
-from stbn_cli.inference.scene import PendingFrame, Scene, SceneQueue
 from stbn_cli.inference.transfer import Transfers
 from stbn_cli.models.config import MODEL_SIZES
 from stbn_cli.models.seen import Seen

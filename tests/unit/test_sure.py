@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.noise.posterior import posterior_mean
-from stbn_cli.noise.risk import Predictions, compare_risks
+from stbn_cli.noise.sure import Predictions, compare_risks
 
 COUNT = 60_000
 SHOT = NoiseModel(((0.001, 0.02), (0.002, 0.01), (0.004, 0.004)))

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stbn_cli.inference.scenes import CutDetector
+from stbn_cli.inference.cuts import CutDetector
 
 HEIGHT, WIDTH = 180, 320
 STRONG_NOISE = 50 / 255
