@@ -8,7 +8,7 @@ import torch
 from stbn_cli.noise.kinds import COMPARED_LEVELS_SHARE, HIDDEN_LUMA
 from stbn_cli.noise.levels import white_levels
 from stbn_cli.noise.measurement import SceneMeasurement, assumed_levels, measure_scene, neighbours_share
-from tests.unit.test_flatness import LUMA, eight_bits, scene, spread
+from tests.noise.test_flatness import LUMA, eight_bits, scene, spread
 
 
 def textured() -> np.ndarray:
