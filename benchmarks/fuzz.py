@@ -106,7 +106,8 @@ def make_model(path: Path) -> None:
     import torch
 
     from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, save_checkpoint
-    from stbn_cli.models.stbn import MODEL_SIZES, STBN
+    from stbn_cli.models.config import MODEL_SIZES
+    from stbn_cli.models.stbn import STBN
 
     widths = {"channels": 8, "fusion_channels": 8, "expansion_channels": 16}
     depths = {"blocks": 1, "fusion_blocks": 1, "expansion_blocks": 1}

@@ -27,8 +27,9 @@ from torch import Tensor
 from stbn_cli.noise.estimate import LUMA_WEIGHTS
 from stbn_cli.noise.flatness import FARTHEST, NONE, Networks, gather, measure_levels
 from stbn_cli.noise.model import NoiseModel
-from stbn_cli.synthesis.camera import Grain, blurred
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.codec import sampled
+from stbn_cli.synthesis.isp import Grain, blurred
 from stbn_cli.synthesis.kinds import degrade
 from stbn_cli.synthesis.sensor import SensorNoise, draw_sensor_noise, rounded
 
@@ -55,7 +56,6 @@ SIGMAS = (0.7, 60.0)
 CHECKED = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0)
 CLEAN_SHARE = 0.07
 SUFFIXES = (".mp4", ".mkv", ".png", ".jpg", ".jpeg")
-BYTE = 255.0
 WITHIN = 0.15
 LEAST = 0.5  # true levels of less are not compared
 
@@ -86,11 +86,11 @@ class Source:
             while len(frames) < FRAMES + LEAD:
                 frames.append(frames[-1])
             self._runs[path, number] = np.stack(frames)[..., ::-1]
-        return torch.from_numpy(self._runs[path, number].copy()).permute(0, 3, 1, 2).float() / BYTE
+        return torch.from_numpy(self._runs[path, number].copy()).permute(0, 3, 1, 2).float() / BYTE_SCALE
 
     def still(self, path: Path, random: np.random.Generator) -> Tensor:
         """The same of one picture that moves by parts of pixels."""
-        picture = cv2.imread(str(path))[..., ::-1].astype(np.float32) / BYTE
+        picture = cv2.imread(str(path))[..., ::-1].astype(np.float32) / BYTE_SCALE
         if max(picture.shape) > 900 or random.random() < 0.3:
             picture = cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         step = random.normal(0.0, 1.5, 2) * (random.random() < 0.7)
@@ -158,12 +158,12 @@ def as_jpeg(frames: Tensor, quality: int, full: bool) -> Tensor:
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     if full:
         options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    pictures = (frames.permute(0, 2, 3, 1).numpy() * BYTE).round().astype(np.uint8)
+    pictures = (frames.permute(0, 2, 3, 1).numpy() * BYTE_SCALE).round().astype(np.uint8)
     coded = [
         cv2.imdecode(cv2.imencode(".jpg", np.ascontiguousarray(picture), options)[1], cv2.IMREAD_COLOR)
         for picture in pictures
     ]
-    return torch.from_numpy(np.stack(coded)).permute(0, 3, 1, 2).float() / BYTE
+    return torch.from_numpy(np.stack(coded)).permute(0, 3, 1, 2).float() / BYTE_SCALE
 
 
 def with_noise(kind: str, clean: Tensor, random: np.random.Generator, sigma: float) -> tuple[Tensor, Tensor]:
@@ -263,7 +263,7 @@ def drawn(
             return clean[LEAD:], clean[LEAD:]
         sigma = float(np.exp(random.uniform(*np.log(SIGMAS))))
     height, width = (side // 2 * 2 for side in clean.shape[-2:])
-    return with_noise(kind, clean[..., :height, :width], random, sigma / BYTE)
+    return with_noise(kind, clean[..., :height, :width], random, sigma / BYTE_SCALE)
 
 
 def frames_of(clip: Tensor) -> np.ndarray:
@@ -385,7 +385,7 @@ def validate(cases: Path, weights: Path) -> None:
         corrections = np.array([networks(vector[: len(networks.mean)])[0] for vector in vectors])
         found = np.sqrt(((base**2 + NONE**2) * np.exp(2 * corrections) - NONE**2).clip(0))
         close = np.abs(found / np.maximum(truth, 1e-6) - 1) <= WITHIN
-        counted = (truth[:, 0] * BYTE >= 0.6) & (truth[:, 1] > 0.2 / BYTE)
+        counted = (truth[:, 0] * BYTE_SCALE >= 0.6) & (truth[:, 1] > 0.2 / BYTE_SCALE)
         for index, kind in enumerate(KINDS):
             mine = counted & (kinds == index)
             if not mine.any():
@@ -395,7 +395,7 @@ def validate(cases: Path, weights: Path) -> None:
                 name, f"{kind:15} {mine.sum():4}", close[mine].mean(axis=0).round(2), ratio, file=sys.stderr
             )
         for low, high in pairwise((0.6, 1.5, 3.0, 6.0, 15.0, 60.0)):
-            mine = counted & (truth[:, 0] * BYTE >= low) & (truth[:, 0] * BYTE < high)
+            mine = counted & (truth[:, 0] * BYTE_SCALE >= low) & (truth[:, 0] * BYTE_SCALE < high)
             print(
                 name, f"{low:g} to {high:g}", mine.sum(), close[mine].mean(axis=0).round(2), file=sys.stderr
             )
@@ -407,7 +407,8 @@ def pairs(folder: Path) -> Iterator[tuple[str, Tensor, Tensor]]:
     for real in sorted(folder.rglob("*_real.*")):
         both = [cv2.imread(str(path)) for path in (real, real.with_name(real.name.replace("_real", "_mean")))]
         noisy, clean = (
-            torch.from_numpy(one[..., ::-1].copy()).permute(2, 0, 1)[None].float() / BYTE for one in both
+            torch.from_numpy(one[..., ::-1].copy()).permute(2, 0, 1)[None].float() / BYTE_SCALE
+            for one in both
         )
         yield real.name.split("_real")[0], noisy, clean
 
@@ -423,8 +424,8 @@ def check(arguments: argparse.Namespace) -> None:
                 "kind": kind,
                 "name": name,
                 "frames": len(noisy),
-                "true": [BYTE * level for level in true],
-                "measured": [BYTE * level for level in (found.luma, found.chroma, found.rgb)],
+                "true": [BYTE_SCALE * level for level in true],
+                "measured": [BYTE_SCALE * level for level in (found.luma, found.chroma, found.rgb)],
                 "over high frequencies": found.ratio,
                 "shared": found.neighbours_share,
                 "expected error": found.error,

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from stbn_cli.models.stbn import MODEL_SIZES, STBN
+from stbn_cli.models.config import MODEL_SIZES
+from stbn_cli.models.stbn import STBN
 
 
 def resident_bytes() -> int:

@@ -33,8 +33,8 @@ from stbn_cli.metrics import psnr
 from stbn_cli.noise.correlation import RELATED, measure_correlation
 from stbn_cli.noise.levelfunction import estimate_noise
 from stbn_cli.noise.model import NoiseModel, SceneNoise
-from stbn_cli.synthesis.camera import CameraPipeline, Grain, gaussian
 from stbn_cli.synthesis.codec import H264, sampled
+from stbn_cli.synthesis.isp import CameraPipeline, Grain, gaussian
 from stbn_cli.synthesis.sensor import SensorNoise, poisson_gaussian
 from stbn_cli.training.footage import load_clip
 

@@ -46,7 +46,8 @@ from stbn_cli.inference.device import PRECISIONS, resolve_device, resolve_precis
 from stbn_cli.inference.plan import Plan
 from stbn_cli.inference.tiles import Tile
 from stbn_cli.models.blindspot import PhaseResidualBlock
-from stbn_cli.models.stbn import STBN, STBNConfig
+from stbn_cli.models.config import STBNConfig
+from stbn_cli.models.stbn import STBN
 
 WIDE, POINTWISE, ELEMENTWISE = "convolution 3x3", "pointwise 1x1", "elementwise"
 COPIES, WARP, FLOW = "layout copies", "warp and gather", "flow"

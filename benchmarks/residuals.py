@@ -20,19 +20,19 @@ from stbn_cli import load_denoiser
 from stbn_cli.analysis.analysis import analyze
 from stbn_cli.compare.residual import ResidualStatistics
 from stbn_cli.compare.verdict import judge
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.video.reader import open_video
 
-BYTE = 255.0
 CAMERA, CAMERA_GAIN, CAMERA_OFFSET, CAMERA_TYPICAL = "camera", 1.5, 9.0, 12.0
 
 
 def bytes_of(values: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(values), 0, BYTE).astype(np.uint8)
+    return np.clip(np.rint(values), 0, BYTE_SCALE).astype(np.uint8)
 
 
 def denoised(noisy: np.ndarray, clean: np.ndarray, sigma: float) -> dict[str, np.ndarray]:
     """Frames (T, H, W, 3) uint8 by the name of what made them."""
-    network = bytes_of(BYTE * load_denoiser("auto")(noisy.astype(np.float32) / BYTE))
+    network = bytes_of(BYTE_SCALE * load_denoiser("auto")(noisy.astype(np.float32) / BYTE_SCALE))
     strength = 1.5 * sigma
     values = noisy.astype(np.float32)
     return {
@@ -62,7 +62,7 @@ def main() -> None:
     verdicts: dict[str, Counter[str]] = {}
     for path in arguments.clips:
         frames = [frame.rgb for frame in islice(open_video(path), arguments.frames)]
-        clean = bytes_of(BYTE * np.stack(frames))
+        clean = bytes_of(BYTE_SCALE * np.stack(frames))
         for noise in arguments.noise.split(","):
             std = np.sqrt(CAMERA_GAIN * clean + CAMERA_OFFSET) if noise == CAMERA else float(noise)
             noisy = bytes_of(clean + np.random.default_rng(5).standard_normal(clean.shape) * std)
@@ -71,12 +71,14 @@ def main() -> None:
             ).items():
                 statistics = ResidualStatistics()
                 # The first and the last frame have no mean of three.
-                pairs = [part[1:-1].astype(np.float32) / BYTE for part in (noisy, result)]
+                pairs = [part[1:-1].astype(np.float32) / BYTE_SCALE for part in (noisy, result)]
                 for a, b in zip(*pairs, strict=True):
                     statistics.add(a, b)
                 residual = statistics.summary()
                 a, b = (analyze(part) for part in pairs)
-                verdict = judge(residual, BYTE * a.level, BYTE * b.level, reliable=a.typical.noise.reliable)
+                verdict = judge(
+                    residual, BYTE_SCALE * a.level, BYTE_SCALE * b.level, reliable=a.typical.noise.reliable
+                )
                 verdicts.setdefault(name, Counter())[verdict.kind] += 1
                 print(
                     f"{path.stem:20} {noise:7} {name:15} {verdict.kind:19} "

@@ -19,18 +19,20 @@ import torch
 
 from stbn_cli import load_denoiser
 from stbn_cli.metrics import psnr
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.protocol import protocol_noise
 from stbn_cli.training.footage import load_clip
 
-BYTE = 255.0
 BORDER = 4  # pixels on either side of a tile's border that count as the border
 LENGTHS = (60, 240)  # frames of the memory measurement
 
 
 def load(arguments: argparse.Namespace) -> tuple[torch.Tensor, np.ndarray]:
     """Clean clip (T, 3, H, W) and noisy frames (T, H, W, 3), float32."""
-    clean = torch.from_numpy(load_clip(arguments.clip, arguments.frames)).permute(0, 3, 1, 2).float() / BYTE
-    return clean, protocol_noise(clean, arguments.sigma / BYTE).permute(0, 2, 3, 1).numpy()
+    clean = (
+        torch.from_numpy(load_clip(arguments.clip, arguments.frames)).permute(0, 3, 1, 2).float() / BYTE_SCALE
+    )
+    return clean, protocol_noise(clean, arguments.sigma / BYTE_SCALE).permute(0, 2, 3, 1).numpy()
 
 
 def denoise(noisy: np.ndarray, arguments: argparse.Namespace, chunk: int, tile: int) -> torch.Tensor:

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from stbn_cli.bench.rivals.method import Method
+from stbn_cli.bench.rivals.method import LibraryMethod
 from stbn_cli.bench.rivals.registry import METHODS
 from stbn_cli.errors import StbnError
 from stbn_cli.metrics import psnr
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.protocol import protocol_noise
 from stbn_cli.training.footage import load_clip
 
-BYTE = 255.0
 # What is not tried stays as it is.
 CHOICES: dict[str, dict[str, tuple[object, ...]]] = {
     "nlmeans": {"patch": (3, 5, 7), "window": (7, 9, 11, 15)},
@@ -45,7 +45,9 @@ STEP_GAIN, ROUND_GAIN = 0.003, 0.02  # dB; less is not worth a step, or another 
 class Search:
     """Scores settings of one method at one level, remembering what it has tried."""
 
-    def __init__(self, method: Method, sigma: float, clips: list[torch.Tensor], frozen: set[str]) -> None:
+    def __init__(
+        self, method: LibraryMethod, sigma: float, clips: list[torch.Tensor], frozen: set[str]
+    ) -> None:
         self.method, self.sigma, self.frozen = method, sigma, frozen
         self.clips = [(clip, _noisy(clip, sigma)) for clip in clips]
         self.scores: dict[tuple[tuple[str, Any], ...], float] = {}
@@ -101,7 +103,7 @@ class Search:
 
 
 def _noisy(clean: torch.Tensor, sigma: float) -> np.ndarray:
-    return protocol_noise(clean, sigma / BYTE).permute(0, 2, 3, 1).numpy()
+    return protocol_noise(clean, sigma / BYTE_SCALE).permute(0, 2, 3, 1).numpy()
 
 
 def _tensor(clip: np.ndarray) -> torch.Tensor:
@@ -112,7 +114,10 @@ def _load(path: Path, frames: int, crop: int) -> torch.Tensor:
     """`(T, 3, crop, crop)` float32 on [0, 1] from the middle of the frame."""
     clip = load_clip(path, frames)
     top, left = (max(side - crop, 0) // 2 for side in clip.shape[1:3])
-    return torch.from_numpy(clip[:, top : top + crop, left : left + crop]).permute(0, 3, 1, 2).float() / BYTE
+    return (
+        torch.from_numpy(clip[:, top : top + crop, left : left + crop]).permute(0, 3, 1, 2).float()
+        / BYTE_SCALE
+    )
 
 
 def _outward(levels: list[float]) -> Iterator[tuple[float, float | None]]:

@@ -18,9 +18,10 @@ from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.device import is_emulated, is_out_of_memory, resolve_device, resolve_precision
 from stbn_cli.jobs.events import Events
 from stbn_cli.jobs.model import LoadedDenoiser, load, load_model, warn_if_emulated
-from stbn_cli.jobs.options import SIGMA_SCALE, DenoiserOptions
+from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.jobs.source import Source, Span
 from stbn_cli.noise.kinds import INDEPENDENT_KINDS, NoiseKind
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.video.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -230,17 +231,18 @@ def finetune(
         StbnError: one of its classes, with a sentence that says what to do.
         ValueError: an array is of another shape or type.
     """
-    from stbn_cli.finetuning.finetuner import Finetuner
-    from stbn_cli.finetuning.learner import StartingPoint
     from stbn_cli.finetuning.options import FinetuneOptions
     from stbn_cli.finetuning.output import check_files, state_path, write_outputs
 
     clips = [clips] if isinstance(clips, str | Path | np.ndarray) else list(clips)
+    from stbn_cli.finetuning.run import FinetuneRun
+    from stbn_cli.finetuning.trainer import StartingPoint
+
     span = Span(start, end, rate, field, MAX_PIXELS if max_pixels is None else max_pixels)
     check_files(clips, span, output, preview, overwrite=overwrite or resume)
     try:
         options = FinetuneOptions(
-            sigma=None if sigma is None else sigma / SIGMA_SCALE,
+            sigma=None if sigma is None else sigma / BYTE_SCALE,
             minutes=minutes,
             steps=steps,
             from_scratch=from_scratch,
@@ -268,7 +270,7 @@ def finetune(
         precision=dtype,
         noise=loaded.noise,
     )
-    finetuner = Finetuner(
+    finetuner = FinetuneRun(
         begin,
         options,
         state_path=None if output is None else state_path(Path(output)),

@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 from stbn_cli.models.warp import warp_nearest
+from stbn_cli.scale import BYTE_SCALE
 
 # Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 2004, section III-B.
 SSIM_WINDOW = 11  # pixels
 SSIM_STD = 1.5  # pixels, of the Gaussian window
 SSIM_K1, SSIM_K2 = 0.01, 0.03
-BYTE = 255.0
 
 
 def psnr(estimate: Tensor, clean: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def temporal_error(estimate: Tensor, clean: Tensor, flow_to_previous: Tensor) ->
     change = (error[1:] - warped[:, :-1]).square().mean(dim=1, keepdim=True)
     counted = warped[:, -1:]
     total = (change * counted).sum(dim=(1, 2, 3), dtype=torch.float64)
-    return BYTE * (total / counted.sum(dim=(1, 2, 3), dtype=torch.float64)).sqrt()
+    return BYTE_SCALE * (total / counted.sum(dim=(1, 2, 3), dtype=torch.float64)).sqrt()
 
 
 def _windowed(pictures: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class ResumableDenoiser(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SpreadWriter:
+class UncertaintyWriter:
     """Where the standard deviations go that a denoiser gives behind its values, times `gain`."""
 
     writer: FrameWriter
@@ -88,7 +88,7 @@ def denoise_video(
     denoiser: FrameDenoiser,
     writer: FrameWriter,
     *,
-    spread: SpreadWriter | None = None,
+    spread: UncertaintyWriter | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> DenoiseSummary:
     """Denoise every frame of `reader` into `writer` and finish the writer (verify and put in place).
@@ -137,7 +137,7 @@ def _run(
     writer: FrameWriter,
     store: "ChunkStore | None",
     progress: Callable[[int], None] | None,
-    spread: SpreadWriter | None = None,
+    spread: UncertaintyWriter | None = None,
 ) -> DenoiseSummary:
     begin = time.perf_counter()
     decoded: _Channel[Frame] = _Channel()
@@ -232,7 +232,7 @@ def _denoise(
 
 
 def _splitter(
-    spread: SpreadWriter | None, spreads: "_Channel[Frame | StreamState]"
+    spread: UncertaintyWriter | None, spreads: "_Channel[Frame | StreamState]"
 ) -> "Callable[[np.ndarray, Frame], np.ndarray]":
     """What takes the standard deviations off a frame, and hands them on."""
 

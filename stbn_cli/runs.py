@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stbn_cli.errors import InputError
-from stbn_cli.inference.scenes import CutDetector
+from stbn_cli.inference.cuts import CutDetector
 from stbn_cli.jobs.source import Source, Span
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from stbn_cli.models.stbn import MODEL_SIZES, STBNConfig
+from stbn_cli.models.config import MODEL_SIZES, STBNConfig
 
 
 def narrowed(config: STBNConfig) -> STBNConfig:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from stbn_cli.analysis.picture import Filled, clipped_shares, filled_range, find_repeats, grid_strength
-from stbn_cli.analysis.verdict import Evidence, Verdict, judge
+from stbn_cli.analysis.verdict import Evidence, NoiseVerdict, judge
 from stbn_cli.errors import InputError
 from stbn_cli.jobs.source import Source, Span
 from stbn_cli.noise.bars import Bars, find_bars, without_bars
@@ -16,8 +16,8 @@ from stbn_cli.noise.correlation import NoiseCorrelation
 from stbn_cli.noise.levelfunction import NoiseEstimate
 from stbn_cli.noise.measurement import SceneMeasurement, measure_scene, median_correlation, typical
 from stbn_cli.runs import Clip, Run, runs_of_clip
+from stbn_cli.scale import BYTE_SCALE
 
-BYTE = 255.0
 RUN_FRAMES = 8
 # The same for every command, so that all of them say the same of a clip.
 MOST_RUNS = 5
@@ -54,9 +54,9 @@ class RunAnalysis:
         return self.measured.correlation
 
     @property
-    def held(self) -> float:
+    def temporal_correlation(self) -> float:
         """Share of the noise's variance that a frame has in common with the next; 0 if it is new."""
-        return self.noise.held
+        return self.noise.temporal_correlation
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,9 @@ class Analysis:
     white: float
     grid: float  # 1: no grid of 8 pixels is seen
     repeated: float  # share of frames that are equal to the one before
-    alike: float  # share of frames that nearly are
+    near_duplicates: float  # share of frames that nearly are
     skipped: float  # share of blocks that are equal to those of the frame before, though the frame is not
-    verdict: Verdict
+    verdict: NoiseVerdict
 
     @property
     def typical(self) -> RunAnalysis:
@@ -92,7 +92,7 @@ class Analysis:
         luma, chroma = median_correlation([run.measured for run in self.runs])
         return {
             "kind": self.verdict.kind,
-            "level": round(BYTE * self.level, 3),
+            "level": round(BYTE_SCALE * self.level, 3),
             "faint": self.verdict.faint,
             "shared_by_neighbours": self.verdict.shared,
             "correlation": {"luma": round(luma, 3), "chroma": round(chroma, 3)},
@@ -129,7 +129,7 @@ def analyze(
             (len(run.frames), bars, clipped_shares(inside), grid_strength(inside), filled_range(inside))
         )
         repeats = find_repeats(inside)
-        totals += (repeats.pairs, repeats.same, repeats.alike, repeats.skipped * repeats.pairs)
+        totals += (repeats.pairs, repeats.same, repeats.near_duplicates, repeats.skipped * repeats.pairs)
         if len(run.frames) >= FEWEST_FRAMES or not runs:
             runs.append(RunAnalysis(run.first, len(run.frames), measure_scene(inside.permute(0, 2, 3, 1))))
         if progress is not None:
@@ -147,7 +147,7 @@ def analyze(
         runs=tuple(run.measured for run in runs),
         skipped=float(totals[3] / pairs),
         grid=1.0 if is_still else grid,
-        held=float(np.median([run.held for run in runs])),
+        temporal_correlation=float(np.median([run.temporal_correlation for run in runs])),
         lossy=coding.lossy and not is_still,
         deep=coding.deep,
         filled=Filled.together([part[4] for part in pictures]),
@@ -164,7 +164,7 @@ def analyze(
         white=float(white),
         grid=grid,
         repeated=float(totals[1] / pairs),
-        alike=float(totals[2] / pairs),
+        near_duplicates=float(totals[2] / pairs),
         skipped=evidence.skipped,
         verdict=judge(evidence),
     )

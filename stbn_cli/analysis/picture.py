@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from stbn_cli.noise.luma import luma_of
+from stbn_cli.scale import BYTE_SCALE
 
-CLIPPED = 0.5 / 255  # so near to 0 or 1 a value counts as clipped
+CLIPPED = 0.5 / BYTE_SCALE  # so near to 0 or 1 a value counts as clipped
 GRID = 8  # pixels; H.264 transforms blocks of 4 or 8, HEVC and AV1 larger ones on multiples of 8
 BLOCK = 16  # pixels of a macroblock
 # A frame that changes less than this part of what frames mostly change, and hardly at all, repeats the one before.
 REPEATED_PART = 0.2
-MOST_CHANGE = 1.0 / 255  # mean absolute
-FLAT_RANGE = 2 / 255  # blocks whose values span no more are left out: black, white, drawn
+MOST_CHANGE = 1.0 / BYTE_SCALE  # mean absolute
+FLAT_RANGE = 2 / BYTE_SCALE  # blocks whose values span no more are left out: black, white, drawn
 OUTLIERS = 1e-3  # share of values at either end that do not count as filling the range: hot pixels
 SAMPLE_STEP = 3  # rows and columns of the values whose range is found
 
@@ -79,7 +80,7 @@ class Repeats:
 
     pairs: int  # of neighbouring frames
     same: int  # pairs that are equal value for value
-    alike: int  # other pairs that differ far less than most
+    near_duplicates: int  # other pairs that differ far less than most
     skipped: float  # share of the picture's 16x16 blocks that are equal value for value in the other pairs
 
 

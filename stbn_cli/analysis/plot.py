@@ -6,10 +6,10 @@ import numpy as np
 
 from stbn_cli.analysis.analysis import Analysis
 from stbn_cli.errors import OptionError, OutputError
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.video.output import check_file, whole_file
 
 SUFFIXES = (".png", ".svg", ".pdf")
-BYTE = 255.0
 COLOURS = ("#c0392b", "#27803b", "#2b5fc0")
 NAMES = ("red", "green", "blue")
 SIZE = (11.0, 3.4)  # inches
@@ -35,14 +35,14 @@ def draw_plot(found: Analysis, path: Path) -> None:
     full = run.measured.full
     shown = np.linspace(0.0, 1.0, 101)
     seen = (shown >= run.noise.brightness[0]) & (shown <= run.noise.brightness[1])
-    for channel, values in enumerate(BYTE * np.sqrt(full.model.variances_at(shown))):
-        levels.plot(BYTE * shown, values, ":", color=COLOURS[channel], linewidth=0.8)
-        levels.plot(BYTE * shown[seen], values[seen], color=COLOURS[channel], label=NAMES[channel])
+    for channel, values in enumerate(BYTE_SCALE * np.sqrt(full.model.variances_at(shown))):
+        levels.plot(BYTE_SCALE * shown, values, ":", color=COLOURS[channel], linewidth=0.8)
+        levels.plot(BYTE_SCALE * shown[seen], values[seen], color=COLOURS[channel], label=NAMES[channel])
         # Points are of high frequencies; all of the noise is so many times as strong.
         scale = full.ratio if np.isfinite(full.ratio) else 1.0
         points = np.array([(x, scale * y) for number, x, y in run.noise.points if number == channel])
         points = points.reshape(-1, 2)
-        levels.plot(*(BYTE * points.T), ".", color=COLOURS[channel], markersize=2.5, alpha=0.5)
+        levels.plot(*(BYTE_SCALE * points.T), ".", color=COLOURS[channel], markersize=2.5, alpha=0.5)
     levels.set(title="Noise over brightness", xlabel="brightness", ylabel="standard deviation")
     levels.set_ylim(bottom=0.0)
     levels.legend(frameon=False, fontsize="small")
@@ -55,14 +55,14 @@ def draw_plot(found: Analysis, path: Path) -> None:
     frames = [part.first_frame for part in found.runs]
     time.plot(
         frames,
-        [BYTE * part.noise.level for part in found.runs],
+        [BYTE_SCALE * part.noise.level for part in found.runs],
         "o-",
         color="#444444",
         label="high frequencies",
     )
     time.plot(
         frames,
-        [BYTE * part.level for part in found.runs],
+        [BYTE_SCALE * part.level for part in found.runs],
         "s--",
         color="#999999",
         label="all of it",

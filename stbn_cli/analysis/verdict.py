@@ -13,8 +13,8 @@ from stbn_cli.noise.measurement import (
     neighbours_share,
     typical,
 )
+from stbn_cli.scale import BYTE_SCALE
 
-BYTE = 255.0
 # Noise that varies by more than this factor over brightness and channels is that of a sensor.
 UNEVEN = 1.25
 # So much of the picture repeats in moving footage only where a coder skipped it.
@@ -45,14 +45,14 @@ class Evidence:
     runs: tuple[SceneMeasurement, ...]
     skipped: float
     grid: float
-    held: float
+    temporal_correlation: float
     filled: Filled
     lossy: bool = False  # the file is coded with so few bits that a coder's traces are to be expected
     deep: bool = False  # it has more than 8 bits a value
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class NoiseVerdict:
     """The kind of noise, and sentences on it."""
 
     kind: NoiseKind
@@ -62,15 +62,17 @@ class Verdict:
     hint: str | None  # what to do about the clip first
 
 
-def judge(evidence: Evidence) -> Verdict:
+def judge(evidence: Evidence) -> NoiseVerdict:
     """The kind of noise that most of the clip has. The one rule that every command goes by."""
     kind, faint, shared, *sentences = _judged(evidence)
-    return Verdict(kind, faint, shared, tuple(sentences), _hint(evidence.filled) if evidence.deep else None)
+    return NoiseVerdict(
+        kind, faint, shared, tuple(sentences), _hint(evidence.filled) if evidence.deep else None
+    )
 
 
 def _judged(evidence: Evidence) -> tuple[NoiseKind, bool, bool, *tuple[str, ...]]:
     level = typical(evidence.runs).level
-    number = f"{BYTE * level:.3g} on the 0-255 scale"
+    number = f"{BYTE_SCALE * level:.3g} on the 0-255 scale"
     if not any(run.found for run in evidence.runs):
         return (
             "white",
@@ -90,7 +92,7 @@ def _judged(evidence: Evidence) -> tuple[NoiseKind, bool, bool, *tuple[str, ...]
     known = any(run.correlation.reliable for run in evidence.runs)
     measured = f"{number}; correlation {luma:.2f} in brightness, {chroma:.2f} in colour" if known else number
     if neighbours_share(evidence.runs):
-        traces = evidence.skipped > SKIPPED or evidence.grid > GRID or evidence.held > HELD
+        traces = evidence.skipped > SKIPPED or evidence.grid > GRID or evidence.temporal_correlation > HELD
         kind = "compressed" if traces or evidence.lossy else "camera"
         return (
             kind,

@@ -13,7 +13,7 @@ import numpy as np
 
 from stbn_cli.bench.methods import Method, Run
 from stbn_cli.errors import StbnError
-from stbn_cli.memory import peak_memory, reset_peak_memory
+from stbn_cli.machine import peak_memory, reset_peak_memory
 
 # Frames and pixels of the picture on which a method is run once before it is timed: libraries load, threads start.
 WARM_UP_FRAMES, WARM_UP_SIDE = 3, 64

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-SIGMA_SCALE = 255.0
+from stbn_cli.scale import BYTE_SCALE
 
 # Noisy frames (T, H, W, 3) float32 RGB, nominal [0, 1], not clipped, and sigma on the 0-255 scale, to denoised frames
 # of the same shape and what was run, as plain values.
@@ -53,7 +53,7 @@ class ModelMethod:
         free = usable_memory(denoiser.device)
 
         def run(noisy: np.ndarray, sigma: float) -> tuple[np.ndarray, dict[str, Any]]:
-            options = replace(denoiser.options, sigma=sigma / SIGMA_SCALE, chunk=None)
+            options = replace(denoiser.options, sigma=sigma / BYTE_SCALE, chunk=None)
             denoiser.options = options if self.streaming else replace(options, chunk=len(noisy))
             if not self.streaming and denoiser.plan_for(*noisy.shape[1:3]).device_bytes > free:
                 denoiser.options = options  # the whole clip does not fit

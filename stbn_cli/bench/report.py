@@ -2,7 +2,7 @@
 
 from statistics import fmean
 
-from stbn_cli.bench.keepers import CropKeeper
+from stbn_cli.bench.artifacts import CropKeeper
 from stbn_cli.bench.results import NOISY, BenchResult, Score
 from stbn_cli.bench.tables import clip_tables, cost_table, quality_tables
 from stbn_cli.report.model import CropSet, Picture, Plot, Report, Table

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from stbn_cli.bench.clips import Clip, load_clean
 from stbn_cli.bench.isolation import IsolatedMethod, Measurement, MethodFailedError
-from stbn_cli.bench.methods import SIGMA_SCALE, Method
+from stbn_cli.bench.methods import Method
 from stbn_cli.bench.results import NOISY, Failure, Score
 from stbn_cli.errors import InputError
 from stbn_cli.flow.estimator import create_flow_estimator
 from stbn_cli.metrics import SSIM_WINDOW, psnr, ssim, temporal_error
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.protocol import protocol_noise
 
 PROTOCOL_FRAMES = 85
@@ -67,7 +68,7 @@ def run_bench(
             observer.clip_begins(clip.name, clean)
             flow = _flow_to_previous(clean)
             for sigma in options.sigmas:
-                noisy = protocol_noise(clean, sigma / SIGMA_SCALE, options.seed)
+                noisy = protocol_noise(clean, sigma / BYTE_SCALE, options.seed)
                 observer.frames_ready(clip.name, sigma, NOISY, noisy)
                 scores.append(_score(NOISY, clip.name, sigma, noisy, clean, flow, None))
                 observer.scored(scores[-1])

@@ -34,7 +34,7 @@ _ROW_BEGINS_WITH = (
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class ModelFile:
     """A model file that was read and found whole."""
 
     path: Path
@@ -62,7 +62,7 @@ class Candidate:
         return next((row for row in rows if row.sha256.lower() == self.sha256), None)
 
 
-def examine(paths: Sequence[Path]) -> list[Candidate]:
+def examine(paths: Sequence[Path]) -> list[ModelFile]:
     """Read the files that are to be published.
 
     Raises `CheckpointError` if one is no whole stbn model or must not be redistributed, or if two share a name.
@@ -83,11 +83,11 @@ def examine(paths: Sequence[Path]) -> list[Candidate]:
                 f"{path} holds a flow network imported from an official checkpoint, which is not for "
                 "redistribution. Push a model trained with another --flow."
             )
-        candidates.append(Candidate(path, checkpoint, path.stat().st_size, sha256_of(path)))
+        candidates.append(ModelFile(path, checkpoint, path.stat().st_size, sha256_of(path)))
     return candidates
 
 
-def registry_row(candidate: Candidate, repo: str, revision: str) -> CheckpointSpec:
+def registry_row(candidate: ModelFile, repo: str, revision: str) -> CheckpointSpec:
     """The row by which stbn would know the file once it is in `repo` at `revision`."""
     info, known = candidate.checkpoint.info, candidate.known
     return CheckpointSpec(
@@ -117,7 +117,7 @@ def as_toml(spec: CheckpointSpec) -> str:
     return "\n".join(["[[model]]", *lines])
 
 
-def model_card(candidates: Sequence[Candidate], repo: str, revision: str) -> str:
+def model_card(candidates: Sequence[ModelFile], repo: str, revision: str) -> str:
     """README.md of the repository: what the files are, from their own headers, and how they are used."""
     licences = {_hub_licence(candidate.checkpoint.info.licence) for candidate in candidates}
     return "\n".join(
@@ -137,17 +137,17 @@ def model_card(candidates: Sequence[Candidate], repo: str, revision: str) -> str
     )
 
 
-def default_message(candidates: Sequence[Candidate]) -> str:
+def default_message(candidates: Sequence[ModelFile]) -> str:
     """The commit's message where none is given."""
     return f"Add {', '.join(candidate.path.name for candidate in candidates)}"
 
 
-def hub_files(candidates: Sequence[Candidate], card: str) -> dict[str, Path | bytes]:
+def hub_files(candidates: Sequence[ModelFile], card: str) -> dict[str, Path | bytes]:
     """What is uploaded, by its name in the repository."""
     return {CARD_FILE: card.encode(), **{candidate.path.name: candidate.path for candidate in candidates}}
 
 
-def _section(candidate: Candidate, repo: str, revision: str) -> list[str]:
+def _section(candidate: ModelFile, repo: str, revision: str) -> list[str]:
     info = candidate.checkpoint.info
     low, high = info.sigma_range
     source = HubFile(repo, candidate.path.name, revision)

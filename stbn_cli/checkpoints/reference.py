@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from stbn_cli.errors import CheckpointError
-from stbn_cli.models.stbn import STBN, STBNConfig
+from stbn_cli.models.config import STBNConfig
+from stbn_cli.models.stbn import STBN
 
 _BRANCHES = {"forward_rnn": "forward_branch", "backward_rnn": "backward_branch"}
 _HEADS = {"concat": "fusion", "d2": "head"}

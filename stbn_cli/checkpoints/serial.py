@@ -16,8 +16,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stbn_cli.errors import CheckpointError
+from stbn_cli.models.config import STBNConfig
 from stbn_cli.models.networks import NETWORKS, Network, NetworkConfig, build, name_of
-from stbn_cli.models.stbn import STBN, STBNConfig
+from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.kinds import KINDS, NoiseKind
 
 FORMAT = "stbn-1"

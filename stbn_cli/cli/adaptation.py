@@ -3,11 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 from stbn_cli.cli.progress import clock
+from stbn_cli.scale import BYTE_SCALE
 
 if TYPE_CHECKING:
     from stbn_cli.finetuning.result import FinetuneResult
-
-SIGMA_SCALE = 255.0
 
 
 def gained(result: "FinetuneResult") -> str:
@@ -34,8 +33,8 @@ def gained(result: "FinetuneResult") -> str:
 def _level(result: "FinetuneResult") -> float:
     """The noise level to show, on the 0-255 scale: as given, or as every command measures it."""
     if result.known or result.measured is None:
-        return SIGMA_SCALE * result.level
-    return SIGMA_SCALE * result.measured.level
+        return BYTE_SCALE * result.level
+    return BYTE_SCALE * result.measured.level
 
 
 def explanation(result: "FinetuneResult") -> str | None:
@@ -82,7 +81,7 @@ def describe(result: "FinetuneResult") -> dict[str, Any]:
         "noise_level": round(_level(result), 3),
         "noise": None if result.measured is None else result.measured.summary(),
         "assumed": {
-            "sigma": round(SIGMA_SCALE * result.level, 3),
+            "sigma": round(BYTE_SCALE * result.level, 3),
             "sigma_by_brightness": result.noise_levels(),
         },
         "noise_correlation": None

@@ -94,7 +94,7 @@ def describe(found: "Analysis") -> dict[str, Any]:
         "clipped": {"black": found.black, "white": found.white},
         "grid": found.grid,
         "repeated_frames": found.repeated,
-        "nearly_repeated_frames": found.alike,
+        "nearly_repeated_frames": found.near_duplicates,
         "skipped_blocks": found.skipped,
         "runs": [_described_run(run) for run in found.runs],
     }
@@ -117,7 +117,7 @@ def _described_run(run: "RunAnalysis") -> dict[str, Any]:
         "correlation": {"luma": run.correlation.luma, "chroma": run.correlation.chroma},
         "autocorrelation": list(run.correlation.lags),
         "correlation_length": run.correlation.length,
-        "shared_with_next_frame": run.held,
+        "shared_with_next_frame": run.temporal_correlation,
     }
 
 
@@ -154,8 +154,11 @@ def _rows(found: "Analysis") -> list[tuple[str, str]]:
     else:
         rows.append(("neighbours share", "unknown: too few different frames, or too little noise"))
     rows += [
-        ("frames share", f"{100 * run.held:.0f} % of the noise with the next one"),
-        ("repeated frames", f"{100 * found.repeated:.0f} % the same, {100 * found.alike:.0f} % nearly"),
+        ("frames share", f"{100 * run.temporal_correlation:.0f} % of the noise with the next one"),
+        (
+            "repeated frames",
+            f"{100 * found.repeated:.0f} % the same, {100 * found.near_duplicates:.0f} % nearly",
+        ),
         ("skipped blocks", f"{100 * found.skipped:.1f} %"),
         ("compression grid", f"{found.grid:.2f} (1: none)"),
         ("clipped", f"{100 * found.black:.1f} % black, {100 * found.white:.1f} % white"),

@@ -18,9 +18,9 @@ from stbn_cli.errors import BenchError, InterruptedByUserError, OptionError, Out
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stbn_cli.bench.artifacts import CropKeeper
     from stbn_cli.bench.clips import Clip
     from stbn_cli.bench.datasets import Dataset
-    from stbn_cli.bench.keepers import CropKeeper
     from stbn_cli.bench.methods import Method
     from stbn_cli.bench.results import Failure, Score
 
@@ -232,7 +232,7 @@ class _Watch:
 
     def __post_init__(self) -> None:
         if self.outputs.report is not None:
-            from stbn_cli.bench.keepers import CropKeeper
+            from stbn_cli.bench.artifacts import CropKeeper
 
             self.crops = CropKeeper()
 
@@ -246,7 +246,7 @@ class _Watch:
         if self.crops is not None:
             self.crops.frames_ready(clip, sigma, method, frames)
         if self.outputs.frames is not None:
-            from stbn_cli.bench.keepers import save_frames
+            from stbn_cli.bench.artifacts import save_frames
 
             save_frames(self.outputs.frames, clip, sigma, method, frames)
 

@@ -26,13 +26,13 @@ from stbn_cli.cli.flags import (
     denoiser_options,
     flattened,
 )
-from stbn_cli.cli.interruption import StopRequest
 from stbn_cli.cli.parsing import check_pipes
 from stbn_cli.cli.progress import FinetuneDisplay, FrameProgress
 from stbn_cli.cli.report import RunReport, fields
 from stbn_cli.errors import InterruptedByUserError, OptionError
 from stbn_cli.jobs.events import Events
 from stbn_cli.jobs.source import PIPE, Source
+from stbn_cli.stopping import StopRequest
 
 if TYPE_CHECKING:
     from stbn_cli.finetuning.result import FinetuneResult

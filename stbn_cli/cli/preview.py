@@ -135,8 +135,8 @@ def _default_output(source: str) -> str:
 def _run(job: PreviewJob, encoding: EncodingFlags, logging: LoggingFlags) -> None:
     """Everything that can be refused cheaply comes before the model is loaded."""
     from stbn_cli.jobs.model import load
+    from stbn_cli.preview.location import choose_moment, locate
     from stbn_cli.preview.make import check_preview, make_preview, timestamp
-    from stbn_cli.preview.survey import choose_moment, survey
 
     duration = _duration(job)
     events = Events(show_warning=warn, say=(lambda message: None) if logging.quiet else say)
@@ -157,7 +157,7 @@ def _run(job: PreviewJob, encoding: EncodingFlags, logging: LoggingFlags) -> Non
     elif not logging.quiet:
         where = f"{denoiser.info.name} on {denoiser.device_names}"
         say(f"Previewing {job.source.path} at {timestamp(moment.at)} with model {where}")
-    found = survey(job.source, denoiser, moment)
+    found = locate(job.source, denoiser, moment)
     with FrameProgress(found.frames, quiet=logging.quiet) as progress:
         made = make_preview(
             found,
@@ -221,10 +221,11 @@ def _level(job: RunReport) -> float | None:
 
 
 def _headline(request: PreviewJob, job: RunReport, made: "Preview") -> str:
-    from stbn_cli.preview.make import SIGMA_SCALE, timestamp
+    from stbn_cli.preview.make import timestamp
+    from stbn_cli.scale import BYTE_SCALE
 
     clip = _level(job)
-    levels = sorted(SIGMA_SCALE * sigma for sigma in (made.sigmas if clip is None else (clip,)))
+    levels = sorted(BYTE_SCALE * sigma for sigma in (made.sigmas if clip is None else (clip,)))
     noise = f"noise level {levels[0]:.3g}" + (f" to {levels[-1]:.3g}" if len(levels) > 1 else "")
     how = "estimated" if job.sigma is None else "as given"
     frames = "the frame at" if made.shown == 1 else f"{made.shown} frames from"
@@ -257,7 +258,7 @@ def _memory(job: RunReport, made: "Preview") -> str:
 
 
 def _document(request: PreviewJob, job: RunReport, made: "Preview") -> dict[str, Any]:
-    from stbn_cli.preview.make import SIGMA_SCALE
+    from stbn_cli.scale import BYTE_SCALE
 
     expected = made.forecast
     return {
@@ -265,7 +266,7 @@ def _document(request: PreviewJob, job: RunReport, made: "Preview") -> dict[str,
         "begin": round(float(made.begin), 6),
         "frames_shown": made.shown,
         "noise": job.noise(),
-        "sigmas": [round(SIGMA_SCALE * sigma, 3) for sigma in made.sigmas],
+        "sigmas": [round(BYTE_SCALE * sigma, 3) for sigma in made.sigmas],
         "as_the_full_run": not made.differences,
         "forecast": {
             "frames": expected.frames,

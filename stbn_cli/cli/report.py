@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from stbn_cli.cli.progress import clock
 from stbn_cli.jobs.events import Events
-from stbn_cli.jobs.options import SIGMA_SCALE
+from stbn_cli.scale import BYTE_SCALE
 
 if TYPE_CHECKING:
     from stbn_cli.analysis.analysis import Analysis
@@ -87,12 +87,12 @@ class RunReport:
         return [
             {
                 "first_frame": scene.first_frame,
-                "sigma": round(SIGMA_SCALE * scene.level, 3),
+                "sigma": round(BYTE_SCALE * scene.level, 3),
                 "estimated": scene.estimated,
                 "learned": scene.learned,
                 "assumed": {
-                    "sigma": round(SIGMA_SCALE * scene.sigma, 3),
-                    "variances": [[SIGMA_SCALE**2 * value for value in row] for row in scene.variances],
+                    "sigma": round(BYTE_SCALE * scene.sigma, 3),
+                    "variances": [[BYTE_SCALE**2 * value for value in row] for row in scene.variances],
                 },
             }
             for scene in self.denoiser.report.scenes
@@ -161,7 +161,7 @@ class RunReport:
         learned = bool(scenes) and scenes[0]["learned"]
         if self.measured is not None:
             source = "estimated; the model goes by what it has learned" if learned else "estimated"
-            return f"noise level {SIGMA_SCALE * self.measured.level:.3g} ({source})"
+            return f"noise level {BYTE_SCALE * self.measured.level:.3g} ({source})"
         source = "learned with the model" if learned else "estimated"
         levels = sorted(scene["sigma"] for scene in scenes)
         if not levels:

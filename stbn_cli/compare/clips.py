@@ -97,7 +97,7 @@ def read_in_step(clips: Clips, limit: int | None, notes: Warnings) -> Iterator[P
     readers = clips.readers
     frames = {name: iter(reader) for name, reader in readers.items()}
     clocks = {
-        name: _Clock(name, clips.metadata.average_rate or FALLBACK_RATE)
+        name: _TimeCheck(name, clips.metadata.average_rate or FALLBACK_RATE)
         for name in list(readers)[1:]
         if not clips.a.image_names and not readers[name].image_names
     }
@@ -127,7 +127,7 @@ def read_in_step(clips: Clips, limit: int | None, notes: Warnings) -> Iterator[P
             notes.add(sentence)
 
 
-class _Clock:
+class _TimeCheck:
     """Compares the times of a video's frames with those of A."""
 
     def __init__(self, name: str, rate: Fraction) -> None:

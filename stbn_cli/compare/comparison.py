@@ -13,11 +13,12 @@ from torch import Tensor
 
 from stbn_cli.analysis.analysis import Analysis, analyze
 from stbn_cli.compare.clips import Clips, Pictures, read_in_step
-from stbn_cli.compare.residual import BYTE, FrameResidual, ResidualStatistics, ResidualSummary
-from stbn_cli.compare.verdict import Verdict, judge
+from stbn_cli.compare.residual import FrameResidual, ResidualStatistics, ResidualSummary
+from stbn_cli.compare.verdict import ComparisonVerdict, judge
 from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
 from stbn_cli.jobs.source import Span
 from stbn_cli.metrics import SSIM_WINDOW, psnr, ssim, temporal_error
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.video.frames import Warnings
 
 CHANNELS = ("red", "green", "blue")
@@ -93,7 +94,7 @@ class Comparison:
     residual: ResidualSummary
     noise_a: Analysis
     noise_b: Analysis
-    verdict: Verdict
+    verdict: ComparisonVerdict
     frames: tuple[FrameComparison, ...]
     warnings: tuple[str, ...]
 
@@ -203,7 +204,10 @@ class _Measured:
             noise_a=noise_a,
             noise_b=noise_b,
             verdict=judge(
-                residual, BYTE * noise_a.level, BYTE * noise_b.level, reliable=noise_a.typical.noise.reliable
+                residual,
+                BYTE_SCALE * noise_a.level,
+                BYTE_SCALE * noise_b.level,
+                reliable=noise_a.typical.noise.reliable,
             ),
             frames=tuple(self._frames),
             warnings=tuple(notes.messages),
@@ -260,7 +264,7 @@ def _mean(values: Sequence[float]) -> float:
 def _level(found: Analysis) -> dict[str, Any]:
     measured = found.typical.measured
     return {
-        "sigma": BYTE * found.level if measured.found else None,
+        "sigma": BYTE_SCALE * found.level if measured.found else None,
         "reliable": measured.independent.reliable,
     }
 

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from stbn_cli.noise.estimate import LUMA_WEIGHTS
+from stbn_cli.scale import BYTE_SCALE
 
-BYTE = 255.0
 # Standard deviations in pixels of the Gaussians that smooth the residual (coarse residual), and B (gradient, detail).
 COARSE_STD = 1.5
 GRADIENT_STD = 1.5
@@ -107,9 +107,9 @@ class ResidualStatistics:
 
     def add(self, a: np.ndarray, b: np.ndarray) -> FrameResidual:
         """Count one frame: `a` and `b (H, W, 3)` float32 RGB of equal size, nominal [0, 1], may exceed it."""
-        residual = (a - b) * np.float32(BYTE)
+        residual = (a - b) * np.float32(BYTE_SCALE)
         weights = np.array(LUMA_WEIGHTS, np.float32)
-        luma, picture = residual @ weights, (b @ weights) * np.float32(BYTE)
+        luma, picture = residual @ weights, (b @ weights) * np.float32(BYTE_SCALE)
         planes = (*cv2.split(residual), luma)
         sums = np.array([_total(plane) for plane in planes])
         squares = np.array([_total(plane * plane) for plane in planes])
@@ -191,7 +191,9 @@ class _AreaSums:
         # Where half of a frame is empty, as in a letterbox, all of it would count as flat and steep alike.
         flat = (gradient <= flattest) & ~edges
         chosen = flat | edges
-        group = np.clip(picture[chosen] * np.float32(GROUPS / (BYTE + 1)), 0, GROUPS - 1).astype(np.intp)
+        group = np.clip(picture[chosen] * np.float32(GROUPS / (BYTE_SCALE + 1)), 0, GROUPS - 1).astype(
+            np.intp
+        )
         index = group + GROUPS * edges[chosen]
         residual = luma[chosen]
         coarse = _smoothed(luma, COARSE_STD)[chosen]

@@ -4,8 +4,8 @@ import math
 
 from stbn_cli.analysis.analysis import Analysis
 from stbn_cli.compare.comparison import CHANNELS, AverageQuality, Comparison
-from stbn_cli.compare.residual import BYTE
 from stbn_cli.report.model import Table
+from stbn_cli.scale import BYTE_SCALE
 
 NOT_MEASURED = "-"
 
@@ -76,7 +76,7 @@ def _noise_table(found: Comparison) -> Table:
 def _noise(found: Analysis) -> str:
     if not found.typical.measured.found:
         return NOT_MEASURED
-    return f"{BYTE * found.level:.3g} ({'hardly any' if found.verdict.faint else found.verdict.kind})"
+    return f"{BYTE_SCALE * found.level:.3g} ({'hardly any' if found.verdict.faint else found.verdict.kind})"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -50,7 +50,7 @@ Kind = Literal["identical", "nothing_removed", "noisier", "no_structure", "possi
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ComparisonVerdict:
     """The judgement: its kind, whether colours moved, and sentences for people."""
 
     kind: Kind
@@ -58,19 +58,19 @@ class Verdict:
     text: str
 
 
-def judge(residual: ResidualSummary, sigma_a: float, sigma_b: float, *, reliable: bool) -> Verdict:
+def judge(residual: ResidualSummary, sigma_a: float, sigma_b: float, *, reliable: bool) -> ComparisonVerdict:
     """What was taken from A to make B. `sigma_a`, `sigma_b`: noise levels, on the 0-255 scale.
 
     `reliable`: whether that of A is the same at all brightness levels and in all frames.
     """
     if not residual.largest:
-        return Verdict("identical", False, "A and B are identical.")
+        return ComparisonVerdict("identical", False, "A and B are identical.")
     kind, text = _kind(residual, sigma_a, sigma_b, reliable)
     shift = max(residual.mean, key=abs)
     moved = abs(shift) > max(SHIFT_LEVELS, SHIFT_PART * residual.level)
     if moved:
         text += " " + _shift_sentence(residual)
-    return Verdict(kind, moved, text)
+    return ComparisonVerdict(kind, moved, text)
 
 
 def _kind(residual: ResidualSummary, sigma_a: float, sigma_b: float, reliable: bool) -> tuple[Kind, str]:

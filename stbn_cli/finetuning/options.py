@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from stbn_cli.scale import BYTE_SCALE
+
 SMALLEST_PATCH = 16  # pixels
 
 
@@ -26,7 +28,7 @@ class FinetuneOptions:
     def __post_init__(self) -> None:
         problem = None
         if self.sigma is not None and not 0.0 < self.sigma <= 1.0:
-            problem = f"a known noise level lies above 0 and at most at 255, got {255 * self.sigma:g}"
+            problem = f"a known noise level lies above 0 and at most at 255, got {BYTE_SCALE * self.sigma:g}"
         elif not (math.isfinite(self.minutes) and self.minutes > 0):
             problem = f"--minutes is a positive number, got {self.minutes}"
         elif self.steps is not None and self.steps < 1:

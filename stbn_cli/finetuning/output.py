@@ -13,6 +13,7 @@ from stbn_cli.finetuning.result import FinetuneResult
 from stbn_cli.jobs.source import Source, Span
 from stbn_cli.preview.picture import label
 from stbn_cli.runs import Clip
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.video.output import check_file, partial_path
 
 MODEL_SUFFIX = ".safetensors"
@@ -81,7 +82,7 @@ def compose(result: FinetuneResult) -> np.ndarray:
     ):
         if picture is None:
             continue
-        panel = (picture.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        panel = (picture.clamp(0.0, 1.0) * BYTE_SCALE).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
         factor = max(1, PICTURE_HEIGHT // panel.shape[0])
         panel = np.ascontiguousarray(panel.repeat(factor, axis=0).repeat(factor, axis=1))
         label(panel, words, 4, panel.shape[0] - 4)

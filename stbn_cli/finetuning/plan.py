@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from stbn_cli.finetuning.options import FinetuneOptions
-from stbn_cli.models.stbn import STBNConfig
+from stbn_cli.models.config import STBNConfig
 
 # Sizes of a step where memory does not limit them. A GPU needs large ones to be busy.
 CPU_SIZES = (4, 64, 8)  # sequences, pixels, frames
@@ -75,7 +75,7 @@ def choose_sizes(
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class FinetuneSchedule:
     """The run from its first step to its last. Depends on the number of steps alone, so that it can be repeated."""
 
     steps: int
@@ -106,7 +106,7 @@ class Schedule:
 
 def make_schedule(
     config: STBNConfig, options: FinetuneOptions, sizes: StepSizes, step_seconds: float, clip_memory: int
-) -> Schedule:
+) -> FinetuneSchedule:
     """Steps for the time at `step_seconds` a step, and footage for the steps.
 
     `clip_memory`: bytes that the clips may take. Steps are rounded down to 4, 5, 6 or 7 times a power of two, so that a
@@ -123,7 +123,7 @@ def make_schedule(
         rate *= SCRATCH_FACTOR if options.from_scratch else 1.0
     trained = steps * sizes.pixels
     room = max(FEWEST_PIXELS // 4, int(MEMORY_SHARE * clip_memory / PIXEL_BYTES))
-    return Schedule(
+    return FinetuneSchedule(
         steps=steps,
         learning_rate=rate,
         sizes=sizes,

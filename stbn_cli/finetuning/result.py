@@ -9,7 +9,8 @@ from stbn_cli.checkpoints.serial import Checkpoint
 from stbn_cli.finetuning.probe import Probe
 from stbn_cli.noise.correlation import NoiseCorrelation
 from stbn_cli.noise.model import NoiseModel
-from stbn_cli.noise.risk import Gain
+from stbn_cli.noise.sure import Gain
+from stbn_cli.scale import BYTE_SCALE
 
 
 class Outcome(StrEnum):
@@ -62,4 +63,4 @@ class FinetuneResult:
 
     def noise_levels(self) -> list[list[float]]:
         """Standard deviation on the 0-255 scale: rows for red, green, blue (or one for all), from dark to bright."""
-        return [[round(255.0 * value**0.5, 3) for value in row] for row in self.noise.variances]
+        return [[round(BYTE_SCALE * value**0.5, 3) for value in row] for row in self.noise.variances]

@@ -14,7 +14,7 @@ from torch import Tensor
 from stbn_cli.errors import InputError, OutputError
 from stbn_cli.finetuning.footage import NoisyRun
 from stbn_cli.finetuning.options import FinetuneOptions
-from stbn_cli.finetuning.plan import Schedule, StepSizes
+from stbn_cli.finetuning.plan import FinetuneSchedule, StepSizes
 
 VERSION = 1
 # Pixels that go into the fingerprint of the clips: every so many rows and columns.
@@ -25,7 +25,7 @@ FINGERPRINT_STEP = 8
 class RunState:
     """What has to be known beside the clips and the start to go on with a run."""
 
-    schedule: Schedule
+    schedule: FinetuneSchedule
     fingerprint: str  # of start, clips and options
     training: dict[str, Any]  # `Optimisation.state`, weights, noise, the best so far
     flow: dict[str, Tensor] | None  # weights of a distilled flow network
@@ -64,7 +64,10 @@ def load_state(path: Path, device: torch.device) -> RunState:
         schedule = content["schedule"]
         sizes = StepSizes(**schedule.pop("sizes"))
         return RunState(
-            Schedule(**schedule, sizes=sizes), content["fingerprint"], content["training"], content["flow"]
+            FinetuneSchedule(**schedule, sizes=sizes),
+            content["fingerprint"],
+            content["training"],
+            content["flow"],
         )
     except (
         OSError,

@@ -3,7 +3,6 @@
 Needs no weights. Knows nothing of networks; `estimator.py` chooses between this and the learned estimators.
 """
 
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stbn_cli.machine import available_cores
+from stbn_cli.scale import BYTE_SCALE
+
 # Largest value of the 8-bit frames that DIS takes.
-BYTE_MAXIMUM = 255.0
 # DIS refuses or crashes on frames of a few patches (8 pixels each); smaller ones are padded up to this.
 SMALLEST_DIS_SIDE = 64
 # The frames' mean brightness is made equal first (fades, flicker), by at most this factor either way.
@@ -150,8 +151,7 @@ class DisFlow:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(cores, thread_name_prefix="stbn-dis")
+    return ThreadPoolExecutor(available_cores(), thread_name_prefix="stbn-dis")
 
 
 def _grey(frames: Tensor) -> np.ndarray:
@@ -181,4 +181,4 @@ def _dis_input(grey: np.ndarray, smoothing: float) -> np.ndarray:
     pad_bottom, pad_right = max(SMALLEST_DIS_SIDE - height, 0), max(SMALLEST_DIS_SIDE - width, 0)
     if pad_bottom or pad_right:
         grey = np.pad(grey, ((0, pad_bottom), (0, pad_right)), mode="edge")
-    return np.clip(np.rint(grey * BYTE_MAXIMUM), 0, BYTE_MAXIMUM).astype(np.uint8)
+    return np.clip(np.rint(grey * BYTE_SCALE), 0, BYTE_SCALE).astype(np.uint8)

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
+from stbn_cli.inference.chunks import Chunk, PendingFrame, Scene
 from stbn_cli.inference.plan import Plan
-from stbn_cli.inference.scene import Chunk, PendingFrame, Scene
 from stbn_cli.inference.steps import advance_both, advance_state, fuse_states
 from stbn_cli.inference.transfer import Transfers
 from stbn_cli.models.fused import runs_kernels

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from stbn_cli.errors import InputError
 from stbn_cli.flow.estimator import FlowEstimator
+from stbn_cli.inference.chunks import Chunk, PendingFrame, Scene, SceneQueue
+from stbn_cli.inference.cuts import CutDetector
 from stbn_cli.inference.plan import EngineOptions, Plan
 from stbn_cli.inference.report import EngineReport, SceneReport
 from stbn_cli.inference.resume import ChunkSizes, StreamState, pinned
-from stbn_cli.inference.scene import Chunk, PendingFrame, Scene, SceneQueue
-from stbn_cli.inference.scenes import CutDetector
-from stbn_cli.inference.schedule import Schedule
+from stbn_cli.inference.schedule import ChunkScheduler
 from stbn_cli.inference.worker import Worker, padded_size
 from stbn_cli.models.networks import Network
 from stbn_cli.noise.clipping import find_clipping
@@ -266,20 +266,24 @@ class Denoiser:
         for worker, plan in zip(self._workers, plans, strict=True):
             worker.start(plan, self.report)
 
-    def _schedule(self, workers: Sequence[Worker]) -> Schedule:
+    def _schedule(self, workers: Sequence[Worker]) -> ChunkScheduler:
         # A CPU has nothing to do while it waits for itself.
         background = len(workers) > 1 or self.device.type == "cuda"
-        return Schedule(workers, background=background)
+        return ChunkScheduler(workers, background=background)
 
     def _run(
-        self, schedule: Schedule, queue: SceneQueue, *, last: bool = False
+        self, schedule: ChunkScheduler, queue: SceneQueue, *, last: bool = False
     ) -> Iterator[tuple[Chunk, list[np.ndarray]]]:
         """Start the next chunk; yields chunks that are finished. last: no more frames come."""
         assert self.report.plan is not None
         yield from schedule.run(queue.next_chunk(self.report.plan, last=last))
 
     def _run_rest(
-        self, schedule: Schedule, queue: SceneQueue | None, waiting: list[PendingFrame], first_frame: int = 0
+        self,
+        schedule: ChunkScheduler,
+        queue: SceneQueue | None,
+        waiting: list[PendingFrame],
+        first_frame: int = 0,
     ) -> Iterator[tuple[Chunk, list[np.ndarray]]]:
         """Everything that is left of a scene, which is opened now if it is so short that it is all `waiting`."""
         if waiting:

@@ -9,6 +9,7 @@ from functools import cache
 import torch
 
 from stbn_cli.errors import OptionError
+from stbn_cli.machine import free_memory
 from stbn_cli.models.kernels import MINIMUM_CAPABILITY
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -24,7 +25,6 @@ _ISAS_WITHOUT_BF16 = (
 )
 # Share of the free memory that the engine plans with: the rest is for the allocator's slack, the decoder and others.
 USABLE_SHARE = {"cuda": 0.85, "cpu": 0.5, "mps": 0.5}
-FALLBACK_BYTES = 4 << 30  # planned with where the system does not tell
 
 
 def resolve_device(name: str) -> torch.device:
@@ -164,23 +164,8 @@ def usable_memory(device: torch.device) -> int:
         # What torch has cached from earlier work can be used again.
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     else:
-        free = _free_host_memory()
+        free = free_memory()
     return int(free * USABLE_SHARE[device.type])
-
-
-def _free_host_memory() -> int:
-    """Bytes the system could give to this process without swapping."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, OSError, ValueError):
-        return FALLBACK_BYTES
 
 
 def is_out_of_memory(error: BaseException) -> bool:

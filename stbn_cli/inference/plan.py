@@ -272,7 +272,7 @@ def _with_bytes(plan: Plan, config: NetworkConfig) -> Plan:
     pixels = plan.height * plan.width
     working = max(_layer_bytes(plan, config), _flow_bytes(plan))
     directions = 2 if plan.in_pairs else 1
-    channels = config.roomy_channels if plan.device.type == "cuda" else config.state_channels
+    channels = config.padded_state_channels if plan.device.type == "cuda" else config.state_channels
     state = channels * pixels * plan.dtype.itemsize // config.state_scale**2
     states = (directions * plan.chunk + 2) * state
     values = BUFFERED_VALUES + config.seen_values

@@ -6,11 +6,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from stbn_cli.inference.scene import Chunk
+from stbn_cli.inference.chunks import Chunk
 from stbn_cli.inference.worker import Worker
 
 
-class Schedule:
+class ChunkScheduler:
     """In the background, a thread for each worker, or here and now.
 
     In the background the caller prepares the next chunk and hands out the last one's frames while a worker is busy.
@@ -24,7 +24,7 @@ class Schedule:
         self._threads = [ThreadPoolExecutor(1, "stbn-worker") for _ in workers] if background else []
         self._running: deque[tuple[Chunk, Future[list[np.ndarray]]]] = deque()
 
-    def __enter__(self) -> "Schedule":
+    def __enter__(self) -> "ChunkScheduler":
         return self
 
     def __exit__(self, *_: object) -> None:

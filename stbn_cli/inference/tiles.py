@@ -18,7 +18,7 @@ SMALLEST_TILE = 64  # pixels
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TileSpan:
     """Half-open ranges of one axis: core `[start, stop)` within extent `[outer_start, outer_stop)`, pixels."""
 
     start: int
@@ -38,17 +38,19 @@ class Span:
     def core_in_outer(self) -> slice:
         return slice(self.start - self.outer_start, self.stop - self.outer_start)
 
-    def reduced(self, scale: int) -> "Span":
+    def reduced(self, scale: int) -> "TileSpan":
         """The same of an axis with one pixel for `scale` of this one, a divisor of all edges."""
-        return Span(*(edge // scale for edge in (self.start, self.stop, self.outer_start, self.outer_stop)))
+        return TileSpan(
+            *(edge // scale for edge in (self.start, self.stop, self.outer_start, self.outer_stop))
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
     """One tile: its rows and its columns."""
 
-    rows: Span
-    columns: Span
+    rows: TileSpan
+    columns: TileSpan
 
     def reduced(self, scale: int) -> "Tile":
         """The same tile of a picture at 1 / `scale` of the size."""
@@ -61,19 +63,19 @@ def plan_tiles(height: int, width: int, tile: int | None, halo: int) -> tuple[Ti
     Cores are at most `tile` pixels (rounded up to the grid) on each axis and as even as the grid allows.
     """
     if tile is None:
-        return (Tile(Span(0, height, 0, height), Span(0, width, 0, width)),)
+        return (Tile(TileSpan(0, height, 0, height), TileSpan(0, width, 0, width)),)
     return tuple(
         Tile(rows, columns) for rows in _split(height, tile, halo) for columns in _split(width, tile, halo)
     )
 
 
-def _split(size: int, tile: int, halo: int) -> list[Span]:
+def _split(size: int, tile: int, halo: int) -> list[TileSpan]:
     count = math.ceil(size / max(tile, TILE_GRID))
     edges = [min(size, TILE_GRID * round(size * index / count / TILE_GRID)) for index in range(count)]
     edges = sorted({*edges, size} | {0})
     halo = TILE_GRID * math.ceil(halo / TILE_GRID)
     return [
-        Span(start, stop, max(0, start - halo), min(size, stop + halo))
+        TileSpan(start, stop, max(0, start - halo), min(size, stop + halo))
         for start, stop in itertools.pairwise(edges)
     ]
 
@@ -88,7 +90,7 @@ def blend_weights(tile: Tile) -> Tensor:
     return rows[:, None] * columns[None, :]
 
 
-def _ramp(span: Span) -> Tensor:
+def _ramp(span: TileSpan) -> Tensor:
     weights = torch.ones(span.outer_stop - span.outer_start)
     # The overlap of two neighbours is both halos together, centred on the edge between the cores.
     before, after = 2 * (span.start - span.outer_start), 2 * (span.outer_stop - span.stop)

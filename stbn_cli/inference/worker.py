@@ -14,15 +14,16 @@ from torch.profiler import record_function
 from stbn_cli.errors import CheckpointError, MemoryExhaustedError
 from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
 from stbn_cli.inference.chunk import NonFiniteError, denoise, denoise_in_pairs, find_flows, forward_states
+from stbn_cli.inference.chunks import Chunk
 from stbn_cli.inference.device import is_emulated, is_out_of_memory, usable_memory
 from stbn_cli.inference.plan import EngineOptions, Plan, make_plan, smaller_plan
 from stbn_cli.inference.report import EngineReport
-from stbn_cli.inference.scene import Chunk
 from stbn_cli.inference.transfer import Transfers
 from stbn_cli.models import kernels
+from stbn_cli.models.config import MINIMUM_SIZE
 from stbn_cli.models.fused import without_kernels
 from stbn_cli.models.networks import Network
-from stbn_cli.models.stbn import MINIMUM_SIZE, STBN
+from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.luma import luma_of
 
 # Mean difference of the outputs over their mean size; half precision alone makes 1e-3 to 1e-2.

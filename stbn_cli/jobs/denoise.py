@@ -17,7 +17,7 @@ from stbn_cli.jobs.resume import kept_words, open_store, room_for, take_over
 from stbn_cli.jobs.source import PIPE, Source
 from stbn_cli.pipeline import (
     DenoiseSummary,
-    SpreadWriter,
+    UncertaintyWriter,
     denoise_video,
     denoise_video_resumably,
 )
@@ -245,7 +245,7 @@ def write_denoised(
             if uncertainty is not None:
                 coding = EncodeOptions(codec="ffv1", pix_fmt="gbrp16le", dither=False)
                 made = create_video(uncertainty, without_streams(reader), coding, overwrite=overwrite)
-                spread = SpreadWriter(stack.enter_context(made), UNCERTAINTY_GAIN)
+                spread = UncertaintyWriter(stack.enter_context(made), UNCERTAINTY_GAIN)
             summary = denoise_video(reader, denoiser, writer, spread=spread, progress=progress)
         else:
             store.begin(writer.layout, asdict(writer.color))

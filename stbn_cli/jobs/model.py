@@ -19,9 +19,10 @@ from stbn_cli.inference.device import (
     resolve_devices,
     resolve_precision,
 )
-from stbn_cli.jobs.options import SIGMA_SCALE, DenoiserOptions
+from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.model import LearnedNoise
+from stbn_cli.scale import BYTE_SCALE
 
 RGB_CHANNELS = 3
 # What CUDA devices use in place of flow that is found on the CPU: as good (docs/gpu.md), and nothing waits.
@@ -46,7 +47,7 @@ class LoadedDenoiser(Denoiser):
             options.for_engine(),
             device=devices,
             dtype=resolve_precision(options.precision, devices[0]),
-            sigma_range=(low / SIGMA_SCALE, high / SIGMA_SCALE),
+            sigma_range=(low / BYTE_SCALE, high / BYTE_SCALE),
             noise=loaded.noise,
             noise_kind=info.noise_kind,
             on_message=on_message,

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 from stbn_cli.checkpoints.registry import AUTO
 from stbn_cli.errors import OptionError
 from stbn_cli.noise.kinds import KINDS, NoiseKind
+from stbn_cli.scale import BYTE_SCALE
 
 if TYPE_CHECKING:
     from stbn_cli.inference.plan import EngineOptions
-
-SIGMA_SCALE = 255.0  # users give noise levels on the 0-255 scale, the engine computes on [0, 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class DenoiserOptions:
 
         try:
             return EngineOptions(
-                sigma=None if self.sigma is None else self.sigma / SIGMA_SCALE,
+                sigma=None if self.sigma is None else self.sigma / BYTE_SCALE,
                 strength=self.strength,
                 luma=self.luma,
                 chroma=self.chroma,

@@ -5,8 +5,9 @@ A network has a `config`, and the steps `advance`, `advance_both`, `align` and `
 
 from typing import TypeAlias
 
+from stbn_cli.models.config import STBNConfig
 from stbn_cli.models.recurrent import Recurrent, RecurrentConfig
-from stbn_cli.models.stbn import STBN, STBNConfig
+from stbn_cli.models.stbn import STBN
 
 Network: TypeAlias = STBN | Recurrent
 NetworkConfig: TypeAlias = STBNConfig | RecurrentConfig

@@ -65,7 +65,7 @@ class RecurrentConfig:
         return max(self.state_channels, self.coarse_channels // 4)
 
     @property
-    def roomy_channels(self) -> int:
+    def padded_state_channels(self) -> int:
         """Of a hidden state on a GPU."""
         return self.state_channels
 

@@ -1,10 +1,12 @@
-"""Borders without picture around frames `(T, 3, H, W)` float32 of one scene, nominal [0, 1]: letterbox, pillarbox."""
+"""Borders without picture around the frames of one scene, float32, nominal [0, 1]: letterbox, pillarbox."""
 
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
-from stbn_cli.noise.estimate import BORDER_RANGE
+# Rows and columns at the edge whose values span no more than this are borders, not picture.
+BORDER_RANGE = 2 / 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,22 +24,42 @@ class Bars:
         return any((self.top, self.bottom, self.left, self.right))
 
 
+def picture_area(frames: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of `(T, C, H, W)` between those at the edges that are of one colour in every frame.
+
+    Empty slices where nothing is left.
+    """
+    area = []
+    for across in (
+        3,
+        2,
+    ):  # rows, then columns of what is left: the bars above need not be as dark as those beside
+        spans = np.zeros(0)
+        if frames.size:
+            spans = (frames.max(axis=(0, across)) - frames.min(axis=(0, across))).max(axis=0)
+        alive = np.flatnonzero(spans > BORDER_RANGE)
+        area.append(slice(int(alive[0]), int(alive[-1]) + 1) if alive.size else slice(0, 0))
+        if across == 3:
+            frames = frames[:, :, area[0]]
+    return area[0], area[1]
+
+
+def without_borders(frame: np.ndarray) -> np.ndarray:
+    """The picture in a frame `(H, W, 3)`; empty where there is none."""
+    rows, columns = picture_area(frame.transpose(2, 0, 1)[None])
+    return frame[rows, columns]
+
+
 def find_bars(frames: Tensor) -> Bars:
-    """Letterbox and pillarbox: rows and columns that are of one colour in every frame."""
-    flat = frames.amax(dim=(0, 3)) - frames.amin(dim=(0, 3))  # (3, H): along each row
-    rows = flat.amax(0) <= BORDER_RANGE
-    columns = (frames.amax(dim=(0, 2)) - frames.amin(dim=(0, 2))).amax(0) <= BORDER_RANGE
-    if bool(rows.all()) or bool(columns.all()):
+    """Letterbox and pillarbox of `(T, 3, H, W)`; none where all is of one colour."""
+    height, width = frames.shape[-2:]
+    rows, columns = picture_area(frames.cpu().numpy())
+    if rows.stop == 0 or columns.stop == 0:
         return Bars()
-    return Bars(_leading(rows), _leading(rows.flip(0)), _leading(columns), _leading(columns.flip(0)))
-
-
-def _leading(flags: Tensor) -> int:
-    """How many of `flags (n,)` are true before the first that is not."""
-    return int(flags.int().cumprod(0).sum())
+    return Bars(rows.start, height - rows.stop, columns.start, width - columns.stop)
 
 
 def without_bars(frames: Tensor, bars: Bars) -> Tensor:
-    """The picture between the bars."""
+    """The picture of `(T, 3, H, W)` between the bars."""
     height, width = frames.shape[-2:]
     return frames[..., bars.top : height - bars.bottom, bars.left : width - bars.right]

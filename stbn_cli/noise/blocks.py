@@ -12,6 +12,7 @@ import numpy as np
 
 from stbn_cli.noise.correlation import BLOCK as PAIR_BLOCK
 from stbn_cli.noise.correlation import AlignedPair
+from stbn_cli.noise.dct import dct_matrix
 from stbn_cli.noise.estimate import BLOCK, DARKEST_STEP, MAXIMUM_BLOCKS, clean_std, dct_blocks
 from stbn_cli.noise.model import CHANNELS
 
@@ -103,11 +104,9 @@ def _by_brightness(usable: np.ndarray, mean: np.ndarray, groups: int) -> list[np
 @lru_cache(maxsize=1)
 def _pair_transform() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     index = np.arange(PAIR_BLOCK)
-    rows = np.sqrt(2 / PAIR_BLOCK) * np.cos(np.pi * (2 * index + 1) * index[:, None] / (2 * PAIR_BLOCK))
-    rows[0] /= math.sqrt(2)
     order = (index[:, None] + index).ravel()
     return (
-        np.kron(rows, rows).astype(np.float32),
+        dct_matrix(PAIR_BLOCK),
         (order > 0) & (order < LOW_PAIR_FREQUENCY),
         order >= HIGH_PAIR_FREQUENCY,
     )

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from stbn_cli.flow.dis import DisFlow, DisOptions
+from stbn_cli.noise.dct import dct_matrix
 from stbn_cli.noise.estimate import LUMA_WEIGHTS
 
 # Rounded to whole pixels, the flow of this preset serves as well as that of "fine", in a third of the time.
@@ -330,11 +331,9 @@ def _align(first: np.ndarray, second: np.ndarray, flow: DisFlow) -> AlignedPair 
 def _transform() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Orthonormal 16x16 DCT-II as a matrix (256 coefficients, 256 pixels), masks of low and of filling ones."""
     index = np.arange(BLOCK)
-    rows = np.sqrt(2 / BLOCK) * np.cos(np.pi * (2 * index + 1) * index[:, None] / (2 * BLOCK))
-    rows[0] /= math.sqrt(2)
     order = (index[:, None] + index).ravel()
     low = order < LOW_FREQUENCY
-    return np.kron(rows, rows).astype(np.float32), low, ~low & (order < FILL_FREQUENCY)
+    return dct_matrix(BLOCK), low, ~low & (order < FILL_FREQUENCY)
 
 
 def _measure_blocks(difference: np.ndarray, brightness: int) -> Group:

@@ -14,6 +14,9 @@ from functools import lru_cache
 import numpy as np
 from torch import Tensor
 
+from stbn_cli.noise.bars import without_borders
+from stbn_cli.noise.dct import dct_matrix
+
 # Video stores colour differences at half the resolution (4:2:0), so their noise is smooth and weak, and what is
 # white in each of R, G and B is the luma's noise alone: 0.67 of what independent channels would have for the same
 # luma. The luma (BT.601) is measured too, and stands for independent channels with as much noise in it.
@@ -31,8 +34,6 @@ MAXIMUM_FRAMES = 8
 BRIGHTNESS_GROUPS = 4
 FLATTEST_PART = 0.01
 FEWEST_BLOCKS = 32
-# Rows and columns at the frame's edge whose values span no more than this are borders, not picture.
-BORDER_RANGE = 2 / 255
 # A block with more than this part of its pixels at 0 or 1 says little about the noise.
 CLIPPED_PART = 0.1
 # Blocks nearer to black or white than this many sigma are left out where values are clipped, as long as this
@@ -119,23 +120,6 @@ def chosen_frames(frames: np.ndarray | Tensor) -> list[np.ndarray]:
     return chosen
 
 
-def without_borders(frame: np.ndarray) -> np.ndarray:
-    """Cut constant rows and columns (letterbox, pillarbox) from the edges of (H, W, 3)."""
-    rows, columns = picture_area(frame)
-    return frame[rows, columns]
-
-
-def picture_area(frame: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of (H, W, 3) between constant ones at the edges; empty where nothing is left."""
-    area = []
-    for _ in range(2):  # rows, then (of what is left) columns
-        span = (frame.max(axis=1) - frame.min(axis=1)).max(axis=-1) if frame.size else np.zeros(0)
-        alive = np.flatnonzero(span > BORDER_RANGE)
-        area.append(slice(int(alive[0]), int(alive[-1]) + 1) if alive.size else slice(0, 0))
-        frame = frame[area[-1]].transpose(1, 0, 2)
-    return area[0], area[1]
-
-
 @lru_cache(maxsize=1)
 def _transform() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Orthonormal 8x8 DCT-II as a matrix (64 coefficients, 64 pixels), and masks of low and high frequencies.
@@ -143,11 +127,9 @@ def _transform() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     The low ones leave out the mean.
     """
     index = np.arange(BLOCK)
-    rows = np.sqrt(2 / BLOCK) * np.cos(np.pi * (2 * index + 1) * index[:, None] / (2 * BLOCK))
-    rows[0] /= math.sqrt(2)
     order = (index[:, None] + index).ravel()
     high = order >= HIGH_FREQUENCY
-    return np.kron(rows, rows).astype(np.float32), ~high & (order > 0), high
+    return dct_matrix(BLOCK), ~high & (order > 0), high
 
 
 def dct_blocks(channel: np.ndarray, maximum: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

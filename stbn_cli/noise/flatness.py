@@ -21,7 +21,10 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from stbn_cli.noise.estimate import LUMA_WEIGHTS, picture_area
+from stbn_cli.noise.bars import picture_area
+from stbn_cli.noise.dct import dct_matrix
+from stbn_cli.noise.estimate import LUMA_WEIGHTS
+from stbn_cli.scale import BYTE_SCALE
 
 # Side of a block in pixels of its scale, and the blocks taken of a frame at most, and of all frames.
 BLOCK = 16
@@ -62,9 +65,8 @@ SHARED_RATIO = 1.3
 # Noise is at least this part of what is left where pictures are flattest; less is likely texture taken for noise.
 LEAST_OF_FLAT = 0.4
 LAGS = 8
-BYTE = 255.0
 # Added to levels (squares) in what the networks learn, so that none at all has a logarithm.
-NONE = 0.25 / BYTE
+NONE = 0.25 / BYTE_SCALE
 # The networks' file; how many standard deviations off the usual a feature counts; from the mean absolute error, which
 # they predict, to a standard deviation, as of a Laplace distribution; the error at which texture is in the way.
 WEIGHTS = "levels.safetensors"
@@ -158,11 +160,9 @@ class Statistics(NamedTuple):
 def _transform() -> tuple[np.ndarray, np.ndarray]:
     """Orthonormal DCT-II of blocks as a matrix (256, 256), and the mean over each band as another (256, bands)."""
     index = np.arange(BLOCK)
-    rows = np.sqrt(2 / BLOCK) * np.cos(np.pi * (2 * index + 1) * index[:, None] / (2 * BLOCK))
-    rows[0] /= math.sqrt(2)
     radius = np.hypot(index[:, None], index).ravel()
     inside = (radius[:, None] >= BANDS[:-1]) & (radius[:, None] < np.array(BANDS[1:]))
-    return np.kron(rows, rows).T.astype(np.float32), (inside / inside.sum(axis=0)).astype(np.float32)
+    return dct_matrix(BLOCK).T, (inside / inside.sum(axis=0)).astype(np.float32)
 
 
 @lru_cache(maxsize=1)
@@ -367,8 +367,8 @@ def gather(frames: np.ndarray | Tensor) -> Statistics | None:
     features.append(
         np.array(
             [
-                math.log(luma_base * BYTE + 0.05),
-                math.log(chroma_base * BYTE + 0.05),
+                math.log(luma_base * BYTE_SCALE + 0.05),
+                math.log(chroma_base * BYTE_SCALE + 0.05),
                 math.log((luma_base + FLOOR) / (chroma_base + FLOOR)),
                 float((everything.clipped > CLIPPED_PART).mean()),
                 empty,
@@ -421,7 +421,7 @@ def _chosen(frames: np.ndarray | Tensor) -> list[np.ndarray]:
             pictures.append(frame)
         if len(pictures) == MOST_FRAMES:
             break
-    rows, columns = picture_area(pictures[0])
+    rows, columns = picture_area(pictures[0].transpose(2, 0, 1)[None])
     pictures = [picture[rows, columns] for picture in pictures]
     height, width = pictures[0].shape[:2]
     if min(height, width) < 2:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from stbn_cli.noise.bars import without_borders
 from stbn_cli.noise.blocks import BlockSet, aligned_blocks, flat_blocks
 from stbn_cli.noise.correlation import AlignedPair, aligned_pairs, check_frames
 from stbn_cli.noise.estimate import (
@@ -21,7 +22,6 @@ from stbn_cli.noise.estimate import (
     SigmaEstimate,
     chosen_frames,
     estimate_sigma,
-    without_borders,
 )
 from stbn_cli.noise.model import CHANNELS, NoiseModel, SceneNoise
 
@@ -56,7 +56,7 @@ class NoiseEstimate:
     brightness: tuple[float, float]
     reliable: bool
     # Share of the variance that frames have in common with the next: 0 if noise is new in every frame.
-    held: float = 0.0
+    temporal_correlation: float = 0.0
     # 4:2:0 video shows in each channel little more than its luma's noise. Independent channels whose luma has as much
     # would have so many times the noise of `model`.
     luma_factor: float = 1.0

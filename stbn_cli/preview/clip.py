@@ -9,9 +9,9 @@ from typing import Self
 import numpy as np
 
 from stbn_cli.compare.layouts import Layout
+from stbn_cli.preview.location import LocatedMoment
 from stbn_cli.preview.moment import Shot
 from stbn_cli.preview.picture import label
-from stbn_cli.preview.survey import Survey
 from stbn_cli.video.encoders import EncodeOptions
 from stbn_cli.video.frames import Frame, StreamSource, VideoMetadata
 from stbn_cli.video.writer import create_video
@@ -50,7 +50,7 @@ class ClipWriter:
     `create_video` does by itself; raises what that raises.
     """
 
-    def __init__(self, found: Survey, output: str | Path, *, split: bool, overwrite: bool) -> None:
+    def __init__(self, found: LocatedMoment, output: str | Path, *, split: bool, overwrite: bool) -> None:
         metadata = found.metadata
         self._split = split
         self._turns = metadata.rotation // 90 % 4

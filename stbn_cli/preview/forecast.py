@@ -1,7 +1,6 @@
 """What the full run will take: time, memory and disk, extrapolated from the few frames of a moment."""
 
 import math
-import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Self
 import av
 import torch
 
-from stbn_cli.memory import peak_memory
-from stbn_cli.preview.effort import Effort
-from stbn_cli.preview.moment import Efforts, Shot
-from stbn_cli.preview.survey import Survey
+from stbn_cli.machine import available_cores, peak_memory
+from stbn_cli.preview.location import LocatedMoment
+from stbn_cli.preview.moment import Shot, StageTimings
+from stbn_cli.preview.timing import StageTiming
 from stbn_cli.video.encoders import EncodeOptions
 from stbn_cli.video.frames import Frame, Warnings
 from stbn_cli.video.names import media_name
@@ -42,7 +41,7 @@ class TrialResult:
     copied_bytes: int  # of sound and subtitles
     fixed_bytes: int  # of cover pictures, attachments and the container itself
     codec: str | None  # canonical name; None for images
-    effort: Effort
+    timing: StageTiming
     warnings: tuple[str, ...]
 
     def extrapolate(self, frames: int) -> int:
@@ -67,8 +66,8 @@ class Trial:
     `output` is the full run's: its name decides container and codec. Raises what `create_video` raises.
     """
 
-    def __init__(self, found: Survey, output: str | Path, options: EncodeOptions) -> None:
-        self._effort = Effort()
+    def __init__(self, found: LocatedMoment, output: str | Path, options: EncodeOptions) -> None:
+        self._timing = StageTiming()
         self._start: int | None = None  # pts of the first frame
         self._folder = tempfile.TemporaryDirectory(prefix="stbn-")
         images = resolve_output(output).kind != "video"
@@ -94,17 +93,17 @@ class Trial:
         before = shot.before
         self._start = before.pts if self._start is None else self._start
         frame = Frame(shot.after, before.pts - self._start, before.time_base, before.duration)
-        with self._effort.measured():
+        with self._timing.measured():
             self._writer.write(frame)
 
     def finish(self) -> TrialResult:
         """Finish the trial and weigh it."""
-        with self._effort.measured(frames=0):
+        with self._timing.measured(frames=0):
             self._writer.finish()
-        frames, warnings = self._effort.frames, tuple(self._writer.warnings)
+        frames, warnings = self._timing.frames, tuple(self._writer.warnings)
         if self._path.is_dir():
             size = sum(file.stat().st_size for file in self._path.iterdir())
-            return TrialResult(frames, frames, size, 0, 0, 0, None, self._effort, warnings)
+            return TrialResult(frames, frames, size, 0, 0, 0, None, self._timing, warnings)
         key_frames = key_bytes = other_bytes = copied_bytes = 0
         with av.open(media_name(self._path)) as container:
             stream = find_video_stream(container, self._path, Warnings())
@@ -125,7 +124,7 @@ class Trial:
             copied_bytes,
             fixed_bytes,
             codec,
-            self._effort,
+            self._timing,
             warnings,
         )
 
@@ -146,10 +145,10 @@ class Forecast:
     output_bytes: int | None
 
 
-def forecast(found: Survey, efforts: Efforts, trial: TrialResult) -> Forecast:
+def forecast(found: LocatedMoment, timings: StageTimings, trial: TrialResult) -> Forecast:
     """Extrapolate what was measured on a moment to the whole video."""
     frames, plan = found.metadata.frame_count, found.plan
-    seconds = seconds_per_frame(found.detection, efforts, trial.effort, plan.device)
+    seconds = seconds_per_frame(found.detection, timings, trial.timing, plan.device)
     return Forecast(
         measured_frames=trial.frames,
         frames=frames,
@@ -163,17 +162,21 @@ def forecast(found: Survey, efforts: Efforts, trial: TrialResult) -> Forecast:
 
 
 def seconds_per_frame(
-    detection: Effort, efforts: Efforts, encoding: Effort, device: torch.device, cores: int | None = None
+    detection: StageTiming,
+    timings: StageTimings,
+    encoding: StageTiming,
+    device: torch.device,
+    cores: int | None = None,
 ) -> float:
-    """Seconds a frame takes where reading, denoising and encoding overlap, from their efforts one after another.
+    """Seconds a frame takes where reading, denoising and encoding overlap, from their timings one after another.
 
     No faster than the slowest of them, and no faster than the processor does the work of all three. `cores`: those
     of the processor; None: those that this process may use.
     """
     cores = cores or available_cores()
-    denoising = efforts.denoising
+    denoising = timings.denoising
     slowest = max(
-        efforts.reading.wall_per_frame,
+        timings.reading.wall_per_frame,
         denoising.wall_per_frame + detection.wall_per_frame,
         encoding.wall_per_frame,
     )
@@ -181,12 +184,5 @@ def seconds_per_frame(
     given = 1.0
     if device.type == "cpu" and denoising.wall:
         given = min(1.0, denoising.cpu / (denoising.wall * min(cores, torch.get_num_threads())))
-    work = sum(effort.cpu_per_frame for effort in (efforts.reading, denoising, detection, encoding))
+    work = sum(timing.cpu_per_frame for timing in (timings.reading, denoising, detection, encoding))
     return max(slowest, work / (cores * given))
-
-
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -13,14 +13,13 @@ from stbn_cli.errors import OptionError, OutputError
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.preview.clip import ClipWriter
 from stbn_cli.preview.forecast import Forecast, Trial, forecast
-from stbn_cli.preview.moment import Efforts, Shot, denoise_moment
+from stbn_cli.preview.location import HALF_PRECISION_FRAMES, LocatedMoment
+from stbn_cli.preview.moment import Shot, StageTimings, denoise_moment
 from stbn_cli.preview.picture import compose_sheet
-from stbn_cli.preview.survey import HALF_PRECISION_FRAMES, Survey
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.video.encoders import EncodeOptions
 from stbn_cli.video.images import JPEG_QUALITY, JPEG_SUFFIXES
 from stbn_cli.video.output import check_output, resolve_output, whole_file
-
-SIGMA_SCALE = 255.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ def check_preview(source: str | Path, output: str | Path, overwrite: bool) -> No
 
 
 def make_preview(
-    found: Survey,
+    found: LocatedMoment,
     output: str | Path,
     denoiser: Denoiser,
     *,
@@ -81,14 +80,14 @@ def make_preview(
         StbnError: one of its classes, with a sentence that says what to do.
     """
     check_preview(found.source.path, output, overwrite)
-    efforts = Efforts()
+    timings = StageTimings()
     with ExitStack() as stack:
         trial = stack.enter_context(Trial(found, full_output, encode))
         clip = None
         if shows_video(output):
             clip = stack.enter_context(ClipWriter(found, output, split=split, overwrite=overwrite))
         first: Shot | None = None
-        for count, shot in enumerate(denoise_moment(found, denoiser, efforts), 1):
+        for count, shot in enumerate(denoise_moment(found, denoiser, timings), 1):
             trial.write(shot)
             if shot.wanted:
                 first = first or shot
@@ -105,7 +104,7 @@ def make_preview(
         shown=len(found.wanted),
         sigmas=tuple(part.noise.shown for part in found.parts),
         differences=tuple(differences(found)),
-        forecast=forecast(found, efforts, tried),
+        forecast=forecast(found, timings, tried),
         warnings=tried.warnings,
     )
 
@@ -126,8 +125,8 @@ def timestamp(seconds: Fraction) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{milliseconds / 1000:06.3f}"
 
 
-def _sheet(found: Survey, shot: Shot, level: float | None) -> np.ndarray:
-    sigma = SIGMA_SCALE * (found.parts[0].noise.shown if level is None else level)
+def _sheet(found: LocatedMoment, shot: Shot, level: float | None) -> np.ndarray:
+    sigma = BYTE_SCALE * (found.parts[0].noise.shown if level is None else level)
     return compose_sheet(
         shot.before.rgb,
         shot.after,
@@ -137,7 +136,7 @@ def _sheet(found: Survey, shot: Shot, level: float | None) -> np.ndarray:
     )
 
 
-def differences(found: Survey) -> list[str]:
+def differences(found: LocatedMoment) -> list[str]:
     """Why the full run may differ from the preview by more than 1e-3, in sentences; none: it does not."""
     part = found.parts[0]
     if not part.known:

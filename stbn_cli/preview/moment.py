@@ -11,8 +11,8 @@ import numpy as np
 from stbn_cli.errors import InputError
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.jobs.source import Source
-from stbn_cli.preview.effort import Effort
-from stbn_cli.preview.survey import Survey, choose_moment, distinct, seconds_before, survey
+from stbn_cli.preview.location import LocatedMoment, choose_moment, distinct, seconds_before
+from stbn_cli.preview.timing import StageTiming
 from stbn_cli.video.fields import rows_by_field, rows_woven
 from stbn_cli.video.frames import Frame
 
@@ -28,16 +28,16 @@ class Shot:
 
 
 @dataclass(slots=True)
-class Efforts:
+class StageTimings:
     """What was measured while a moment was denoised; reading and denoising did not overlap."""
 
-    reading: Effort = field(default_factory=Effort)
+    reading: StageTiming = field(default_factory=StageTiming)
     # The first chunk, with what came before it, and all the others.
-    cold: Effort = field(default_factory=Effort)
-    warm: Effort = field(default_factory=Effort)
+    cold: StageTiming = field(default_factory=StageTiming)
+    warm: StageTiming = field(default_factory=StageTiming)
 
     @property
-    def denoising(self) -> Effort:
+    def denoising(self) -> StageTiming:
         """The best that is known of denoising: warm, if there was more than one chunk."""
         return self.warm if self.warm.frames else self.cold
 
@@ -58,14 +58,14 @@ def preview_frames(
     """
     with source.open() as reader:
         moment = choose_moment(reader.metadata, at, duration)
-    found = survey(source, denoiser, moment)
-    return [shot for shot in denoise_moment(found, denoiser, Efforts()) if shot.wanted]
+    found = locate(source, denoiser, moment)
+    return [shot for shot in denoise_moment(found, denoiser, StageTimings()) if shot.wanted]
 
 
-def denoise_moment(found: Survey, denoiser: Denoiser, efforts: Efforts) -> Iterator[Shot]:
+def denoise_moment(found: LocatedMoment, denoiser: Denoiser, timings: StageTimings) -> Iterator[Shot]:
     """Every frame that is denoised on the way to the wanted ones and up to their chunks' ends, in order.
 
-    Lazy; holds a chunk and its look-ahead. `efforts` receives what was measured. Raises `InputError` for a file that
+    Lazy; holds a chunk and its look-ahead. `timings` receives what was measured. Raises `InputError` for a file that
     gives other frames when it is read from elsewhere.
     """
     head = found.parts[0]
@@ -73,7 +73,7 @@ def denoise_moment(found: Survey, denoiser: Denoiser, efforts: Efforts) -> Itera
     start, cold_stop = head.start, min(head.first + found.plan.chunk, head.stop)
     with found.open(start) as reader:
         offset = seconds_before(reader, found.before(start))
-        frames = _measured(distinct(reader), efforts.reading)
+        frames = _measured(distinct(reader), timings.reading)
         for part in found.parts:
             waiting: deque[Frame] = deque()
             outputs = denoiser.stream_scene(
@@ -88,7 +88,7 @@ def denoise_moment(found: Survey, denoiser: Denoiser, efforts: Efforts) -> Itera
                 skip=part.first - part.start,
             )
             for index in range(part.first, part.stop):
-                after = _next(outputs, efforts, efforts.cold if index < cold_stop else efforts.warm)
+                after = _next(outputs, timings, timings.cold if index < cold_stop else timings.warm)
                 if after is None or offset + waiting[0].pts * waiting[0].time_base != found.times[index]:
                     raise InputError(
                         f"{found.source.path} gives other frames when it is read from the middle: its index is "
@@ -99,12 +99,12 @@ def denoise_moment(found: Survey, denoiser: Denoiser, efforts: Efforts) -> Itera
                 yield Shot(waiting.popleft(), after, found.times[index], index in found.wanted)
 
 
-def _measured(frames: Iterator[Frame], effort: Effort) -> Iterator[Frame]:
+def _measured(frames: Iterator[Frame], timing: StageTiming) -> Iterator[Frame]:
     # Not measured: the first costs the way from the key frame before it.
     frame = next(frames, None)
     while frame is not None:
         yield frame
-        with effort.measured():
+        with timing.measured():
             frame = next(frames, None)
 
 
@@ -121,11 +121,11 @@ def _feed(
         yield rows_by_field(frame.rgb) if by_fields else frame.rgb
 
 
-def _next(outputs: Iterator[np.ndarray], efforts: Efforts, effort: Effort) -> np.ndarray | None:
+def _next(outputs: Iterator[np.ndarray], timings: StageTimings, timing: StageTiming) -> np.ndarray | None:
     """The next denoised frame, its cost without that of the frames that were read for it."""
-    reading = efforts.reading
+    reading = timings.reading
     wall, cpu = reading.wall, reading.cpu
-    with effort.measured():
+    with timing.measured():
         after = next(outputs, None)
-    effort.without(reading.wall - wall, reading.cpu - cpu)
+    timing.without(reading.wall - wall, reading.cpu - cpu)
     return after

@@ -5,7 +5,8 @@ from fractions import Fraction
 import cv2
 import numpy as np
 
-from stbn_cli.preview.places import Place, detailed_places, noisiest_places
+from stbn_cli.preview.places import PictureSquare, detailed_places, noisiest_places
+from stbn_cli.scale import BYTE_SCALE
 
 # Pixels of the sheet. A row of magnified parts holds two pairs of panels.
 PANEL = 480
@@ -39,7 +40,7 @@ def compose_sheet(
     size = PANEL // factor
     noisy = noisiest_places(before, after, size, PLACES_PER_ROW)
     detailed = detailed_places(after, size, PLACES_PER_ROW, noisy)
-    before, after = (np.rint(255.0 * frame).astype(np.uint8) for frame in (before, after))
+    before, after = (np.rint(BYTE_SCALE * frame).astype(np.uint8) for frame in (before, after))
     if aspect is not None and turns % 2:
         aspect = 1 / aspect
     marks = [(place, NOISE_COLOR) for place in noisy] + [(place, DETAIL_COLOR) for place in detailed]
@@ -63,7 +64,7 @@ def label(picture: np.ndarray, text: str, left: int, bottom: int, color: tuple[i
     cv2.putText(field, text, (4, height + 2), FONT, FONT_SIZE, color, 1, cv2.LINE_AA)
     top = max(bottom - field.shape[0], 0)
     place = picture[top : top + field.shape[0], left : left + field.shape[1]]
-    values = field if picture.dtype == np.uint8 else field.astype(picture.dtype) / 255
+    values = field if picture.dtype == np.uint8 else field.astype(picture.dtype) / BYTE_SCALE
     place[...] = values[: place.shape[0], : place.shape[1]]
 
 
@@ -78,7 +79,10 @@ def _blank(height: int, width: int) -> np.ndarray:
 
 
 def _frames(
-    before: np.ndarray, after: np.ndarray, marks: list[tuple[Place, tuple[int, int, int]]], aspect: float
+    before: np.ndarray,
+    after: np.ndarray,
+    marks: list[tuple[PictureSquare, tuple[int, int, int]]],
+    aspect: float,
 ) -> np.ndarray:
     """Both whole frames side by side, with the places marked and numbered."""
     height, width = before.shape[:2]
@@ -102,7 +106,11 @@ def _frames(
 
 
 def _panels(
-    before: np.ndarray, after: np.ndarray, places: list[Place], color: tuple[int, int, int], number: int
+    before: np.ndarray,
+    after: np.ndarray,
+    places: list[PictureSquare],
+    color: tuple[int, int, int],
+    number: int,
 ) -> np.ndarray:
     """A row of magnified places, each before and after."""
     parts = []

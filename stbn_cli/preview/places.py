@@ -13,7 +13,7 @@ HARD_EDGE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PictureSquare:
     """A square of a picture, in pixels."""
 
     top: int
@@ -25,7 +25,7 @@ class Place:
         return picture[self.top : self.top + self.size, self.left : self.left + self.size]
 
 
-def noisiest_places(before: np.ndarray, after: np.ndarray, size: int, count: int) -> list[Place]:
+def noisiest_places(before: np.ndarray, after: np.ndarray, size: int, count: int) -> list[PictureSquare]:
     """Up to `count` squares that do not overlap, those first where most was taken away (mean square).
 
     before, after: (H, W, 3) float RGB. size: pixels of a side, at most the picture's sides.
@@ -34,7 +34,9 @@ def noisiest_places(before: np.ndarray, after: np.ndarray, size: int, count: int
     return _best_places(removed, size, count, [])
 
 
-def detailed_places(after: np.ndarray, size: int, count: int, taken: list[Place]) -> list[Place]:
+def detailed_places(
+    after: np.ndarray, size: int, count: int, taken: list[PictureSquare]
+) -> list[PictureSquare]:
     """Up to `count` squares, clear of each other and of `taken`, those first with most fine detail.
 
     after: (H, W, 3) float RGB, denoised, so that noise does not pass for detail. Detail is the mean contrast
@@ -47,20 +49,20 @@ def detailed_places(after: np.ndarray, size: int, count: int, taken: list[Place]
     return _best_places(contrast, size, count, taken)
 
 
-def _best_places(score: np.ndarray, size: int, count: int, taken: list[Place]) -> list[Place]:
+def _best_places(score: np.ndarray, size: int, count: int, taken: list[PictureSquare]) -> list[PictureSquare]:
     """Greedy: the square with the largest sum of `score` (H, W), then the next that is clear of those before."""
     sums = square_sums(score, size, size)
-    places: list[Place] = []
+    places: list[PictureSquare] = []
     for other in taken:
         _forbid(sums, other)
     while len(places) < count and np.isfinite(sums).any():
         top, left = np.unravel_index(np.argmax(sums), sums.shape)
-        places.append(Place(int(top), int(left), size))
+        places.append(PictureSquare(int(top), int(left), size))
         _forbid(sums, places[-1])
     return places
 
 
-def _forbid(sums: np.ndarray, place: Place) -> None:
+def _forbid(sums: np.ndarray, place: PictureSquare) -> None:
     """Rule out every square that would share a pixel with `place`."""
     rows = slice(max(place.top - place.size + 1, 0), place.top + place.size)
     columns = slice(max(place.left - place.size + 1, 0), place.left + place.size)

@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+from stbn_cli.scale import BYTE_SCALE
+
 LARGEST_SIDE = 16383  # pixels, WebP's limit
 # OpenCV writes WebP without loss from 101 on. It takes a third off PNG for clean crops and a tenth for noisy ones.
 _LOSSLESS = 101
@@ -18,7 +20,7 @@ def encode_picture(rgb: np.ndarray) -> bytes:
         raise ValueError(f"A picture is (H, W, 3) with sides of 1 to {LARGEST_SIDE} pixels, not {rgb.shape}.")
     if np.issubdtype(rgb.dtype, np.floating):
         levels = np.nan_to_num(rgb.clip(0.0, 1.0), nan=0.0)
-        rgb = np.rint(255.0 * levels).astype(np.uint8)
+        rgb = np.rint(BYTE_SCALE * levels).astype(np.uint8)
     elif rgb.dtype != np.uint8:
         raise ValueError(f"A picture is uint8 or floating point, not {rgb.dtype}.")
     written, data = cv2.imencode(

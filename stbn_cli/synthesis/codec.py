@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes
 from stbn_cli.video.pixels import join_planes, split_planes
 
@@ -88,7 +89,7 @@ def sampled(frames: Tensor) -> Tensor:
 
 def draw_coder(random: np.random.Generator, sigma: float) -> H264:
     """Random settings for frames with noise of `sigma` ([0, 1] scale): about 1 to 10 Mbit/s for 960x540 at 25 fps."""
-    raised = min(255.0 * sigma / SIGMA_PER_CRF, HIGHEST_RAISE)
+    raised = min(BYTE_SCALE * sigma / SIGMA_PER_CRF, HIGHEST_RAISE)
     crf = float(random.uniform(SMALLEST_CRF + raised, LARGEST_CRF))
     return H264(crf, PRESETS[int(random.integers(len(PRESETS)))])
 

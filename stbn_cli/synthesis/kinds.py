@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stbn_cli.noise.kinds import SMALLEST_CODED_LEVEL, NoiseKind
 from stbn_cli.noise.model import NoiseModel
-from stbn_cli.synthesis.camera import draw_grain, draw_pipeline
+from stbn_cli.synthesis.isp import draw_grain, draw_pipeline
 from stbn_cli.synthesis.sensor import SensorNoise, draw_sensor_noise
 
 # Shares of the draws.

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from stbn_cli.noise.luma import luma_of
 from stbn_cli.noise.model import NoiseModel
-from stbn_cli.synthesis.camera import blurred, draw_pipeline
+from stbn_cli.scale import BYTE_SCALE
+from stbn_cli.synthesis.isp import blurred, draw_pipeline
 from stbn_cli.synthesis.processing import blotchy, grain, jpeg, resized, spatially_reduced, temporally_reduced
 from stbn_cli.synthesis.sensor import SensorNoise, draw_sensor_noise, poisson_gaussian, rounded
 
 if TYPE_CHECKING:
     from stbn_cli.synthesis.codec import H264
 
-BYTE = 255.0
 # Kinds of noise and their shares of the draws.
 SOURCES = {"camera": 0.28, "blotchy": 0.24, "white": 0.16, "sensor": 0.09, "grain": 0.11, "clean": 0.12}
 SIGMA_RANGE = (0.7, 60.0)  # standard deviation, 0-255 scale
@@ -69,7 +69,7 @@ def draw_clip(clean: Tensor, random: np.random.Generator) -> NoisyClip:
     if random.random() < DARK_SHARE:
         clean = clean * float(np.exp(random.uniform(np.log(DARKEST), 0.0)))
     kind = str(random.choice(list(SOURCES), p=np.array(list(SOURCES.values())) / sum(SOURCES.values())))
-    sigma = _draw_sigma(random) / BYTE
+    sigma = _draw_sigma(random) / BYTE_SCALE
     if kind in ("white", "sensor") and random.random() < FLOAT_SHARE:
         source = SensorNoise(NoiseModel.white(sigma)) if kind == "white" else draw_sensor_noise(random, sigma)
         noisy = replace(source, clipped=False).add_to(clean, generator)
@@ -150,7 +150,7 @@ def _with_noise(
         colour = float(random.uniform(0.6, 2.5)) if random.random() < 0.7 else 0.0
         noisy = spatially_reduced(noisy, strength, colour, int(random.integers(1, 4)))
     if random.random() < 0.25:
-        noisy = temporally_reduced(noisy, float(random.uniform(0.3, 0.75)), max(2.0 * sigma, 4 / BYTE))
+        noisy = temporally_reduced(noisy, float(random.uniform(0.3, 0.75)), max(2.0 * sigma, 4 / BYTE_SCALE))
     if random.random() < 0.2:
         amount, radius = float(random.uniform(0.2, 1.0)), float(random.uniform(0.6, 1.5))
         noisy, clean = (frames + amount * (frames - blurred(frames, radius)) for frames in (noisy, clean))
@@ -181,7 +181,7 @@ def _draw_coder(random: np.random.Generator, sigma: float, frames: Tensor) -> "H
     presets = HEVC_PRESETS if hevc else PRESETS
     preset = presets[int(random.integers(len(presets)))]
     # Who codes strong noise finely needs very many bits.
-    crf = float(random.uniform(16.0 + min(BYTE * sigma / 5.0, 6.0), 35.0))
+    crf = float(random.uniform(16.0 + min(BYTE_SCALE * sigma / 5.0, 6.0), 35.0))
     bitrate = None
     if random.random() < BITRATE_SHARE:
         rate = float(np.exp(random.uniform(np.log(BITRATES[0]), np.log(BITRATES[1]))))

@@ -14,9 +14,9 @@ from torch import Tensor
 from stbn_cli.noise.estimate import LUMA_WEIGHTS
 from stbn_cli.noise.luma import luma_of
 from stbn_cli.noise.model import NoiseModel
-from stbn_cli.synthesis.camera import blurred, gaussian
+from stbn_cli.scale import BYTE_SCALE
+from stbn_cli.synthesis.isp import blurred, gaussian
 
-BYTE = 255.0
 MOTION_WINDOW = 5  # pixels of the box that decides where a camera's temporal filter sees motion
 
 
@@ -107,6 +107,8 @@ def _jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
 
 
 def _each(frames: Tensor, change: Callable[[np.ndarray], np.ndarray]) -> Tensor:
-    pictures = (frames * BYTE).round().clamp(0.0, BYTE).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    pictures = (
+        (frames * BYTE_SCALE).round().clamp(0.0, BYTE_SCALE).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    )
     results = np.stack([change(picture) for picture in pictures])
-    return torch.from_numpy(results).permute(0, 3, 1, 2).float() / BYTE
+    return torch.from_numpy(results).permute(0, 3, 1, 2).float() / BYTE_SCALE

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from stbn_cli.noise.model import CHANNELS, NoiseModel
+from stbn_cli.scale import BYTE_SCALE
 
 MIDDLE = 0.5  # the brightness at which a drawn level holds
 ROUNDING_VARIANCE = 1 / 12  # of rounding to whole steps, in steps squared
-EIGHT_BITS = 255.0
 # Of the drawn noise: every channel's share of shot noise, how much channels differ, how often there is a limit.
 CHANNEL_SPREAD = 0.35  # standard deviation of the logarithm
 EQUAL_CHANNELS_SHARE = 0.4
@@ -44,7 +44,7 @@ def poisson_gaussian(
     `clipped` as in `SensorNoise`; the variance of rounding counts as part of the noise then.
     """
     shots, reads = (np.atleast_1d(np.asarray(part, dtype=float)) for part in (shot, read))
-    rounding = ROUNDING_VARIANCE / EIGHT_BITS**2 if clipped else 0.0
+    rounding = ROUNDING_VARIANCE / BYTE_SCALE**2 if clipped else 0.0
     rows = np.broadcast_arrays(shots, reads)
     variances = tuple((b * b + rounding, a + b * b + rounding) for a, b in zip(*rows, strict=True))
     return SensorNoise(NoiseModel(variances), clipped)
@@ -66,4 +66,4 @@ def draw_sensor_noise(random: np.random.Generator, sigma: float) -> SensorNoise:
 
 def rounded(frames: Tensor) -> Tensor:
     """Clipped to [0, 1] and rounded to 8 bits."""
-    return (frames * EIGHT_BITS).round().clamp(0.0, EIGHT_BITS) / EIGHT_BITS
+    return (frames * BYTE_SCALE).round().clamp(0.0, BYTE_SCALE) / BYTE_SCALE

@@ -20,11 +20,12 @@ from stbn_cli.noise.posterior import (
     posterior_mean,
     posterior_nll,
 )
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.kinds import degrade, told_noise
+from stbn_cli.training.dataset import NOISE, SequenceSource
 from stbn_cli.training.flow_losses import inside
 from stbn_cli.training.footage import pseudo_rgb
 from stbn_cli.training.options import TrainOptions
-from stbn_cli.training.sequences import NOISE, SequenceSource
 from stbn_cli.training.validation import Validation, validate_denoiser, validate_on_kind, validate_raw
 
 # Flow is found on the crop and this margin around it (pixels), since flow at a border is poor.
@@ -102,7 +103,9 @@ class DenoiserTask(nn.Module):
         sigma = torch.zeros(len(numbers), device=noisy.device)
         if self.network.config.noise_level:
             low, high = self.options.noise_interval
-            draws = [source.noise(number, noisy[0], (low / 255.0, high / 255.0)) for number in numbers]
+            draws = [
+                source.noise(number, noisy[0], (low / BYTE_SCALE, high / BYTE_SCALE)) for number in numbers
+            ]
             sigma = upload(torch.tensor([level for level, _ in draws]), noisy.device)
             strength = sigma.view(-1, 1, 1, 1, 1)
             # Flow found in the very frames to predict aligns their noise with that of their neighbours, so that a
@@ -129,7 +132,9 @@ class DenoiserTask(nn.Module):
         drawn = []
         for number in numbers:
             random = source.random(number, NOISE)
-            found = degrade(self.options.noise, source.sequence(number), random, (low / 255.0, high / 255.0))
+            found = degrade(
+                self.options.noise, source.sequence(number), random, (low / BYTE_SCALE, high / BYTE_SCALE)
+            )
             # What will be measured is not the truth either.
             noise = told_noise(self.options.noise, found.noise, found.noisy, random.normal())
             drawn.append(found._replace(noise=noise))
@@ -158,7 +163,7 @@ class DenoiserTask(nn.Module):
         likelihood = posterior_nll(outputs, batch.noisy, sigma, batch.clean).mean()
         errors = (posterior_mean(outputs, batch.noisy, sigma) - batch.clean).square().mean(dim=(1, 2, 3, 4))
         # As PSNR has it: each sequence counts the same, however noisy it is.
-        return (errors + (NEGLIGIBLE_ERROR / 255.0) ** 2).log().mean() + LIKELIHOOD_WEIGHT * likelihood
+        return (errors + (NEGLIGIBLE_ERROR / BYTE_SCALE) ** 2).log().mean() + LIKELIHOOD_WEIGHT * likelihood
 
     def forward(self, batch: DenoiserBatch) -> Tensor:
         """The loss, in float32 whatever autocast has set for the networks."""
@@ -201,7 +206,9 @@ class DenoiserTask(nn.Module):
             flow.network.eval()
         if self.options.noise != "white":
             low, high = self.options.noise_interval
-            return validate_on_kind(network, flow, clips, self.options.noise, (low / 255.0, high / 255.0))
+            return validate_on_kind(
+                network, flow, clips, self.options.noise, (low / BYTE_SCALE, high / BYTE_SCALE)
+            )
         return validate_denoiser(network, flow, clips, self.options.validation_noise)
 
     def save(self, path: Path, state: Mapping[str, Tensor], training: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stbn_cli.models.lightflow import FlowLevel
 from stbn_cli.models.warp import warp_bilinear
+from stbn_cli.scale import BYTE_SCALE
 
 # End-point errors count with this power: small ones matter more than in L1, and a hopeless pixel less.
 ROBUST_POWER = 0.7
@@ -136,7 +137,7 @@ def _targets(flow: Tensor) -> tuple[Tensor, Tensor]:
 
 def _census(frames: Tensor) -> Tensor:
     """`(N, 3, H, W)` on [0, 1] to squashed differences to the neighbours `(N, window^2, H, W)`."""
-    grey = 255.0 * frames.float().mean(1, keepdim=True)
+    grey = BYTE_SCALE * frames.float().mean(1, keepdim=True)
     margin = CENSUS_WINDOW // 2
     padded = F.pad(grey, (margin,) * 4, mode="replicate")
     neighbours = F.unfold(padded, CENSUS_WINDOW).view(len(grey), -1, *grey.shape[-2:])

@@ -15,7 +15,8 @@ from stbn_cli.checkpoints.serial import ModelInfo
 from stbn_cli.flow.estimator import NetworkFlow
 from stbn_cli.inference.transfer import upload
 from stbn_cli.models.lightflow import LightFlowNet, LightFlowPyramid
-from stbn_cli.training.camera import render, true_flow
+from stbn_cli.scale import BYTE_SCALE
+from stbn_cli.training.dataset import SequenceSource
 from stbn_cli.training.flow_losses import (
     end_point_loss,
     photometric_loss,
@@ -23,8 +24,8 @@ from stbn_cli.training.flow_losses import (
     visible_by_consistency,
 )
 from stbn_cli.training.options import TrainOptions
-from stbn_cli.training.sequences import SequenceSource
 from stbn_cli.training.validation import Validation, validate_flow
+from stbn_cli.training.virtual_camera import render, true_flow
 
 PHOTOMETRIC_WEIGHT = 20.0  # its distances are a hundredth of the sum of all steps' end-point errors
 SMOOTHNESS_WEIGHT = 4.0
@@ -65,7 +66,7 @@ class FlowTask(nn.Module):
         """The batch of these sequence numbers; depends on them and the seed alone."""
         progress = numbers.start / self.options.batch_size / (RISE * self.options.steps)
         rendered, real, motions, seens = [], [], [], []
-        low, high = (sigma / 255.0 * min(progress, 1.0) for sigma in self.options.noise_interval)
+        low, high = (sigma / BYTE_SCALE * min(progress, 1.0) for sigma in self.options.noise_interval)
         for number in numbers:
             random = source.random(number)
             if not source.takes_still(random) and progress >= 1.0:

@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stbn_cli.errors import InputError
-from stbn_cli.inference.scenes import CutDetector
+from stbn_cli.inference.cuts import CutDetector
+from stbn_cli.machine import available_cores
+from stbn_cli.scale import BYTE_SCALE
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".y4m"})
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
@@ -115,7 +117,7 @@ def load_footage(
     for name in sorted((wanted or set()) - found):
         raise InputError(f"There is no clip called {name!r} in the training folders. Check --hold-out.")
     footage = Footage()
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as threads:
+    with ThreadPoolExecutor(min(available_cores(), 16)) as threads:
         clips = threads.map(lambda source: _scenes_of(source, maximum_frames, bayer), sources)
         for source, scenes in zip(sources, clips, strict=True):
             if not scenes and source.suffix.lower() in VIDEO_SUFFIXES:
@@ -211,7 +213,7 @@ def _scenes_of(source: Path, maximum_frames: int | None, bayer: BayerFormat | No
     if clip is None:
         return []
     detector = CutDetector()
-    cuts = [t for t, frame in enumerate(clip) if detector.is_cut(frame.astype(np.float32) / 255.0)]
+    cuts = [t for t, frame in enumerate(clip) if detector.is_cut(frame.astype(np.float32) / BYTE_SCALE)]
     pieces = np.split(clip, [cut for cut in cuts if cut > 0])
     return [torch.from_numpy(np.ascontiguousarray(piece.transpose(0, 3, 1, 2))) for piece in pieces]
 

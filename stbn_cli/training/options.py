@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from stbn_cli.models.config import MODEL_SIZES, REFINEMENT_BLOCKS, STBNConfig
 from stbn_cli.models.recurrent import RECURRENT_SIZES
-from stbn_cli.models.stbn import MODEL_SIZES, REFINEMENT_BLOCKS, STBNConfig
 from stbn_cli.noise.kinds import INDEPENDENT_KINDS, KINDS, NoiseKind
 from stbn_cli.training.footage import BayerFormat
 

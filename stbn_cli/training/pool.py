@@ -20,11 +20,11 @@ from stbn_cli.errors import InputError
 from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.estimator import create_flow_estimator
 from stbn_cli.noise.levels import level_map
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.mixture import draw_clip
+from stbn_cli.training.dataset import SequenceOptions, SequenceSource
 from stbn_cli.training.footage import Footage
-from stbn_cli.training.sequences import SequenceOptions, SequenceSource
 
-BYTE = 255.0
 LEAD = 2  # frames before those that are kept: the first one coded is coded by itself
 KEPT_FRAMES = 12
 # Pixels of the square clips: small ones show more of a scene, shrunk further, and so finer details.
@@ -142,7 +142,7 @@ class Pool:
             ]
             levels = file.get_tensor("levels")
         noisy, clean = (
-            frames.float() / BYTE if frames.dtype == torch.uint8 else frames.float()
+            frames.float() / BYTE_SCALE if frames.dtype == torch.uint8 else frames.float()
             for frames in (noisy, clean)
         )
         if random.random() < 0.5:  # backwards in time
@@ -168,4 +168,4 @@ def _level_error(random: np.random.Generator, error: float) -> np.ndarray:
 
 
 def _bytes(frames: Tensor) -> Tensor:
-    return (frames * BYTE).round().clamp(0.0, BYTE).to(torch.uint8)
+    return (frames * BYTE_SCALE).round().clamp(0.0, BYTE_SCALE).to(torch.uint8)

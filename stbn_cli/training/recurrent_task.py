@@ -16,11 +16,12 @@ from stbn_cli.metrics import psnr
 from stbn_cli.models.recurrent import TRAINED_FLOW, Recurrent
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import level_map
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.kinds import degrade, lead_of
 from stbn_cli.synthesis.mixture import measured_levels
 from stbn_cli.synthesis.protocol import protocol_noise
 from stbn_cli.training.options import TrainOptions
-from stbn_cli.training.pool import BYTE, FLOW_SCALE, Pool, PoolBatch
+from stbn_cli.training.pool import FLOW_SCALE, Pool, PoolBatch
 from stbn_cli.training.validation import Validation
 
 # Sequences hardly wrong (0-255 scale) are not to be made perfect at the expense of others.
@@ -71,7 +72,7 @@ class RecurrentTask(nn.Module):
         estimate, log_spread = self.network(batch.noisy, batch.level, batch.to_previous, batch.to_next)
         error = estimate.float() - batch.clean
         # As PSNR has it: each sequence counts the same, however noisy it is.
-        squares = error.square().mean(dim=(1, 2, 3, 4)) + (NEGLIGIBLE_ERROR / BYTE) ** 2
+        squares = error.square().mean(dim=(1, 2, 3, 4)) + (NEGLIGIBLE_ERROR / BYTE_SCALE) ** 2
         likelihood = log_spread + 0.5 * (error.detach() * torch.exp(-log_spread)).square()
         return squares.log().mean() + SPREAD_WEIGHT * likelihood.mean()
 
@@ -114,7 +115,7 @@ def validate_recurrent(network: Recurrent, clips: Sequence[Tensor], sigmas: Sequ
     for sigma in sigmas:
         scores = []
         for clean in cut:
-            noisy = protocol_noise(clean, sigma / BYTE)
+            noisy = protocol_noise(clean, sigma / BYTE_SCALE)
             estimate = denoised(noisy, clean)
             scores.append(float(psnr(estimate, clean).mean()))
             picture = torch.cat((noisy[-1], estimate[-1]), -1)
@@ -126,7 +127,7 @@ def validate_recurrent(network: Recurrent, clips: Sequence[Tensor], sigmas: Sequ
             random = np.random.default_rng((VALIDATION_SEED, number))
             lead = lead_of(kind)
             frames = torch.cat((clean[1 : 1 + lead].flip(0), clean)) if lead else clean
-            found = degrade(kind, frames, random, (low / BYTE, high / BYTE))
+            found = degrade(kind, frames, random, (low / BYTE_SCALE, high / BYTE_SCALE))
             scores.append(float(psnr(denoised(found.noisy, found.clean), found.clean).mean()))
         means[kind] = round(sum(scores) / len(scores), 3)
     mean = sum(means.values()) / len(means)

@@ -11,17 +11,18 @@ from stbn_cli.checkpoints.serial import Checkpoint, load_checkpoint
 from stbn_cli.checkpoints.store import find_flow
 from stbn_cli.errors import InputError
 from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
+from stbn_cli.models.config import STBNConfig
 from stbn_cli.models.lightflow import LightFlowNet
 from stbn_cli.models.recurrent import RECURRENT_SIZES, Recurrent
-from stbn_cli.models.stbn import STBN, STBNConfig
+from stbn_cli.models.stbn import STBN
 from stbn_cli.synthesis.kinds import lead_of
+from stbn_cli.training.dataset import SequenceOptions, SequenceSource
 from stbn_cli.training.denoiser_task import DenoiserTask
 from stbn_cli.training.flow_task import FlowTask
 from stbn_cli.training.footage import Footage, check_apart, load_footage
 from stbn_cli.training.options import FLOW_MODEL, TrainOptions
 from stbn_cli.training.pool import Pool
 from stbn_cli.training.recurrent_task import RecurrentTask
-from stbn_cli.training.sequences import SequenceOptions, SequenceSource
 from stbn_cli.training.validation import CLIP_FRAMES, crop_clips
 from stbn_cli.training.widening import can_widen, widen
 

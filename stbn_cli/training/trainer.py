@@ -16,14 +16,14 @@ from torch import Tensor
 from stbn_cli import __version__
 from stbn_cli.errors import InputError, OutputError, StbnError
 from stbn_cli.inference.device import is_emulated, resolve_precision
+from stbn_cli.stopping import StopRequest, stop_of_learning
 from stbn_cli.training.distributed import Processes, join_processes
 from stbn_cli.training.graph import GradientGraph
-from stbn_cli.training.journal import Journal
+from stbn_cli.training.logging import Journal
 from stbn_cli.training.optimisation import Optimisation
 from stbn_cli.training.options import FLOW_MODEL, TrainOptions
 from stbn_cli.training.prefetch import Prefetcher
 from stbn_cli.training.setup import create_task, load_training_footage, open_source
-from stbn_cli.training.stopping import GracefulStop
 
 STATE_FILE = "state.pt"
 MODEL_FILE = "model.safetensors"  # averaged weights of the last save
@@ -142,16 +142,16 @@ class Trainer:
         try:
             if footage.unreadable:
                 self._note({"event": f"left out, unreadable: {', '.join(footage.unreadable)}"})
-            with GracefulStop() as stop:
+            with stop_of_learning() as stop:
                 self._train(iter(batches), clips, stop)
         finally:
             batches.close()
             if self._journal is not None:
                 self._journal.close()
         self.processes.close()
-        return TrainResult(self.step, self.step >= self.options.steps, stop.wanted, self.best)
+        return TrainResult(self.step, self.step >= self.options.steps, stop(), self.best)
 
-    def _train(self, batches: Iterator[Any], clips: list[Tensor], stop: GracefulStop) -> None:
+    def _train(self, batches: Iterator[Any], clips: list[Tensor], stop: StopRequest) -> None:
         options = self.options
         begun = saved = time.monotonic()
         before, meter, bad_rows = self.seconds, _Meter(self.device), 0
@@ -178,8 +178,8 @@ class Trainer:
                 name = f"epoch-{self.step // options.steps_per_epoch}.safetensors"
                 self.task.save(options.log_dir / name, self.average, self._training())
             late = options.max_minutes is not None and now - begun > MINUTE * options.max_minutes
-            ending = self.processes.anywhere(stop.wanted or late, self.device) or self.step == options.steps
-            if self.step % options.validate_every == 0 or (ending and not stop.wanted):
+            ending = self.processes.anywhere(stop() or late, self.device) or self.step == options.steps
+            if self.step % options.validate_every == 0 or (ending and not stop()):
                 self._save()  # before, so that a validation that fails costs nothing
                 self._validate(clips)
                 self._save()
@@ -189,7 +189,7 @@ class Trainer:
                 saved = time.monotonic()
             if ending:
                 break
-        if stop.wanted:
+        if stop():
             self._note({"event": "interrupted"})
 
     @property

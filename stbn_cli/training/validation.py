@@ -15,10 +15,11 @@ from stbn_cli.models.warp import warp_bilinear
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import broadcast_sigma
 from stbn_cli.noise.posterior import MEAN_CHANNELS, posterior_mean
+from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.kinds import degrade, lead_of, told_noise
 from stbn_cli.synthesis.protocol import protocol_noise
-from stbn_cli.training.camera import draw_scene, render, true_flow
 from stbn_cli.training.footage import BayerFormat, Footage, pseudo_rgb
+from stbn_cli.training.virtual_camera import draw_scene, render, true_flow
 
 CLIP_FRAMES = 6
 CROP = 256  # pixels, from the middle of the frame
@@ -44,7 +45,7 @@ def crop_clips(footage: Footage) -> list[Tensor]:
         height, width = clip.shape[-2:]
         top, left = max(height - CROP, 0) // 2, max(width - CROP, 0) // 2
         frames = clip[:CLIP_FRAMES, :, top : top + CROP, left : left + CROP]
-        clips.append(frames.float() / 255.0 if frames.dtype == torch.uint8 else frames)
+        clips.append(frames.float() / BYTE_SCALE if frames.dtype == torch.uint8 else frames)
     return clips
 
 
@@ -56,7 +57,7 @@ def validate_denoiser(
     device = next(network.parameters()).device
     means, picture = {}, None
     for sigma in sigmas:
-        level = sigma / 255.0
+        level = sigma / BYTE_SCALE
         scores = []
         for clean in clips:
             noisy = protocol_noise(clean, level).to(device)
@@ -136,7 +137,7 @@ def validate_flow(
     """
     scenes = [
         draw_scene(
-            [(clip[0] * 255.0).to(torch.uint8) for clip in clips],
+            [(clip[0] * BYTE_SCALE).to(torch.uint8) for clip in clips],
             2,
             CROP,
             np.random.default_rng((FLOW_SEED, number)),
@@ -145,7 +146,7 @@ def validate_flow(
     ]
     errors, warped = {}, {}
     for sigma in sigmas:
-        level = sigma / 255.0
+        level = sigma / BYTE_SCALE
         distances, scores = [], []
         for scene in scenes:
             frames, alpha = render(scene)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from stbn_cli.models.blindspot import PhaseHead, PhaseResidualBlock
 from stbn_cli.models.branch import PropagationBranch
+from stbn_cli.models.config import STBNConfig
 from stbn_cli.models.expansion import SCALE, ReceptiveFieldExpansion
-from stbn_cli.models.stbn import STBN, STBNConfig
+from stbn_cli.models.stbn import STBN
 
 # The bottleneck at a branch's end has ReLUs, and features have signs: they pass it with this added, and it is taken off
 # afterwards. Those of `stbn-s` reach from -1.6 to 1.3 on a noisy clip, one in a thousand of a channel to -0.9; more

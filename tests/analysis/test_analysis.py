@@ -11,8 +11,8 @@ from stbn_cli.analysis.analysis import RUN_FRAMES, Analysis, analyze
 from stbn_cli.analysis.picture import clipped_shares, find_repeats, grid_strength
 from stbn_cli.noise.bars import Bars, find_bars, without_bars
 from stbn_cli.noise.model import NoiseModel
-from stbn_cli.synthesis.camera import CameraPipeline, Grain
 from stbn_cli.synthesis.codec import H264
+from stbn_cli.synthesis.isp import CameraPipeline, Grain
 from stbn_cli.synthesis.sensor import SensorNoise, poisson_gaussian
 
 
@@ -41,7 +41,7 @@ def test_white_noise(clean: torch.Tensor) -> None:
     assert found.verdict.kind == "white" and not found.verdict.faint
     assert found.level * 255 == pytest.approx(15, rel=0.06)
     assert found.typical.correlation.length == pytest.approx(0.65, abs=0.1)
-    assert (found.repeated, found.alike, found.skipped) == (0.0, 0.0, 0.0)
+    assert (found.repeated, found.near_duplicates, found.skipped) == (0.0, 0.0, 0.0)
     assert not found.bars.any
 
 
@@ -134,5 +134,5 @@ def test_repeated_frames_and_skipped_blocks(clean: torch.Tensor) -> None:
     noisy[5] = noisy[4] + 0.0005 * torch.randn(noisy[4].shape, generator=seeded())
     noisy[7, :, :16, :128] = noisy[6, :, :16, :128]
     found = find_repeats(noisy)
-    assert (found.pairs, found.same, found.alike) == (7, 1, 1)
+    assert (found.pairs, found.same, found.near_duplicates) == (7, 1, 1)
     assert found.skipped == pytest.approx(8 / (11 * 16) / 5)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from stbn_cli.bench.artifacts import CropKeeper, detailed_place, save_frames
 from stbn_cli.bench.clips import Clip
 from stbn_cli.bench.isolation import IsolatedMethod, MethodFailedError
-from stbn_cli.bench.keepers import CropKeeper, detailed_place, save_frames
 from stbn_cli.bench.results import Failure, Score, average, estimate_mean
 from stbn_cli.bench.runner import BenchOptions, run_bench
 from stbn_cli.errors import InputError

@@ -11,7 +11,8 @@ import torch
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, save_checkpoint
 from stbn_cli.cli import progress
 from stbn_cli.cli.app import main
-from stbn_cli.models.stbn import STBN, STBNConfig
+from stbn_cli.models.config import STBNConfig
+from stbn_cli.models.stbn import STBN
 from tests.networks import TINY
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stbn_cli.noise.model import NoiseModel
-from stbn_cli.synthesis.camera import Grain
+from stbn_cli.synthesis.isp import Grain
 from stbn_cli.synthesis.sensor import SensorNoise
 from tests.cli.conftest import save_tiny_model
 

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from stbn_cli.finetuning.finetuner import Finetuner
+from stbn_cli.finetuning.run import FinetuneRun
 from stbn_cli.noise.model import NoiseModel
-from stbn_cli.synthesis.camera import Grain
+from stbn_cli.synthesis.isp import Grain
 from stbn_cli.synthesis.sensor import SensorNoise, poisson_gaussian
 from tests.cli.test_analyze import write_clip
 from tests.cli.test_errors import assert_refused
@@ -82,7 +82,7 @@ def test_what_finetune_will_refuse_is_refused_before_the_work(
     def never(*_: object) -> None:
         raise AssertionError("the run was planned")
 
-    monkeypatch.setattr(Finetuner, "_plan", never)
+    monkeypatch.setattr(FinetuneRun, "_plan", never)
     result = stbn("finetune", clip, "-o", tmp_path / "m.safetensors", "-m", tiny_model_path, "--json")
     if noise == "clean":
         assert_refused(result, 3, "hardly any noise")

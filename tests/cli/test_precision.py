@@ -12,7 +12,7 @@ import pytest
 
 import stbn_cli.api
 from stbn_cli.inference import device
-from stbn_cli.models.stbn import MODEL_SIZES
+from stbn_cli.models.config import MODEL_SIZES
 from tests.networks import TINY
 
 WARNING = "only emulates bf16"

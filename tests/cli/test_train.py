@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from stbn_cli.cli.train import train
-from stbn_cli.models.stbn import MODEL_SIZES
+from stbn_cli.models.config import MODEL_SIZES
 from stbn_cli.training.optimisation import Optimisation
 from stbn_cli.training.options import TrainOptions
 from tests.networks import TINY

@@ -17,7 +17,7 @@ from stbn_cli.checkpoints.flow import load_flow_checkpoint
 from stbn_cli.checkpoints.serial import Checkpoint, load_checkpoint, save_checkpoint
 from stbn_cli.checkpoints.store import find_flow
 from stbn_cli.errors import InputError
-from stbn_cli.finetuning import flow_distillation, learner
+from stbn_cli.finetuning import flow_distillation, trainer
 from stbn_cli.finetuning.flow_distillation import distil_flow
 from stbn_cli.finetuning.flows import BlindFlows
 from stbn_cli.finetuning.footage import NoisyRun
@@ -195,8 +195,8 @@ def teacher_says(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Tensor]
             calls.append(steps)
             return network_of(weights)
 
-        monkeypatch.setattr(learner, "distil_flow", distilled)
-        monkeypatch.setattr(learner, "DISTILLATION_QUALITY", 0.5)
+        monkeypatch.setattr(trainer, "distil_flow", distilled)
+        monkeypatch.setattr(trainer, "DISTILLATION_QUALITY", 0.5)
         return calls
 
     return prepare
@@ -214,7 +214,7 @@ def test_the_light_flow_network_travels_with_the_finetuned_model(
     noisy: list[np.ndarray], shipped: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flow_distillation, "LEARNING_RATE", 3e-4)
-    monkeypatch.setattr(learner, "DISTILLATION_QUALITY", 1.0)
+    monkeypatch.setattr(trainer, "DISTILLATION_QUALITY", 1.0)
     start, output = save_tiny_model(tmp_path / "tiny.safetensors"), tmp_path / "mine.safetensors"
     phases: list[str] = []
     tell = lambda told: phases.append(told.phase)  # noqa: E731
@@ -250,13 +250,13 @@ def test_a_distilled_flow_that_does_harm_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     used: list[NetworkFlow] = []
-    find = learner.find_blind_flows
+    find = trainer.find_blind_flows
 
     def watched(run: NoisyRun, hidden: Tensor, flow: NetworkFlow, sigma: float) -> BlindFlows:
         used.append(flow)
         return find(run, hidden, flow, sigma)
 
-    monkeypatch.setattr(learner, "find_blind_flows", watched)
+    monkeypatch.setattr(trainer, "find_blind_flows", watched)
     calls = teacher_says(scrambled(shipped))
     result = learn(noisy, tmp_path / "out.safetensors", taught)
     assert calls and not result.flow_distilled

@@ -19,12 +19,12 @@ from stbn_cli.finetuning.plan import (
     SCRATCH_FACTOR,
     STEP_COST,
     STEPS_SHARE,
-    Schedule,
+    FinetuneSchedule,
     StepSizes,
     choose_sizes,
     make_schedule,
 )
-from stbn_cli.models.stbn import MODEL_SIZES
+from stbn_cli.models.config import MODEL_SIZES
 from tests.networks import TINY
 
 PLENTY = 2**45
@@ -34,7 +34,7 @@ SMALL, LARGE = MODEL_SIZES["stbn-xs"], MODEL_SIZES["stbn"]
 
 def scheduled(
     *, seconds: float = 0.1, sizes: StepSizes = SIZES, memory: int = PLENTY, **options: object
-) -> Schedule:
+) -> FinetuneSchedule:
     return make_schedule(SMALL, FinetuneOptions(**options), sizes, seconds, memory)  # type: ignore[arg-type]
 
 

@@ -7,7 +7,8 @@ import torch
 from stbn_cli.flow.dis import DisFlow
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.plan import EngineOptions
-from stbn_cli.models.stbn import MODEL_SIZES, STBN
+from stbn_cli.models.config import MODEL_SIZES
+from stbn_cli.models.stbn import STBN
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,11 +11,12 @@ import torch
 
 from stbn_cli.checkpoints.flow import FlowCheckpoint, save_flow_checkpoint
 from stbn_cli.checkpoints.serial import ModelInfo
+from stbn_cli.models.config import MODEL_SIZES
 from stbn_cli.models.lightflow import LightFlowNet
-from stbn_cli.models.stbn import MODEL_SIZES, STBN
+from stbn_cli.models.stbn import STBN
+from stbn_cli.training.dataset import SequenceSource
 from stbn_cli.training.graph import GradientGraph
 from stbn_cli.training.options import TrainOptions
-from stbn_cli.training.sequences import SequenceSource
 from stbn_cli.training.setup import load_training_footage, sequence_options
 from stbn_cli.training.trainer import Trainer
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from stbn_cli.noise.kinds import KINDS, NoiseKind
 from stbn_cli.noise.model import NoiseModel
-from stbn_cli.synthesis.camera import CameraPipeline, Grain, gaussian
 from stbn_cli.synthesis.codec import H264, sampled
+from stbn_cli.synthesis.isp import CameraPipeline, Grain, gaussian
 from stbn_cli.synthesis.kinds import degrade, lead_of
 from stbn_cli.synthesis.sensor import draw_sensor_noise, poisson_gaussian
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from stbn_cli.models.stbn import MODEL_SIZES
-from stbn_cli.training.camera import draw_scene, render
+from stbn_cli.models.config import MODEL_SIZES
 from stbn_cli.training.options import TrainOptions
+from stbn_cli.training.virtual_camera import draw_scene, render
 from tests.networks import TINY
 from tests.training.pictures import photograph
 

@@ -23,8 +23,9 @@ from stbn_cli.checkpoints.flow import FlowCheckpoint, load_flow_checkpoint, save
 from stbn_cli.checkpoints.serial import ModelInfo, load_checkpoint
 from stbn_cli.errors import CheckpointError, InputError, OutputError, StbnError
 from stbn_cli.models.blindspot import CentreMaskedConv2d
+from stbn_cli.models.config import MODEL_SIZES, STBNConfig
 from stbn_cli.models.lightflow import LightFlowNet
-from stbn_cli.models.stbn import MODEL_SIZES, STBN, STBNConfig
+from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.posterior import gaussian_nll
 from stbn_cli.training import trainer as trainer_module
 from stbn_cli.training import validation
@@ -96,7 +97,7 @@ def test_a_resumed_run_equals_an_unbroken_one(options_of: OptionsOf, precision: 
 # Trains by the options in the file of the first argument; killed at the row of the step that the second one names.
 RUN = """
 import os, pickle, signal, sys
-from stbn_cli.models.stbn import MODEL_SIZES
+from stbn_cli.models.config import MODEL_SIZES
 from stbn_cli.training.trainer import Trainer
 from tests.networks import TINY
 MODEL_SIZES["stbn-xs"] = TINY

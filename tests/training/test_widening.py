@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, save_checkpoint
-from stbn_cli.models.stbn import MODEL_SIZES, SHORT_PATHS, STBN, STBNConfig
+from stbn_cli.models.config import MODEL_SIZES, SHORT_PATHS, STBNConfig
+from stbn_cli.models.stbn import STBN
 from stbn_cli.training.options import TrainOptions
 from stbn_cli.training.setup import create_task
 from stbn_cli.training.widening import can_widen, widen

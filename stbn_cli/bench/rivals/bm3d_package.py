@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from stbn_cli.bench.rivals.method import Method, Settings
-from stbn_cli.bench.rivals.planes import BYTE
+from stbn_cli.bench.rivals.method import LibraryMethod, Settings
 from stbn_cli.errors import StbnError
+from stbn_cli.scale import BYTE_SCALE
 
 PACKAGE = "bm3d"
 
@@ -22,7 +22,7 @@ def _missing() -> str | None:
 
 def _options(sigma: float, settings: Settings) -> dict[str, Any]:
     return {
-        "sigma_psd": settings["strength"] * sigma / BYTE,
+        "sigma_psd": settings["strength"] * sigma / BYTE_SCALE,
         "profile": settings["profile"],
         "nf": settings["domain"],
         "colorspace": "opp",
@@ -43,7 +43,7 @@ def _run(noisy: np.ndarray, sigma: float, settings: Settings) -> np.ndarray:
     return denoised
 
 
-BM3D = Method(
+BM3D = LibraryMethod(
     "bm3d",
     "BM3D",
     missing=_missing,

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from stbn_cli.bench.rivals.libavfilter import Filter, filter_version, missing_filter, run_filters
-from stbn_cli.bench.rivals.method import Method, Settings
+from stbn_cli.bench.rivals.method import LibraryMethod, Settings
 from stbn_cli.bench.rivals.planes import PlaneCode
+from stbn_cli.scale import BYTE_SCALE
 
 # What the filters take at least and at most.
 MIN_NLMEANS, MAX_FFTDNOIZ, MAX_SINGLE = 1.0, 100.0, 0.3
@@ -36,7 +37,10 @@ def fftdnoiz(level: float, settings: Settings) -> list[Filter]:
 
 def atadenoise(level: float, settings: Settings) -> list[Filter]:
     """Average over nine frames of each pixel, up to where it changes too much."""
-    single, total = min(settings["single"] * level / 255, MAX_SINGLE), settings["total"] * level / 255
+    single, total = (
+        min(settings["single"] * level / BYTE_SCALE, MAX_SINGLE),
+        settings["total"] * level / BYTE_SCALE,
+    )
     thresholds = {
         f"{plane}{which}": value for which, value in (("a", single), ("b", total)) for plane in range(3)
     }
@@ -79,7 +83,7 @@ class _FilterMethod:
         return PlaneCode(self.depth, self.headroom, settings["chroma"], sigma)
 
     def options(self, sigma: float, settings: Settings) -> dict[str, Any]:
-        """See Method."""
+        """See LibraryMethod."""
         chain = self.chain(self._code(sigma, settings).luma_sigma, settings)
         shown = {
             f"{item.name} {name}" if item is not chain[0] else name: value
@@ -89,7 +93,7 @@ class _FilterMethod:
         return {**shown, "planes": f"opponent, {self.depth} bit", "chroma scale": settings["chroma"]}
 
     def run(self, noisy: np.ndarray, sigma: float, settings: Settings) -> np.ndarray:
-        """See Method."""
+        """See LibraryMethod."""
         code = self._code(sigma, settings)
         chain = self.chain(code.luma_sigma, settings)
         return code.decode(run_filters(code.encode(noisy), self.depth, chain))
@@ -103,10 +107,10 @@ def _method(
     depth: int,
     headroom: float,
     tuned: Mapping[float, Settings],
-) -> Method:
+) -> LibraryMethod:
     filter_name = chain.__name__
     made = _FilterMethod(depth, headroom, chain)
-    return Method(
+    return LibraryMethod(
         name,
         title,
         missing=lambda: missing_filter(filter_name),
@@ -119,7 +123,7 @@ def _method(
 
 # Found by benchmarks/tune_rivals.py on five clips (goat, kite-surf, soapbox, tennis, teddy), 256x256 pixels; 1 frame of
 # each where a filter sees frames one by one, else 4 to 8. The kinds of shrinkage and windows that are not listed lost.
-FFMPEG_METHODS: Sequence[Method] = (
+FFMPEG_METHODS: Sequence[LibraryMethod] = (
     _method(
         "nlmeans",
         "FFmpeg nlmeans",

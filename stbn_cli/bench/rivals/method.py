@@ -13,7 +13,7 @@ Settings: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
+class LibraryMethod:
     """How a library denoises with any settings, and which are best at each level; makes the Rival."""
 
     name: str

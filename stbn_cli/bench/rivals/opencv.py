@@ -5,7 +5,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stbn_cli.bench.rivals.method import Method, Settings
+from stbn_cli.bench.rivals.method import LibraryMethod, Settings
 from stbn_cli.bench.rivals.planes import PlaneCode
 from stbn_cli.errors import StbnError
 
@@ -65,7 +65,7 @@ def _run(noisy: np.ndarray, sigma: float, settings: Settings) -> np.ndarray:
     return code.decode(denoised)
 
 
-OPENCV = Method(
+OPENCV = LibraryMethod(
     "opencv",
     "OpenCV NL-means, 3 frames",
     missing=lambda: None,  # stbn itself needs OpenCV

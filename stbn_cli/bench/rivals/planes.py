@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BYTE = 255.0
+from stbn_cli.scale import BYTE_SCALE
+
 WHITE = 3**0.5  # of the first plane
 # Rows: luma, red against blue, green against magenta. Orthonormal: noise stays white and equally strong in each.
 OPPONENT = np.array(
@@ -44,7 +45,7 @@ class PlaneCode:
 
     @property
     def _span(self) -> float:
-        return WHITE + 2.0 * self.headroom * self.sigma / BYTE
+        return WHITE + 2.0 * self.headroom * self.sigma / BYTE_SCALE
 
     @property
     def _top(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stbn_cli.bench.rivals.method import Method, Settings
+from stbn_cli.bench.rivals.method import LibraryMethod, Settings
 from stbn_cli.bench.rivals.planes import from_opponent, to_opponent
 from stbn_cli.errors import StbnError
 
@@ -112,8 +112,8 @@ def _run_dfttest(noisy: np.ndarray, sigma: float, settings: Settings) -> np.ndar
 
 # Found by benchmarks/tune_rivals.py on five clips (goat, kite-surf, soapbox, tennis, teddy): BM3D on a frame of 128x128
 # pixels, V-BM3D on seven of 96x96, DFTTest on six of 256x256.
-VAPOURSYNTH_METHODS: Sequence[Method] = (
-    Method(
+VAPOURSYNTH_METHODS: Sequence[LibraryMethod] = (
+    LibraryMethod(
         "vs-bm3d",
         "VapourSynth BM3D",
         missing=lambda: _missing("bm3d", "vapoursynth-bm3d"),
@@ -123,7 +123,7 @@ VAPOURSYNTH_METHODS: Sequence[Method] = (
         options=_bm3d_options,
         run=_run_bm3d,
     ),
-    Method(
+    LibraryMethod(
         "vs-vbm3d",
         "VapourSynth V-BM3D",
         missing=lambda: _missing("bm3d", "vapoursynth-bm3d"),
@@ -134,7 +134,7 @@ VAPOURSYNTH_METHODS: Sequence[Method] = (
         options=_bm3d_options,
         run=_run_bm3d,
     ),
-    Method(
+    LibraryMethod(
         "vs-dfttest",
         "VapourSynth DFTTest",
         missing=lambda: _missing("dfttest2_cpu", "dfttest2 vapoursynth-dfttest2-cpu", module="dfttest2"),

@@ -1,0 +1,190 @@
+"""One finetuning run from clips to result: read, look at the noise, learn, and keep the better of both models."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from stbn_cli.analysis.analysis import Analysis
+from stbn_cli.errors import InputError, MemoryExhaustedError
+from stbn_cli.finetuning.crops import CropBatch
+from stbn_cli.finetuning.footage import read_runs
+from stbn_cli.finetuning.options import FinetuneOptions
+from stbn_cli.finetuning.plan import FinetuneSchedule, StepSizes, choose_sizes, make_schedule
+from stbn_cli.finetuning.probe import Probe, probe
+from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult, Outcome
+from stbn_cli.finetuning.state import RunState, load_state, save_state
+from stbn_cli.finetuning.trainer import (
+    FinetuneTrainer,
+    Hooks,
+    NoiseKnowledge,
+    StartingPoint,
+    blind_loss,
+    create_network,
+    create_optimisation,
+)
+from stbn_cli.inference.device import is_out_of_memory, usable_memory
+from stbn_cli.jobs.source import Span
+from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.sure import Gain
+from stbn_cli.runs import Clip
+from stbn_cli.scale import BYTE_SCALE
+from stbn_cli.stopping import stop_of_learning
+
+MINUTE = 60.0
+TIMED_STEPS = 5
+SMALLEST_BUDGET = 2**20  # bytes; with less planned for, a step that does not fit never will
+
+
+class FinetuneRun:
+    """One run; call `run` once."""
+
+    def __init__(
+        self,
+        start: StartingPoint,
+        options: FinetuneOptions,
+        *,
+        state_path: Path | None = None,
+        resume: bool = False,
+        report: Callable[[FinetuneProgress], None] = lambda progress: None,
+    ) -> None:
+        """`state_path`: where the state of an interrupted run is kept, and looked for with `resume`."""
+        self._begun = time.monotonic()
+        self.start, self.options = start, options
+        self.device = start.device
+        self._state_path = state_path
+        self._report = report
+        self._saved = load_state(state_path, self.device) if resume and state_path is not None else None
+
+    def run(self, clips: Sequence[Clip], span: Span, measured: Analysis | None = None) -> FinetuneResult:
+        """Measure the noise, read, train, judge.
+
+        `measured`: what `analyze` has found in the clip, if there is one. Clips whose noise cannot be learned end the
+        run at once. The first Ctrl-C or SIGTERM while it trains ends it with the best so far; earlier it is a
+        `KeyboardInterrupt`. Raises `InputError` for clips that cannot be used, `MemoryExhaustedError` if not even the
+        smallest step fits.
+        """
+        self._report_progress("measuring the noise")
+        found = probe(clips, span) if measured is None else Probe.of([measured])
+        if found.shared:
+            return self._refused(found)
+        if found.faint and self.options.sigma is None:
+            hint = f" {found.hint}" if found.hint else ""
+            raise InputError(
+                f"There is hardly any noise in the clips ({BYTE_SCALE * found.level:.3g} on the 0-255 scale), so "
+                f"there is nothing to learn from. If they are noisy, give --sigma.{hint}"
+            )
+        self._report_progress("reading")
+        schedule = self._saved.schedule if self._saved is not None else self._plan()
+        runs = [
+            run.to(self.device) for run in read_runs(clips, span, schedule.clip_pixels, self.options.seed)
+        ]
+        hooks = Hooks(self._report_progress, self._save, self._out_of_time, lambda: self._seconds)
+        trainer = FinetuneTrainer(
+            self.start, self.options, runs, schedule, self._knowledge(found), found.correlation, hooks
+        )
+        trainer.prepare(self._saved)
+        with stop_of_learning() as stop:
+            trainer.train(stop)
+        return self._complete(trainer.result(interrupted=stop()), found)
+
+    def _refused(self, found: Probe) -> FinetuneResult:
+        """The start, without an attempt."""
+        knowledge, info = self._knowledge(found), self.start.checkpoint.info
+        result = FinetuneResult(
+            checkpoint=self.start.checkpoint,
+            outcome=Outcome.CORRELATED_NOISE,
+            interrupted=False,
+            finished=False,
+            gain=None,
+            against="the noisy frames" if self.options.from_scratch else info.name,
+            noise=knowledge.model,
+            level=found.level,
+            correlation=found.correlation,
+            flow_distilled=False,
+            luma_only=False,
+            frames=found.frames,
+            steps=0,
+            seconds=self._seconds,
+        )
+        return self._complete(result, found)
+
+    def _complete(self, result: FinetuneResult, found: Probe) -> FinetuneResult:
+        return replace(result, measured=found, known=self.options.sigma is not None)
+
+    @property
+    def _seconds(self) -> float:
+        """Since the run began."""
+        return time.monotonic() - self._begun
+
+    def _out_of_time(self, needed: float) -> bool:
+        """Whether less than `needed` seconds are left. A run whose steps were counted takes as long as it takes."""
+        return self.options.steps is None and self._seconds + needed > MINUTE * self.options.minutes
+
+    def _report_progress(self, phase: str, step: int = 0, steps: int = 0, gain: Gain | None = None) -> None:
+        """Tell how far the run is."""
+        left = None
+        if self.options.steps is None:
+            left = max(MINUTE * self.options.minutes - self._seconds, 0.0)
+        self._report(FinetuneProgress(phase, step, steps, left, gain))
+
+    def _save(self, state: RunState) -> None:
+        """Keep the state for `resume`."""
+        if self._state_path is not None:
+            save_state(self._state_path, state)
+
+    def _plan(self) -> FinetuneSchedule:
+        """Sizes that fit the memory, and as many steps as fit the time."""
+        config, memory = self.start.checkpoint.stbn_config, usable_memory(self.device)
+        choose = partial(
+            choose_sizes, config, self.options, self.device.type, value_bytes=self.start.precision.itemsize
+        )
+        sizes = choose(memory)
+        while True:
+            try:
+                return make_schedule(config, self.options, sizes, self._step_seconds(sizes), memory)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the handler: the traceback holds the failed attempt's tensors.
+            too_large = sizes
+            while sizes == too_large:
+                memory //= 2
+                if memory < SMALLEST_BUDGET:
+                    raise MemoryExhaustedError(
+                        f"Memory ran out with {sizes.batch_size} sequences of {sizes.train_length} frames of "
+                        f"{sizes.patch_size}x{sizes.patch_size}. Give a smaller --batch-size, --patch-size or --model."
+                    )
+                sizes = choose(memory)
+
+    def _step_seconds(self, sizes: StepSizes) -> float:
+        """Time of a step on random numbers: the shortest, since load of a moment says nothing of the next."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (sizes.batch_size, sizes.train_length, 3, sizes.patch_size, sizes.patch_size)
+        noisy = torch.rand(shape, generator=generator).to(self.device)
+        flow = torch.zeros_like(noisy[:, :, :2])
+        batch = CropBatch(noisy, flow, flow, torch.ones_like(noisy[:, :, 0], dtype=torch.bool))
+        network = create_network(self.start, self.options).train()
+        optimisation = create_optimisation(network, self.start, ema_decay=0.9)
+        loss = partial(blind_loss, network, batch, 0.1, NoiseModel.white(0.1))
+        times = []
+        for _ in range(1 + TIMED_STEPS):
+            begun = time.perf_counter()
+            optimisation.advance(loss, 1e-6)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            times.append(time.perf_counter() - begun)
+        return min(times[1:])
+
+    def _knowledge(self, found: Probe) -> NoiseKnowledge:
+        """What `stbn denoise` would tell the start of these clips' noise, and what it would take the noise for."""
+        if self.options.sigma is None and self.start.noise is not None:
+            return NoiseKnowledge(self.start.noise.model, self.start.noise.told)
+        sigma = (
+            self.options.sigma or found.assumed(self.start.checkpoint.info.noise_kind).level or found.level
+        )
+        low, high = (bound / BYTE_SCALE for bound in self.start.checkpoint.info.sigma_range)
+        return NoiseKnowledge(NoiseModel.white(sigma), min(max(sigma, low), high))

@@ -1,0 +1,151 @@
+"""Shape of the blind-spot network, and its named sizes. Knows nothing of its layers."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from stbn_cli.noise.posterior import GAUSSIAN_CHANNELS, MEAN_CHANNELS
+
+MINIMUM_SIZE = 8  # smallest height and width, pixels
+
+
+@dataclass(frozen=True, slots=True)
+class STBNConfig:
+    """Shape of the network. The defaults are the published sRGB network."""
+
+    channels: int = 64  # of the hidden state
+    blocks: int = 5  # residual blocks in each branch
+    image_channels: int = 3  # 3 RGB, 4 packed Bayer
+    head: Literal["gaussian", "plain"] = "gaussian"  # mean and covariance factor, or the estimate itself
+    noise_level: bool = True  # the branches are told sigma
+    tail: bool = True  # the 1x1 bottleneck at the end of each branch
+    fusion_channels: int = 128
+    fusion_blocks: int = 5
+    expansion_channels: int = 256
+    expansion_stages: int = 2
+    expansion_blocks: int = 8  # in each stage
+    expansion_groups: int = 2
+    head_blocks: int = 2
+    # Adds both directions' features to the expansion's output: a short path that small models learn from first.
+    feature_skip: bool = False
+    # The hidden state carries its noisy frame along. The published state knows a pixel of an earlier frame only
+    # through that pixel's neighbours, which small models fail to unravel; a frame's own pixel stays unseen, since only
+    # the states of other frames are read with it.
+    carry_frame: bool = False
+    # The mean is predicted as the difference to a Gaussian mean of the pixels around (needs carry_frame).
+    mean_residual: bool = False
+    # False: the network sees the pixel that it predicts, as denoisers do that learn from clean frames. For noise that
+    # neighbouring pixels share, which a blind spot would not hide.
+    blind_spot: bool = True
+    # Residual blocks, and their channels, that correct the outputs with all pixels in view (needs carry_frame, and no
+    # blind spot); 0: none.
+    refinement_blocks: int = 0
+    refinement_channels: int = 64
+
+    multiple: ClassVar[int] = 1  # heights and widths may be any
+    state_scale: ClassVar[int] = 1  # hidden states have the frame's resolution
+
+    def __post_init__(self) -> None:
+        if self.head not in ("gaussian", "plain"):
+            raise ValueError(f"expected head 'gaussian' or 'plain', got {self.head!r}")
+        if self.head == "gaussian" and self.image_channels != MEAN_CHANNELS:
+            raise ValueError(
+                f"a Gaussian head needs {MEAN_CHANNELS} image channels, got {self.image_channels}"
+            )
+        if self.mean_residual and not self.carry_frame:
+            raise ValueError("mean_residual needs carry_frame")
+        if self.refinement_blocks and (self.blind_spot or not self.carry_frame):
+            raise ValueError("refinement needs carry_frame, and a network without a blind spot")
+        if self.expansion_channels % self.expansion_groups:
+            raise ValueError("expansion_channels must be a multiple of expansion_groups")
+
+    @property
+    def output_channels(self) -> int:
+        return GAUSSIAN_CHANNELS if self.head == "gaussian" else self.image_channels
+
+    @property
+    def working_channels(self) -> int:
+        """Channels that the layers' memory is in proportion to, at the resolution of a hidden state."""
+        return self.channels
+
+    @property
+    def state_channels(self) -> int:
+        """Channels of a hidden state."""
+        return self.channels + (self.image_channels if self.carry_frame else 0)
+
+    @property
+    def chunk_overlap(self) -> int:
+        """Frames beyond a chunk that the backward pass starts at.
+
+        Against whole clips, chunks of 4 frames lost 0.02 dB without overlap, 0.001 dB with 4 (stbn-xs, sigma 50).
+        """
+        return 6
+
+    @property
+    def seen_values(self) -> int:
+        """Values that `STBN.see` finds and that are worth keeping."""
+        return 0
+
+    @property
+    def padded_state_channels(self) -> int:
+        """Of a hidden state as the GPU's kernels keep it: with room for a frame behind, rows of whole 16 bytes."""
+        return -(-(self.state_channels + self.image_channels) // 8) * 8
+
+    @property
+    def propagation_reach(self) -> int:
+        """How far (pixels) a hidden state depends on its frame and on the aligned state before it."""
+        return 1 + 2 * (self.blocks + self.fusion_blocks)
+
+    @property
+    def fusion_reach(self) -> int:
+        """How far (pixels) the outputs depend on the hidden states of their frame.
+
+        A 3x3 convolution reaches two pixels in the phase domain and four in the expansion, whose unshuffle adds up to
+        two more within its blocks.
+        """
+        expansion = 4 * (2 + self.expansion_stages * self.expansion_blocks) + 2
+        # At half the resolution, a convolution reaches two pixels; a pixel's pair adds one.
+        refinement = 2 * (self.refinement_blocks + 1) + 1 if self.refinement_blocks else 0
+        return expansion + 2 * self.head_blocks + refinement
+
+
+# What paid at every size that was tried: a short path from the propagated features to the head, the noisy frame carried
+# with the state, and a mean that starts from the pixels around.
+SHORT_PATHS: dict[str, Any] = {"feature_skip": True, "carry_frame": True, "mean_residual": True}
+
+# Of every network without a blind spot, whatever its size.
+REFINEMENT_BLOCKS = 4
+
+# The named sizes. `stbn-published` is the network of the paper, layer for layer, and `stbn-raw` its variant for packed
+# Bayer frames. The small ones are leaner where it was measured to pay: no bottleneck, dense instead of grouped
+# convolutions.
+MODEL_SIZES: dict[str, STBNConfig] = {
+    "stbn": STBNConfig(**SHORT_PATHS),
+    "stbn-published": STBNConfig(),
+    "stbn-raw": STBNConfig(image_channels=4, head="plain", noise_level=False),
+    "stbn-s": STBNConfig(
+        channels=32,
+        blocks=2,
+        tail=False,
+        fusion_channels=64,
+        fusion_blocks=2,
+        expansion_channels=128,
+        expansion_stages=1,
+        expansion_blocks=8,
+        expansion_groups=1,
+        head_blocks=1,
+        **SHORT_PATHS,
+    ),
+    "stbn-xs": STBNConfig(
+        channels=16,
+        blocks=2,
+        tail=False,
+        fusion_channels=32,
+        fusion_blocks=2,
+        expansion_channels=64,
+        expansion_stages=1,
+        expansion_blocks=6,
+        expansion_groups=1,
+        head_blocks=1,
+        **SHORT_PATHS,
+    ),
+}

@@ -1,0 +1,197 @@
+"""The recurrent network for noise that neighbours share: its steps, its streaming, its level maps, its file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
+from stbn_cli.errors import CheckpointError
+from stbn_cli.flow.clip import estimate_clip_flows
+from stbn_cli.flow.estimator import create_flow_estimator
+from stbn_cli.inference.denoiser import Denoiser
+from stbn_cli.inference.plan import EngineOptions
+from stbn_cli.models.config import STBNConfig
+from stbn_cli.models.recurrent import (
+    MEAN_WINDOW,
+    RECURRENT_SIZES,
+    Recurrent,
+    RecurrentConfig,
+    _local_mean,
+)
+from stbn_cli.models.warp import warp_bilinear
+from stbn_cli.noise.levels import level_map, white_levels
+
+SMALL = RecurrentConfig(channels=8, blocks=1, coarse_channels=8, coarse_blocks=1)
+SIGMA = 0.05
+
+
+@pytest.fixture(scope="module")
+def network() -> Recurrent:
+    """A network that changes something: as it is born it gives back what it gets."""
+    torch.manual_seed(0)
+    network = Recurrent(SMALL)
+    for last in (network.fusion.leave, network.fusion.spread):
+        torch.nn.init.normal_(last.weight, 0.0, 0.3)
+    return network.eval()
+
+
+def moving_clip(frames: int, height: int, width: int) -> np.ndarray:
+    """(T, H, W, 3) float32: a blurred texture that moves by (2, 1) pixels a frame, with noise."""
+    random = torch.Generator().manual_seed(1)
+    coarse = torch.rand(1, 3, height // 4 + frames, width // 4 + frames, generator=random)
+    texture = F.interpolate(coarse, scale_factor=4.0, mode="bicubic")[0].permute(1, 2, 0)
+    clip = torch.stack([texture[t : t + height, 2 * t : 2 * t + width] for t in range(frames)])
+    return (clip + SIGMA * torch.randn(clip.shape, generator=random)).numpy()
+
+
+def denoiser_of(network: Recurrent, **options: int) -> Denoiser:
+    engine = EngineOptions(sigma=SIGMA, scene_cuts=False, **options)
+    flow = create_flow_estimator("dis-half")
+    return Denoiser(
+        network, flow, engine, device=torch.device("cpu"), dtype=torch.float32, noise_kind="camera"
+    )
+
+
+def whole_clip(network: Recurrent, clip: np.ndarray) -> np.ndarray:
+    """What `Recurrent.forward` makes of a clip, extended to a multiple of 4 pixels."""
+    height, width = clip.shape[1:3]
+    noisy = torch.from_numpy(clip).permute(0, 3, 1, 2)
+    padding = [-max(side, 8) % 4 + max(8 - side, 0) for side in (width, height)]
+    noisy = F.pad(noisy, (0, padding[0], 0, padding[1]), mode="replicate")
+    flows = estimate_clip_flows(create_flow_estimator("dis-half"), F.avg_pool2d(noisy, 2))
+    level = level_map(noisy, white_levels(SIGMA), 2)
+    with torch.no_grad():
+        estimate, _ = network(noisy[None], level[None], flows[0][None], flows[1][None])
+    return estimate[0, ..., :height, :width].permute(0, 2, 3, 1).numpy()
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((5, 70, 91), {}),
+        ((5, 132, 140), {"tile": 64}),
+        ((9, 40, 44), {"chunk": 3, "chunk_overlap": 9}),
+        ((1, 5, 6), {}),
+    ],
+    ids=["odd size", "tiles", "chunks", "one tiny frame"],
+)
+def test_the_engine_gives_what_the_whole_clip_gives(
+    network: Recurrent, shape: tuple[int, int, int], options: dict[str, int]
+) -> None:
+    clip = moving_clip(*shape)
+    result = denoiser_of(network, **options)(clip)
+    np.testing.assert_allclose(result, whole_clip(network, clip), atol=2e-5)
+    assert np.abs(result - clip).max() > 0.01
+
+
+def test_uncertainty_comes_behind_the_estimate(network: Recurrent) -> None:
+    clip = moving_clip(2, 24, 24)
+    options = EngineOptions(sigma=SIGMA, uncertainty=True)
+    flow = create_flow_estimator("dis-half")
+    denoiser = Denoiser(
+        network, flow, options, device=torch.device("cpu"), dtype=torch.float32, noise_kind="camera"
+    )
+    frames = list(denoiser.stream(iter(clip)))
+    assert frames[0].shape == (24, 24, 6) and (frames[0][..., 3:] > 0).all()
+    np.testing.assert_array_equal(frames[0][..., :3], denoiser_of(network)(clip)[0])
+
+
+def test_a_new_network_changes_nothing_and_any_changes_little_where_there_is_no_noise(
+    network: Recurrent,
+) -> None:
+    noisy = torch.rand(1, 3, 3, 16, 16)
+    flow = torch.zeros(1, 3, 2, 8, 8)
+    none = torch.zeros(1, 3, 2, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(Recurrent(SMALL)(noisy, none + 0.1, flow, flow)[0], noisy)
+        quiet = (network(noisy, none, flow, flow)[0] - noisy).abs().mean()
+        loud = (network(noisy, none + 0.1, flow, flow)[0] - noisy).abs().mean()
+    assert quiet < 0.05 * loud
+
+
+def test_alignment_follows_the_flow_to_the_pixel(network: Recurrent) -> None:
+    """A frame that moved by an odd number of pixels arrives unblurred, though states have half its size."""
+    frame = torch.rand(1, 3, 24, 24)
+    moved = frame.roll(3, -1)
+    level = torch.full((1, 2, 1, 1), SIGMA)
+    with torch.no_grad():
+        state = network.advance("forward", network.see(frame, level), None)
+        flow = torch.zeros(1, 2, 12, 12)
+        flow[:, 0] = -1.5
+        _, neighbour = network.align(state, frame, flow)
+    seen = F.pixel_shuffle(neighbour, 2)
+    torch.testing.assert_close(seen[..., 4:-4], moved[..., 4:-4], atol=1e-5, rtol=0)
+
+
+def test_warping_a_part_reads_what_warping_the_whole_reads() -> None:
+    picture, flow = torch.rand(2, 4, 20, 26), 6 * torch.randn(2, 2, 20, 26)
+    whole = warp_bilinear(picture, flow)
+    part = warp_bilinear(picture, flow[..., 5:13, 8:20], 5, 8)
+    torch.testing.assert_close(part, whole[..., 5:13, 8:20])
+
+
+def test_level_maps_follow_brightness() -> None:
+    levels = torch.tensor([[0.01, 0.02, 0.04], [0.03, 0.02, 0.01]])
+    for brightness, expected in (
+        (0.0, (0.01, 0.03)),
+        (0.25, (0.015, 0.025)),
+        (0.5, (0.02, 0.02)),
+        (1.5, (0.04, 0.01)),
+    ):
+        found = level_map(torch.full((2, 3, 8, 12), brightness), levels, 2)
+        assert found.shape == (2, 2, 4, 6)
+        torch.testing.assert_close(found[0, :, 1, 1], torch.tensor(expected))
+
+
+def test_white_levels_are_those_of_white_noise() -> None:
+    noise = torch.randn(3, 200_000, generator=torch.Generator().manual_seed(0))
+    luma = (noise * torch.tensor([[0.299], [0.587], [0.114]])).sum(0)
+    colour = (noise - luma)[[0, 2]]
+    found = torch.stack((luma.std(), colour.square().mean().sqrt()))
+    torch.testing.assert_close(white_levels(1.0)[:, 0], found, rtol=0.01, atol=0)
+
+
+def test_a_file_says_what_network_it_holds(network: Recurrent, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    info = ModelInfo(name="real", flow="dis-half", noise_kind="camera")
+    save_checkpoint(path, Checkpoint(SMALL, info, dict(network.state_dict())), torch.float32)
+    loaded = load_checkpoint(path)
+    assert loaded.config == SMALL and isinstance(loaded.build(), Recurrent)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(loaded.build().state_dict()[name], tensor)
+    with pytest.raises(CheckpointError, match="cannot learn from noisy video"):
+        loaded.build_stbn()
+
+
+@pytest.mark.parametrize(("name", "most"), [("real-fast", 20), ("real", 65), ("real-large", 650)])
+def test_sizes_keep_to_their_cost(name: str, most: int) -> None:
+    """Thousands of multiply-adds for a pixel."""
+    network, flow = Recurrent(RECURRENT_SIZES[name]), torch.zeros(1, 1, 2, 16, 16)
+    with FlopCounterMode(display=False) as counter:  # with gradients: it does not know fused layers
+        network(torch.rand(1, 1, 3, 32, 32), torch.full((1, 1, 2, 1, 1), 0.1), flow, flow)
+    assert 0.7 * most < counter.get_total_flops() / 2 / 32**2 / 1000 <= most
+
+
+def test_scale_is_two_or_four() -> None:
+    with pytest.raises(ValueError, match="scale 2 or 4"):
+        RecurrentConfig(scale=3)
+    assert STBNConfig().state_scale == 1
+
+
+def test_gathering_pixels_warps_as_sampling_the_grid_does() -> None:
+    picture, flow = torch.randn(2, 16, 20, 26), 8 * torch.randn(2, 2, 20, 26)
+    sampled = warp_bilinear(picture, flow)  # keeps gradients
+    with torch.inference_mode():
+        torch.testing.assert_close(warp_bilinear(picture, flow), sampled, atol=1e-4, rtol=0)
+        flow[0, :, 0, :2] = torch.tensor([[torch.nan, torch.inf]])
+        assert warp_bilinear(picture, flow).isfinite().all()
+
+
+def test_local_means_are_those_of_average_pooling() -> None:
+    picture = torch.rand(2, 3, 9, 4)
+    expected = F.avg_pool2d(picture, MEAN_WINDOW, 1, MEAN_WINDOW // 2, count_include_pad=False)
+    torch.testing.assert_close(_local_mean(picture), expected)
