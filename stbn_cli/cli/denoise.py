@@ -18,6 +18,7 @@ from stbn_cli.cli.progress import FinetuneDisplay, FrameProgress
 from stbn_cli.cli.progress_store import open_store, resume_hint, room_for, take_over
 from stbn_cli.cli.report import Job, Notes, fields, plan_encoding
 from stbn_cli.errors import OptionError, StbnError
+from stbn_cli.video.formats import WRITABLE_SUFFIXES
 from stbn_cli.video.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def denoise(
         raise OptionError(
             f"--uncertainty {uncertainty} is lossless video of 16 bits: give it the suffix .mkv."
         )
-    batch = plan_batch(sources, Naming(output, output_dir, template), _writable_suffixes())
+    batch = plan_batch(sources, Naming(output, output_dir, template), WRITABLE_SUFFIXES)
 
     def run(item: Item) -> None:
         _run_one(
@@ -215,13 +216,6 @@ def _run_one(request: Request) -> None:
     except KeyboardInterrupt:
         left = "" if request.output == PIPE else f"; nothing was written to {request.output}"
         raise InterruptedByUserError(f"Interrupted{left}.") from None
-
-
-def _writable_suffixes() -> tuple[str, ...]:
-    from stbn_cli.video.images import IMAGE_SUFFIXES
-    from stbn_cli.video.output import MUXERS
-
-    return (*MUXERS, *IMAGE_SUFFIXES)
 
 
 def _run(request: Request) -> None:

@@ -19,6 +19,7 @@ from stbn_cli.cli.parsing import (
 from stbn_cli.cli.progress import FrameProgress, clock
 from stbn_cli.cli.report import Job, Notes, fields, plan_encoding
 from stbn_cli.errors import OptionError
+from stbn_cli.video.formats import WRITABLE_SUFFIXES
 
 if TYPE_CHECKING:
     from stbn_cli.preview.make import Preview
@@ -250,10 +251,7 @@ def _plan_full_run(
     source: str, metadata: "VideoMetadata", encode: "EncodeOptions", notes: Notes
 ) -> tuple[str, dict[str, Any]]:
     """Where the full run would write, and how it would encode. Raises `OptionError` for impossible options."""
-    from stbn_cli.video.images import IMAGE_SUFFIXES
-    from stbn_cli.video.output import MUXERS
-
-    output = default_output(source, (*MUXERS, *IMAGE_SUFFIXES))
+    output = default_output(source, WRITABLE_SUFFIXES)
     try:
         return output, plan_encoding(metadata, output, encode, notes)
     except OptionError:

@@ -10,7 +10,8 @@ import numpy as np
 
 from stbn_cli.errors import InputError
 from stbn_cli.video.changed import ChangedReader
-from stbn_cli.video.frames import FALLBACK_RATE, Frame, FrameReader, VideoMetadata, Warnings
+from stbn_cli.video.formats import FALLBACK_RATE
+from stbn_cli.video.frames import Frame, FrameReader, VideoMetadata, Warnings
 from stbn_cli.video.images import is_image_source
 from stbn_cli.video.reader import open_video
 

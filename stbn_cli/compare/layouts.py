@@ -12,8 +12,9 @@ import numpy as np
 from stbn_cli.compare.clips import Clips, Pictures
 from stbn_cli.errors import OptionError
 from stbn_cli.video.changed import ChangedReader
-from stbn_cli.video.frames import FALLBACK_RATE, Frame, FrameWriter, StreamSource
-from stbn_cli.video.images import exact_seconds
+from stbn_cli.video.formats import FALLBACK_RATE
+from stbn_cli.video.frames import Frame, FrameWriter, StreamSource
+from stbn_cli.video.times import exact_seconds
 from stbn_cli.video.writer import EncodeOptions, create_video
 
 NAMES = ("side", "split", "difference")

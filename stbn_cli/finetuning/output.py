@@ -12,11 +12,12 @@ from stbn_cli.errors import InputError, OptionError, OutputError
 from stbn_cli.finetuning.result import FinetuneResult
 from stbn_cli.preview.picture import label
 from stbn_cli.runs import Clip, Span
+from stbn_cli.video.formats import JPEG_SUFFIXES
 from stbn_cli.video.output import check_file, partial_path
 
 MODEL_SUFFIX = ".safetensors"
 STATE_SUFFIX = ".resume.pt"
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+PICTURE_SUFFIXES = (".png", *JPEG_SUFFIXES)
 # The crop is magnified by whole numbers up to about this height, pixels.
 PICTURE_HEIGHT = 720
 JOINT = 4  # pixels between the panels

@@ -17,7 +17,8 @@ from stbn_cli.preview.moment import Efforts, Shot, denoise_moment
 from stbn_cli.preview.picture import compose_sheet
 from stbn_cli.preview.survey import HALF_PRECISION_FRAMES, Survey
 from stbn_cli.video.encoders import EncodeOptions
-from stbn_cli.video.images import JPEG_QUALITY, JPEG_SUFFIXES
+from stbn_cli.video.formats import JPEG_SUFFIXES
+from stbn_cli.video.images import JPEG_QUALITY
 from stbn_cli.video.output import check_output, resolve_output, whole_file
 
 SIGMA_SCALE = 255.0

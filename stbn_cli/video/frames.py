@@ -17,8 +17,6 @@ UNSPECIFIED = 2
 FieldOrder: TypeAlias = Literal["top", "bottom"]
 # FFmpeg's AVColorRange numbers.
 RANGE_UNSPECIFIED, RANGE_LIMITED, RANGE_FULL = 0, 1, 2
-# Frames per second; used only where neither the source nor its frames have a rate.
-FALLBACK_RATE = Fraction(25)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,20 +17,15 @@ import numpy as np
 from stbn_cli.errors import InputError, OptionError, OutputError
 from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes
 from stbn_cli.video.fields import AUTO, with_fields
+from stbn_cli.video.formats import FALLBACK_RATE, IMAGE_SUFFIXES, JPEG_SUFFIXES, RAW_SUFFIXES
 from stbn_cli.video.frames import ColorSpec, Frame, StreamSource, VideoMetadata, Warnings
 from stbn_cli.video.limits import MAX_PIXELS, check_pixels, image_size, is_cut_png
-from stbn_cli.video.names import current_umask
+from stbn_cli.video.names import NUMBER_FIELD, current_umask, is_pattern, natural_key
+from stbn_cli.video.times import exact_seconds
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-JPEG_SUFFIXES = (".jpg", ".jpeg")
-DEFAULT_RATE = Fraction(25)
-# Names for frames that have none of their own.
-DEFAULT_NAME = "frame_%06d"
 JPEG_QUALITY = 95
-RAW_SUFFIXES = frozenset({".dng"})
 # Images have no stream to take a matrix from; RGB needs none, and gray is the mean of equal channels.
 _GRAY_MATRIX = "bt601"
-_NUMBER_FIELD = re.compile(r"%0?\d*d")
 
 
 def is_image_source(path: str | Path) -> bool:
@@ -55,28 +50,11 @@ def refuse_raw_pictures(path: Path) -> None:
     elif glob.has_magic(path.name) and not os.path.lexists(path):
         named = glob.glob(str(path))
     suffixes = {os.path.splitext(name)[1].lower() for name in named}
-    if raw or (suffixes & RAW_SUFFIXES and not suffixes & {*IMAGE_SUFFIXES}):
+    if raw or (suffixes & {*RAW_SUFFIXES} and not suffixes & {*IMAGE_SUFFIXES}):
         raise InputError(
             f"{path} names DNG pictures, which stbn does not read yet. Develop them to 16-bit TIFF or PNG first, "
             "for example with darktable or rawtherapee."
         )
-
-
-def is_pattern(path: Path) -> bool:
-    """Whether the last part of `path` stands for several images."""
-    return bool(_NUMBER_FIELD.search(path.name)) or any(mark in path.name for mark in "*?[")
-
-
-def exact_seconds(seconds: float) -> Fraction:
-    """A time the user typed, to the microsecond: 0.2 is 1/5, not the float a little above it."""
-    return Fraction(seconds).limit_denominator(1_000_000)
-
-
-def natural_key(name: str) -> list[tuple[bool, int, str]]:
-    """Sort key that puts frame2 before frame10."""
-    return [
-        (not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)
-    ]
 
 
 def list_images(path: Path) -> list[Path]:
@@ -87,7 +65,7 @@ def list_images(path: Path) -> list[Path]:
         found = [path]
     elif not path.parent.is_dir():
         raise InputError(f"There is no folder {path.parent}. Check the name.")
-    elif field := _NUMBER_FIELD.search(path.name):
+    elif field := NUMBER_FIELD.search(path.name):
         before, after = re.escape(path.name[: field.start()]), re.escape(path.name[field.end() :])
         wanted = re.compile(before + r"\d+" + after)
         found = [child for child in path.parent.iterdir() if wanted.fullmatch(child.name)]
@@ -96,7 +74,7 @@ def list_images(path: Path) -> list[Path]:
     found = [child for child in found if not child.name.startswith(".")]
     if not found:
         raise InputError(f"No PNG, JPEG or TIFF image matches {path}. Check the folder and the pattern.")
-    return sorted(found, key=lambda child: natural_key(child.name))
+    return sorted(found, key=natural_key)
 
 
 class ImageReader:
@@ -119,7 +97,7 @@ class ImageReader:
         self._notes = Warnings()
         if rate is not None and rate <= 0:
             raise OptionError(f"The frame rate {rate} is not positive. Give frames per second, such as 25.")
-        rate = DEFAULT_RATE if rate is None else Fraction(rate).limit_denominator(1001)
+        rate = FALLBACK_RATE if rate is None else Fraction(rate).limit_denominator(1001)
         first = 0 if start is None else math.ceil(exact_seconds(start) * rate)
         last = None if end is None else math.ceil(exact_seconds(end) * rate)
         self._files = list_images(self.path)[first:last]

@@ -10,25 +10,9 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from stbn_cli.errors import OptionError, OutputError
-from stbn_cli.video.images import DEFAULT_NAME, IMAGE_SUFFIXES, is_pattern
-from stbn_cli.video.names import current_umask
+from stbn_cli.video.formats import IMAGE_SUFFIXES, MUXERS, Y4M
+from stbn_cli.video.names import DEFAULT_NAME, current_umask, is_pattern
 
-# Suffix -> FFmpeg's muxer. Containers that cannot hold exact times (AVI) are left out on purpose.
-MUXERS = {
-    ".mkv": "matroska",
-    ".mp4": "mp4",
-    ".m4v": "mp4",
-    ".mov": "mov",
-    ".webm": "webm",
-    ".ts": "mpegts",
-    ".y4m": "yuv4mpegpipe",
-}
-Y4M = MUXERS[".y4m"]
-# How people call the files of these muxers.
-_FILE_NAMES = {
-    **{"matroska": "a Matroska file", "mp4": "an MP4 file", "mov": "a MOV file", "webm": "a WebM file"},
-    **{"mpegts": "an MPEG-TS file", "yuv4mpegpipe": "a y4m file"},
-}
 # Bytes of a file's name, on every file system in common use.
 LONGEST_NAME = 255
 # The name of standard input and output. A file called so is ./- to us.
@@ -83,11 +67,6 @@ def resolve_output(output: str | Path) -> OutputTarget:
             "or a folder (a name that ends with /) for images."
         )
     return OutputTarget("video", path)
-
-
-def holder_name(muxer: str | None) -> str:
-    """What holds the pictures, in sentences; None: images."""
-    return "images" if muxer is None else _FILE_NAMES[muxer]
 
 
 def is_terminal(stream: IO[Any] | None) -> bool:

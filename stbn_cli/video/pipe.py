@@ -27,8 +27,8 @@ from av.video.stream import VideoStream
 from stbn_cli.errors import InputError, OptionError, OutputError
 from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder
 from stbn_cli.video.fields import AUTO, with_fields
+from stbn_cli.video.formats import FALLBACK_RATE, Y4M
 from stbn_cli.video.frames import (
-    FALLBACK_RATE,
     UNSPECIFIED,
     Frame,
     FrameReader,
@@ -39,7 +39,6 @@ from stbn_cli.video.frames import (
 from stbn_cli.video.losses import tell_left_out, tell_y4m_losses
 from stbn_cli.video.output import (
     STANDARD_STREAM,
-    Y4M,
     create_private,
     is_terminal,
     partial_path,

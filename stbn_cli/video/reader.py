@@ -18,8 +18,8 @@ from stbn_cli.errors import InputError, OptionError
 from stbn_cli.video.alpha import has_alpha_layer
 from stbn_cli.video.decoding import Clock, Decoder, timing_of
 from stbn_cli.video.fields import AUTO, check_mode, with_fields
+from stbn_cli.video.formats import FALLBACK_RATE, Y4M
 from stbn_cli.video.frames import (
-    FALLBACK_RATE,
     Damage,
     Frame,
     FrameReader,
@@ -27,9 +27,9 @@ from stbn_cli.video.frames import (
     Warnings,
 )
 from stbn_cli.video.hardware import DEVICE, HARDWARE, HardwareError, check_layout
-from stbn_cli.video.images import ImageReader, exact_seconds, is_image_source, refuse_raw_pictures
+from stbn_cli.video.images import ImageReader, is_image_source, refuse_raw_pictures
 from stbn_cli.video.limits import MAX_PIXELS
-from stbn_cli.video.output import STANDARD_STREAM, Y4M
+from stbn_cli.video.output import STANDARD_STREAM
 from stbn_cli.video.pipe import (
     LONGEST_HEADER,
     is_torn_file,
@@ -41,6 +41,7 @@ from stbn_cli.video.pixels import describe_format, frame_to_rgb
 from stbn_cli.video.probe import describe, find_video_stream, open_container, origin, stated_end
 from stbn_cli.video.sidedata import side_data
 from stbn_cli.video.stereo import stereo_mode
+from stbn_cli.video.times import exact_seconds
 
 # A file that ends this many frames before its stated end is reported as truncated.
 TRUNCATION_FRAMES = 3

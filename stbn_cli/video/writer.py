@@ -21,6 +21,7 @@ from stbn_cli.video.encoders import (
     plan_encoder,
     software_options,
 )
+from stbn_cli.video.formats import FALLBACK_RATE, MATROSKA, MP4_MUXERS, Y4M
 from stbn_cli.video.frames import Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
 from stbn_cli.video.images import ImageWriter
 from stbn_cli.video.losses import (
@@ -32,7 +33,6 @@ from stbn_cli.video.losses import (
 from stbn_cli.video.names import media_name
 from stbn_cli.video.output import (
     STANDARD_STREAM,
-    Y4M,
     OutputTarget,
     check_output,
     create_private,
@@ -58,12 +58,9 @@ __all__ = ["EncodeOptions", "VideoWriter", "check_output", "create_video"]
 
 # The largest clock MP4 and MOV hold: 31 bits.
 MAX_TIMESCALE = 2**31 - 1
-MP4_MUXERS = ("mp4", "mov")
 MIN_MOVIE_CLOCK = 1000
 # Muxers that keep a display matrix; for the others a right-angled rotation is applied to the pixels.
-ROTATING_MUXERS = ("mp4", "mov", "matroska", "webm")
-# Encoders need a nominal rate; used only where the source has none.
-FALLBACK_RATE = Fraction(25)
+ROTATING_MUXERS = (*MP4_MUXERS, MATROSKA, "webm")
 
 
 def create_video(
@@ -320,7 +317,7 @@ class VideoWriter(PictureWriter):
 
 def _time_options(muxer: str, time_base: Fraction) -> dict[str, str]:
     """Muxer options with which every pts stays what it is."""
-    if muxer in ("matroska", "webm"):
+    if muxer in (MATROSKA, "webm"):
         # AAC from MP4 starts before 0; the default would move all streams, the video too, until it does not.
         return {"avoid_negative_ts": "disabled"}
     if muxer not in MP4_MUXERS or time_base.denominator > MAX_TIMESCALE:
