@@ -8,8 +8,6 @@ import shutil
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import cv2
 import numpy as np
@@ -18,7 +16,7 @@ from stbn_cli.errors import InputError, OptionError, OutputError
 from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes
 from stbn_cli.video.fields import AUTO, with_fields
 from stbn_cli.video.formats import FALLBACK_RATE, IMAGE_SUFFIXES, JPEG_SUFFIXES, RAW_SUFFIXES
-from stbn_cli.video.frames import ColorSpec, Frame, StreamSource, VideoMetadata, Warnings
+from stbn_cli.video.frames import ColorSpec, Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
 from stbn_cli.video.limits import MAX_PIXELS, check_pixels, image_size, is_cut_png
 from stbn_cli.video.names import NUMBER_FIELD, current_umask, is_pattern, natural_key
 from stbn_cli.video.times import exact_seconds
@@ -77,10 +75,8 @@ def list_images(path: Path) -> list[Path]:
     return sorted(found, key=natural_key)
 
 
-class ImageReader:
+class ImageReader(FrameReader):
     """Frames of an image sequence at a constant rate; see `reader.open_video`."""
-
-    stream_source: StreamSource | None = None
 
     def __init__(
         self,
@@ -92,9 +88,8 @@ class ImageReader:
         max_pixels: int = MAX_PIXELS,
         field: str = AUTO,
     ) -> None:
-        self.path = Path(path)
+        super().__init__(Path(path))
         self._max_pixels = max_pixels
-        self._notes = Warnings()
         if rate is not None and rate <= 0:
             raise OptionError(f"The frame rate {rate} is not positive. Give frames per second, such as 25.")
         rate = FALLBACK_RATE if rate is None else Fraction(rate).limit_denominator(1001)
@@ -105,6 +100,7 @@ class ImageReader:
             raise InputError(
                 f"{path} has no image between {start or 0:g} s and {end} s. Choose another range."
             )
+        self.image_names = tuple(file.name for file in self._files)
         image = _read_image(self._files[0], max_pixels)
         depth, gray = image.dtype.itemsize * 8, image.ndim == 2
         if _is_transparent(image):
@@ -128,27 +124,6 @@ class ImageReader:
             losses=tuple(self._notes.losses),
         )
         self.metadata = with_fields(metadata, self._layout, field, str(path), self._notes)
-
-    @property
-    def warnings(self) -> list[str]:
-        """Sentences for the user."""
-        return self._notes.messages
-
-    @property
-    def image_names(self) -> tuple[str, ...] | None:
-        """File names, in order, for an output folder to repeat."""
-        return tuple(file.name for file in self._files)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Nothing is held open between frames."""
 
     def __iter__(self) -> Iterator[Frame]:
         for index, file in enumerate(self._files):
@@ -205,7 +180,7 @@ def _image_to_rgb(image: np.ndarray) -> np.ndarray:
     return planes_to_rgb(planes, PixelLayout("rgb", depth), "rgb", True)
 
 
-class ImageWriter:
+class ImageWriter(FrameWriter):
     """Write frames as images into a hidden folder, moved to its final place by `finish()`."""
 
     color = ColorSpec("rgb", full_range=True)
@@ -226,8 +201,8 @@ class ImageWriter:
         hidden: a folder in which the images lie until they are all there; None: one beside the final place.
         notes: what is known to get lost.
         """
+        super().__init__(notes)
         self.path = folder
-        self._notes = notes
         self._pattern = name
         self._names = names
         is_deep = reader_metadata.bit_depth > 8 and Path(name).suffix.lower() not in JPEG_SUFFIXES
@@ -236,7 +211,6 @@ class ImageWriter:
         self.layout = PixelLayout("gray" if gray else "rgb", depth)
         self._dither = dither and depth < reader_metadata.bit_depth
         self._written: list[str] = []
-        self._finished = False
         # Beside the new folder, or inside one that exists: never across a file system border.
         name = f".{folder.name}.{os.getpid()}.part"
         beside = folder / name if folder.is_dir() else folder.parent / name
@@ -249,26 +223,7 @@ class ImageWriter:
                 f"The folder {folder} cannot be made: {error.strerror}. Choose another place."
             ) from error
 
-    @property
-    def warnings(self) -> list[str]:
-        """Sentences for the user."""
-        return self._notes.messages
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self._finished:
-            shutil.rmtree(self._partial, ignore_errors=True)
-
-    def write(self, frame: Frame) -> None:
-        """Encode and write one frame. Raises OutputError when the disk refuses it."""
-        self.write_planes(self.to_planes(frame.rgb), frame)
-
     def to_planes(self, rgb: np.ndarray) -> list[np.ndarray]:
-        """The code values that are written for a picture (H, W, 3), in planes of `layout`."""
         return rgb_to_planes(rgb, self.layout, _GRAY_MATRIX, True, dither=self._dither)
 
     def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
@@ -293,10 +248,8 @@ class ImageWriter:
             return Path(self._names[index]).stem + Path(self._pattern).suffix
         return self._pattern % (index + 1)
 
-    def finish(self) -> None:
+    def _complete(self) -> None:
         """Check that every image is there and move them to the final folder. Other files in it stay."""
-        if self._finished:
-            return
         files = [self._partial / name for name in self._written]
         if (
             not files
@@ -316,4 +269,6 @@ class ImageWriter:
                 os.replace(self._partial, self.path)
         except OSError as error:
             raise OutputError(f"The images cannot be moved to {self.path}: {error.strerror}.") from error
-        self._finished = True
+
+    def _discard(self) -> None:
+        shutil.rmtree(self._partial, ignore_errors=True)

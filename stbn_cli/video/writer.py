@@ -42,7 +42,6 @@ from stbn_cli.video.output import (
     resolve_output,
 )
 from stbn_cli.video.picturewriter import PictureWriter
-from stbn_cli.video.pipe import PipeReader, Y4mWriter
 from stbn_cli.video.pixels import (
     FieldMarker,
     mark_field_order,
@@ -53,6 +52,7 @@ from stbn_cli.video.stereo import STEREO_TAG, tell_stereo, written_mode
 from stbn_cli.video.streams import STATISTICS_TAGS, StreamCopier, packet_seconds
 from stbn_cli.video.times import Times
 from stbn_cli.video.verify import Expected, verify_video
+from stbn_cli.video.y4m_writer import Y4mWriter
 
 __all__ = ["EncodeOptions", "VideoWriter", "check_output", "create_video"]
 
@@ -81,7 +81,7 @@ def create_video(
 
     Raises OptionError for impossible options and OutputError when nothing can be written there.
     """
-    source = STANDARD_STREAM if isinstance(source_reader, PipeReader) else source_reader.path
+    source = STANDARD_STREAM if source_reader.from_pipe else source_reader.path
     check_output(source, path, overwrite)
     check_alpha(source_reader.metadata, options)
     refuse_known_losses(source_reader, path, options)
@@ -142,7 +142,6 @@ class VideoWriter(PictureWriter):
             raise
 
     def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
-        """Encode one frame from its code values and the times of `frame`; raises OutputError as `write` does."""
         picture = planes_to_frame(planes, frame, self._plan.pix_fmt, self._plan.color)
         if self._marker is not None:
             picture = self._marker.mark(picture, self._plan.color)
@@ -151,10 +150,7 @@ class VideoWriter(PictureWriter):
             self._durations[frame.pts] = frame.duration
         self._mux(picture)
 
-    def finish(self) -> None:
-        """Flush, close, verify, and rename to the final name. Raises OutputError; may be called again."""
-        if self._finished:
-            return
+    def _complete(self) -> None:
         if not self._times:
             raise OutputError(f"No frame was written to {self.path}; there is nothing to keep.")
         assert self._output is not None
@@ -179,7 +175,6 @@ class VideoWriter(PictureWriter):
             put_in_place(self._partial, self.path)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
-        self._finished = True
         if self._copier is not None:
             self._copier.close()
 
@@ -305,7 +300,6 @@ class VideoWriter(PictureWriter):
         return stream
 
     def _discard(self) -> None:
-        """Close and remove the partial file, whatever state it is in."""
         for part in (self._output, self._copier):
             try:
                 if part is not None:
