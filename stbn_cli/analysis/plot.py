@@ -6,7 +6,7 @@ import numpy as np
 
 from stbn_cli.analysis.analysis import Analysis
 from stbn_cli.errors import OptionError, OutputError
-from stbn_cli.video.output import check_file, whole_file
+from stbn_cli.files import check_file, whole_file
 
 SUFFIXES = (".png", ".svg", ".pdf")
 BYTE = 255.0

@@ -13,12 +13,13 @@ import cv2
 import numpy as np
 
 from stbn_cli.errors import InputError, OptionError, OutputError
+from stbn_cli.files import current_umask, whole_file
 from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes
 from stbn_cli.video.fields import AUTO, with_fields
 from stbn_cli.video.formats import FALLBACK_RATE, IMAGE_SUFFIXES, JPEG_SUFFIXES, RAW_SUFFIXES
 from stbn_cli.video.frames import ColorSpec, Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
 from stbn_cli.video.limits import MAX_PIXELS, check_pixels, image_size, is_cut_png
-from stbn_cli.video.names import NUMBER_FIELD, current_umask, is_pattern, natural_key
+from stbn_cli.video.names import NUMBER_FIELD, is_pattern, natural_key
 from stbn_cli.video.times import exact_seconds
 
 JPEG_QUALITY = 95
@@ -230,12 +231,8 @@ class ImageWriter(FrameWriter):
         """Encode and write one frame from its code values; images have no times."""
         name = self._name(len(self._written))
         image = planes[0] if len(planes) == 1 else cv2.merge([planes[1], planes[0], planes[2]])
-        parameters = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if name.lower().endswith(JPEG_SUFFIXES) else []
-        done, data = cv2.imencode(Path(name).suffix, image, parameters)
         try:
-            if not done:
-                raise OSError("OpenCV cannot encode it")
-            data.tofile(self._partial / name)
+            _write_image(self._partial / name, image)
         except OSError as error:
             raise OutputError(
                 f"The image {name} cannot be written to {self._partial}: {error}. Free some space or choose "
@@ -272,3 +269,18 @@ class ImageWriter(FrameWriter):
 
     def _discard(self) -> None:
         shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def write_picture(path: Path, rgb: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB as its suffix says, whole or not at all. Raises `OutputError`."""
+    with whole_file(path) as partial:
+        _write_image(partial, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+
+
+def _write_image(file: Path, image: np.ndarray) -> None:
+    """Write gray or BGR as the suffix says. Raises OSError."""
+    is_jpeg = file.suffix.lower() in JPEG_SUFFIXES
+    done, data = cv2.imencode(file.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if is_jpeg else [])
+    if not done:
+        raise OSError("OpenCV cannot encode it")
+    data.tofile(file)

@@ -1,4 +1,4 @@
-"""Names and permissions of files: any name that the file system holds works, unfinished files are private."""
+"""Names of files: any that the file system holds works; patterns of images, and the order of names."""
 
 import os
 import re
@@ -16,13 +16,6 @@ def media_name(path: Path) -> str:
     A relative one such as `concat:a.mp4` would be understood as a protocol; an absolute one never is.
     """
     return str(path.absolute())
-
-
-def current_umask() -> int:
-    """The permission bits that the user does not want new files to have."""
-    mask = os.umask(0o077)  # it can be read only by setting it; what appears meanwhile is private
-    os.umask(mask)
-    return mask
 
 
 def is_pattern(path: Path) -> bool:

@@ -13,6 +13,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from stbn_cli.errors import OptionError, OutputError
+from stbn_cli.files import create_private, partial_path, put_in_place
 from stbn_cli.video.alpha import ALPHA_TAG
 from stbn_cli.video.encoders import (
     EncodeOptions,
@@ -35,10 +36,7 @@ from stbn_cli.video.output import (
     STANDARD_STREAM,
     OutputTarget,
     check_output,
-    create_private,
     image_pattern,
-    partial_path,
-    put_in_place,
     resolve_output,
 )
 from stbn_cli.video.picturewriter import PictureWriter
@@ -129,7 +127,7 @@ class VideoWriter(PictureWriter):
         self._durations: dict[int, int] = {}
         self._muxed = 0
         self._copier: StreamCopier | None = None
-        self._partial = partial_path(self.path) if folder is None else folder / self.path.name
+        self._partial = partial_path(self.path, folder)
         self._output: OutputContainer | None = None
         try:
             create_private(self._partial)

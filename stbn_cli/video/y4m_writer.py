@@ -17,11 +17,11 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from stbn_cli.errors import OutputError
+from stbn_cli.files import create_private, partial_path, put_in_place
 from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder
 from stbn_cli.video.formats import FALLBACK_RATE, Y4M
 from stbn_cli.video.frames import UNSPECIFIED, Frame, FrameReader
 from stbn_cli.video.losses import tell_left_out, tell_y4m_losses
-from stbn_cli.video.output import create_private, partial_path, put_in_place
 from stbn_cli.video.picturewriter import PictureWriter
 from stbn_cli.video.pixels import mark_field_order, planes_to_frame
 from stbn_cli.video.probe import error_reason
@@ -88,9 +88,7 @@ class Y4mWriter(PictureWriter):
         self._source = reader.name
         self._begin: Fraction | None = None
         self._count = 0
-        self._partial = None
-        if path is not None:
-            self._partial = partial_path(path) if folder is None else folder / path.name
+        self._partial = None if path is None else partial_path(path, folder)
         if reader.metadata.average_rate is None:
             self._notes.add(
                 f"{self._source} states no frame rate; y4m needs one, and {FALLBACK_RATE} is written."
