@@ -195,7 +195,7 @@ def denoise_file(
         StbnError: one of its classes, with a sentence that says what to do.
     """
     # Here, so that arrays can be denoised and measured on machines without PyAV.
-    from stbn_cli.video.changed import without_streams
+    from stbn_cli.video.adapted_reader import without_streams
     from stbn_cli.video.encoders import EncodeOptions
     from stbn_cli.video.limits import MAX_PIXELS
     from stbn_cli.video.output import STANDARD_STREAM, check_output

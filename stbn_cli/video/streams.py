@@ -24,7 +24,7 @@ from stbn_cli.video.formats import CONTAINER_NAMES, FALLBACK_RATE, MATROSKA, MP4
 from stbn_cli.video.frames import StreamSource, Warnings
 from stbn_cli.video.pixels import to_fraction
 from stbn_cli.video.probe import CONTAINER_TICKS, is_cover, open_container
-from stbn_cli.video.readback import Said, missing_words, words_of
+from stbn_cli.video.readback import ContainerTags, missing_tags, read_tags
 from stbn_cli.video.seeking import seek, steps_back
 from stbn_cli.video.subtitles import CONVERSIONS, to_mov_text, to_subrip
 
@@ -196,7 +196,7 @@ class StreamCopier:
 
     def found_losses(self, path: Path, video: int) -> list[str]:
         """What the finished file does not say of itself though the source did. video: its index in the file."""
-        wanted = Said()
+        wanted = ContainerTags()
         if path.suffix.lower() != ".ts":  # said before
             wanted.tags = {key.lower(): value for key, value in self._metadata().items()}
             wanted.chapters = [chapter["metadata"].get("title", "") for chapter in self._chapters()]
@@ -204,8 +204,8 @@ class StreamCopier:
         places[self._source.video_index] = video
         for index, place in places.items():
             stream = self._input.streams[index]
-            wanted.streams[place] = words_of(stream, f"stream {index} ({stream.type})", MOV_LANGUAGES)
-        lost = missing_words(path, wanted, MOV_LANGUAGES)
+            wanted.streams[place] = read_tags(stream, f"stream {index} ({stream.type})", MOV_LANGUAGES)
+        lost = missing_tags(path, wanted, MOV_LANGUAGES)
         if self._plain:
             which = ", ".join(map(str, sorted(self._plain)))
             lost.append(

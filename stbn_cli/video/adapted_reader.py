@@ -7,7 +7,7 @@ import numpy as np
 from stbn_cli.video.frames import Frame, FrameReader, StreamSource, VideoMetadata
 
 
-class ChangedReader(FrameReader):
+class AdaptedReader(FrameReader):
     """A reader whose frames or metadata are told differently; see `FrameReader`.
 
     `turns`: quarter turns counter-clockwise of every frame. What `metadata` and `stream_source` say is the caller's.
@@ -38,6 +38,6 @@ class ChangedReader(FrameReader):
             yield frame
 
 
-def without_streams(reader: FrameReader) -> ChangedReader:
+def without_streams(reader: FrameReader) -> AdaptedReader:
     """The reader's picture alone, without sound, subtitles and whatever else its file holds."""
-    return ChangedReader(reader, reader.metadata, None)
+    return AdaptedReader(reader, reader.metadata, None)
