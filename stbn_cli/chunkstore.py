@@ -5,7 +5,6 @@ after each chunk. Whatever the moment of a crash, the state and the segments bef
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,12 +17,13 @@ from safetensors.torch import save_file
 
 from stbn_cli.checkpoints.store import sha256_of
 from stbn_cli.errors import OutputError
+from stbn_cli.files import whole_file
 from stbn_cli.inference.report import SceneReport
 from stbn_cli.inference.resume import ChunkSizes, StreamState
 from stbn_cli.noise.model import Clipping
 from stbn_cli.video.color import PixelLayout
 from stbn_cli.video.frames import VideoMetadata
-from stbn_cli.video.segments import USUAL_RATIO, SegmentWriter, read_segment, sync
+from stbn_cli.video.segments import USUAL_RATIO, SegmentWriter, read_segment
 
 STATE_FILE = "state.safetensors"
 FORMAT = 1
@@ -150,13 +150,10 @@ class ChunkStore:
             "scenes": [asdict(scene) for scene in state.scenes],
         }
         tensors = {} if state.state is None else {"state": state.state.cpu().contiguous()}
-        partial = self.folder / f"{STATE_FILE}.part"
         try:
-            save_file(tensors, partial, {"stbn": json.dumps(content)})
-            sync(partial)
-            os.replace(partial, self.folder / STATE_FILE)
-            sync(self.folder)
-        except (OSError, SafetensorError) as error:
+            with whole_file(self.folder / STATE_FILE, durable=True) as partial:
+                save_file(tensors, partial, {"stbn": json.dumps(content)})
+        except (OutputError, SafetensorError) as error:
             raise OutputError(
                 f"The progress cannot be kept in {self.folder}: {error}. Free some space, or give --no-keep-progress."
             ) from error

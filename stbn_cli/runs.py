@@ -11,14 +11,13 @@ from torch import Tensor
 from stbn_cli.errors import InputError
 from stbn_cli.inference.cuts import CutDetector
 from stbn_cli.jobs.source import Source, Span
+from stbn_cli.video.formats import FALLBACK_RATE
 
 if TYPE_CHECKING:
     from stbn_cli.video.frames import FrameReader
 
 # A video file, a folder or pattern of images, or frames (T, H, W, 3): uint8, uint16, or floating point on [0, 1].
 Clip: TypeAlias = str | Path | np.ndarray
-
-ASSUMED_RATE = 25.0  # frames a second, where a clip states none
 
 
 class Run(NamedTuple):
@@ -58,7 +57,7 @@ def runs_of_clip(clip: Clip, span: Span, places: Places, *, smallest_side: int =
     source = Source(clip, span)
     with source.open() as reader:
         metadata = reader.metadata
-        rate = float(metadata.average_rate or ASSUMED_RATE)
+        rate = float(metadata.average_rate or FALLBACK_RATE)
         length = metadata.frame_count
         if length is None and metadata.duration_seconds is not None:
             length = round(metadata.duration_seconds * rate)

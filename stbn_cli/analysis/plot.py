@@ -6,8 +6,8 @@ import numpy as np
 
 from stbn_cli.analysis.analysis import Analysis
 from stbn_cli.errors import OptionError, OutputError
+from stbn_cli.files import check_file, whole_file
 from stbn_cli.scale import BYTE_SCALE
-from stbn_cli.video.output import check_file, whole_file
 
 SUFFIXES = (".png", ".svg", ".pdf")
 COLOURS = ("#c0392b", "#27803b", "#2b5fc0")

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from stbn_cli.errors import InputError
 from stbn_cli.jobs.source import Source
+from stbn_cli.video.formats import VIDEO_SUFFIXES
 from stbn_cli.video.frames import FrameReader
-from stbn_cli.video.images import ImageReader, is_image_source, natural_key, refuse_raw_pictures
+from stbn_cli.video.images import ImageReader, is_image_source, refuse_raw_pictures
+from stbn_cli.video.names import natural_key
 
-VIDEO_SUFFIXES = (".mkv", ".mp4", ".m4v", ".mov", ".avi", ".webm", ".y4m", ".ts", ".mpg")
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -56,7 +57,7 @@ def is_clip(path: Path) -> bool:
 def _clips_of(path: Path) -> list[Clip]:
     if not path.is_dir() or is_image_source(path):
         return [Clip(path.stem if path.is_file() else path.resolve().name, path)]
-    children = sorted(path.iterdir(), key=lambda child: natural_key(child.name))
+    children = sorted(path.iterdir(), key=natural_key)
     clips = [
         Clip(child.stem if child.is_file() else child.name, child) for child in children if is_clip(child)
     ]

@@ -5,7 +5,6 @@ the noise range and how it was made. Nothing in the file is executed on loading.
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stbn_cli.errors import CheckpointError
+from stbn_cli.files import whole_file
 from stbn_cli.models.config import STBNConfig
 from stbn_cli.models.networks import NETWORKS, Network, NetworkConfig, build, name_of
 from stbn_cli.models.stbn import STBN
@@ -159,13 +159,11 @@ def _parse_info(stated: dict[str, Any]) -> ModelInfo:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    """Write a safetensors file; it appears whole or not at all."""
+    """Write a safetensors file; it appears whole or not at all. Raises OutputError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    # Not save_file: it makes files that only their owner can read, whatever the umask says.
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    partial.write_bytes(_with_sorted_header(save(contiguous, metadata=header)))
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_bytes(_with_sorted_header(save(contiguous, metadata=header)))
 
 
 def _with_sorted_header(file: bytes) -> bytes:

@@ -13,12 +13,9 @@ from stbn_cli.cli.console import say, show_json
 from stbn_cli.cli.exits import sentence
 from stbn_cli.cli.parsing import DENOISED, PIPE, default_output
 from stbn_cli.errors import InputError, InterruptedByUserError, OptionError, OutputError, StbnError
+from stbn_cli.video.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from stbn_cli.video.names import natural_key
 
-# What is taken from a folder; a file that is named may have any suffix.
-VIDEO_SUFFIXES = (
-    *(".mkv", ".mp4", ".m4v", ".mov", ".webm", ".ts", ".m2ts", ".mts", ".avi", ".mpg", ".mpeg", ".vob"),
-    *(".wmv", ".flv", ".3gp", ".mxf", ".ogv", ".dv", ".y4m"),
-)
 TEMPLATE = f"{{stem}}.{DENOISED}{{suffix}}"
 FIELDS = ("stem", "suffix")
 SEPARATORS = ("/", os.sep)
@@ -106,7 +103,7 @@ def _expand(inputs: Sequence[str]) -> tuple[list[str], bool]:
 
 def _members(name: str) -> list[str] | None:
     """The videos that a folder or pattern stands for; None where it is one input: a file, or images."""
-    from stbn_cli.video.images import IMAGE_SUFFIXES, is_image_source, refuse_raw_pictures
+    from stbn_cli.video.images import is_image_source, refuse_raw_pictures
 
     path = Path(name)
     if name == PIPE or os.path.lexists(path):
@@ -126,7 +123,7 @@ def _members(name: str) -> list[str] | None:
     if not videos:
         refuse_raw_pictures(path)
         raise InputError(empty)
-    return _in_natural_order(videos)
+    return sorted(videos, key=natural_key)
 
 
 def _is_new_video(file: str) -> bool:
@@ -134,12 +131,6 @@ def _is_new_video(file: str) -> bool:
     path = Path(file)
     known = path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
     return known and not path.stem.endswith(f".{DENOISED}") and path.is_file()
-
-
-def _in_natural_order(files: list[str]) -> list[str]:
-    from stbn_cli.video.images import natural_key
-
-    return sorted(files, key=lambda file: (os.path.dirname(file), natural_key(os.path.basename(file))))
 
 
 def _folder(naming: Naming, many: bool) -> Path | None:

@@ -46,7 +46,7 @@ class Outputs:
 
     def check(self) -> None:
         """Refuse before the work what could not be written after it. Raises `OutputError`."""
-        from stbn_cli.video.output import check_file
+        from stbn_cli.files import check_file
 
         for path in (self.csv, self.report):
             if path is not None:
@@ -182,7 +182,7 @@ def _run(
     from stbn_cli.bench.results import BenchResult, write_csv
     from stbn_cli.bench.runner import run_bench
     from stbn_cli.bench.tables import cost_table, published_table, quality_tables
-    from stbn_cli.video.output import whole_file
+    from stbn_cli.files import whole_file
 
     if missing:
         where = f" {dataset.where}" if dataset else ""

@@ -192,7 +192,7 @@ def _run(request: Request) -> None:
         notes.warn(message)
     if request.csv is not None:
         from stbn_cli.compare.comparison import write_csv
-        from stbn_cli.video.output import whole_file
+        from stbn_cli.files import whole_file
 
         with whole_file(request.csv) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
             write_csv(file, found.frames)
@@ -248,7 +248,8 @@ def _check_outputs(
     request: Request, clips: "Clips", layout: "Layout", encode: "EncodeOptions", notes: Events
 ) -> None:
     """Refuse what could not be written after the work. Raises `OptionError` and `OutputError`."""
-    from stbn_cli.video.output import check_file, check_output
+    from stbn_cli.files import check_file
+    from stbn_cli.video.output import check_output
 
     sources = [Path(source) for source in request.sources if source is not None]
     files = [file for file in (request.csv, request.report) if file is not None]

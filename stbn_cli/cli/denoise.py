@@ -33,6 +33,7 @@ from stbn_cli.errors import InterruptedByUserError, OptionError
 from stbn_cli.jobs.events import Events
 from stbn_cli.jobs.source import PIPE, Source
 from stbn_cli.stopping import StopRequest
+from stbn_cli.video.formats import WRITABLE_SUFFIXES
 
 if TYPE_CHECKING:
     from stbn_cli.finetuning.result import FinetuneResult
@@ -87,7 +88,7 @@ def denoise(
             f"--uncertainty {uncertainty} is lossless video of 16 bits: give it the suffix .mkv."
         )
     names = Naming(naming.output, naming.output_dir, naming.template)
-    batch = plan_batch(sources, names, _writable_suffixes())
+    batch = plan_batch(sources, names, WRITABLE_SUFFIXES)
 
     def run(item: Item) -> dict[str, Any] | None:
         from stbn_cli.jobs.denoise import DenoiseJob
@@ -132,13 +133,6 @@ def denoise(
             )
         elif (document := run(batch.items[0])) is not None and logging.json:
             show_json(document)
-
-
-def _writable_suffixes() -> tuple[str, ...]:
-    from stbn_cli.video.images import IMAGE_SUFFIXES
-    from stbn_cli.video.output import MUXERS
-
-    return (*MUXERS, *IMAGE_SUFFIXES)
 
 
 def _command() -> str:

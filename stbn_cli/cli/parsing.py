@@ -8,6 +8,7 @@ from pathlib import Path
 from stbn_cli.checkpoints.registry import AUTO
 from stbn_cli.errors import OptionError, StbnError
 from stbn_cli.jobs.source import PIPE
+from stbn_cli.video.formats import MUXERS
 
 MAXIMUM_SIGMA = 255.0
 DENOISED = "denoised"
@@ -115,7 +116,6 @@ def default_suffix(path: Path, writable_suffixes: Collection[str]) -> str:
         return own or FALLBACK_SUFFIX
     from av.error import FFmpegError
 
-    from stbn_cli.video.output import MUXERS
     from stbn_cli.video.streams import sound_suffix
 
     if own is not None and own.lower() not in MUXERS:

@@ -23,6 +23,7 @@ from stbn_cli.jobs.events import Events
 from stbn_cli.jobs.noise import measure_clip, with_kind
 from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.jobs.source import Source
+from stbn_cli.video.formats import WRITABLE_SUFFIXES
 
 if TYPE_CHECKING:
     from stbn_cli.jobs.encoding import Encoding
@@ -201,10 +202,8 @@ def _plan_full_run(
 ) -> "tuple[str, Encoding]":
     """Where the full run would write, and how it would encode. Raises `OptionError` for impossible options."""
     from stbn_cli.jobs.encoding import plan_encoding
-    from stbn_cli.video.images import IMAGE_SUFFIXES
-    from stbn_cli.video.output import MUXERS
 
-    output = default_output(source, (*MUXERS, *IMAGE_SUFFIXES))
+    output = default_output(source, WRITABLE_SUFFIXES)
     try:
         return output, plan_encoding(metadata, output, encode, events)
     except OptionError:

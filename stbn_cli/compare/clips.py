@@ -10,8 +10,9 @@ import numpy as np
 
 from stbn_cli.errors import InputError
 from stbn_cli.jobs.source import Source, Span
-from stbn_cli.video.changed import ChangedReader
-from stbn_cli.video.frames import FALLBACK_RATE, Frame, FrameReader, VideoMetadata, Warnings
+from stbn_cli.video.adapted_reader import AdaptedReader
+from stbn_cli.video.formats import FALLBACK_RATE
+from stbn_cli.video.frames import Frame, FrameReader, VideoMetadata, Warnings
 from stbn_cli.video.images import is_image_source
 
 NAMES = ("A", "B", "the reference")
@@ -177,7 +178,7 @@ def _upright(reader: FrameReader) -> FrameReader:
         rotation=0,
         display_matrix=None,
     )
-    return ChangedReader(reader, told, reader.stream_source, turns)
+    return AdaptedReader(reader, told, reader.stream_source, turns)
 
 
 def _quarter_turns(metadata: VideoMetadata) -> int:

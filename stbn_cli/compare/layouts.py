@@ -11,9 +11,10 @@ import numpy as np
 
 from stbn_cli.compare.clips import Clips, Pictures
 from stbn_cli.errors import OptionError
-from stbn_cli.video.changed import ChangedReader
-from stbn_cli.video.frames import FALLBACK_RATE, Frame, FrameWriter, StreamSource
-from stbn_cli.video.images import exact_seconds
+from stbn_cli.video.adapted_reader import AdaptedReader
+from stbn_cli.video.formats import FALLBACK_RATE
+from stbn_cli.video.frames import Frame, FrameWriter, StreamSource
+from stbn_cli.video.times import exact_seconds
 from stbn_cli.video.writer import EncodeOptions, create_video
 
 NAMES = ("side", "split", "difference")
@@ -115,12 +116,12 @@ class LayoutWriter:
 
 def canvas(
     clips: Clips, layout: Layout, limit: int | None = None, first: Frame | None = None
-) -> ChangedReader:
+) -> AdaptedReader:
     """A, described as the video that `layout` makes of the clips. `limit`: frames at most; `first`: A's first frame."""
     metadata = clips.metadata
     frames = min((count for count in (clips.expected_frames, limit) if count), default=None)
     told = replace(metadata, width=layout.width(metadata.width), frame_count=frames)
-    return ChangedReader(clips.a, told, _streams(clips, limit, first))
+    return AdaptedReader(clips.a, told, _streams(clips, limit, first))
 
 
 def _streams(clips: Clips, limit: int | None, first: Frame | None) -> StreamSource | None:

@@ -3,22 +3,23 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
 from stbn_cli.checkpoints.serial import save_checkpoint
 from stbn_cli.errors import InputError, OptionError, OutputError
+from stbn_cli.files import check_file
 from stbn_cli.finetuning.result import FinetuneResult
 from stbn_cli.jobs.source import Source, Span
 from stbn_cli.preview.picture import label
 from stbn_cli.runs import Clip
 from stbn_cli.scale import BYTE_SCALE
-from stbn_cli.video.output import check_file, partial_path
+from stbn_cli.video.formats import JPEG_SUFFIXES
+from stbn_cli.video.images import write_picture
 
 MODEL_SUFFIX = ".safetensors"
 STATE_SUFFIX = ".resume.pt"
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+PICTURE_SUFFIXES = (".png", *JPEG_SUFFIXES)
 # The crop is magnified by whole numbers up to about this height, pixels.
 PICTURE_HEIGHT = 720
 JOINT = 4  # pixels between the panels
@@ -65,7 +66,7 @@ def write_outputs(result: FinetuneResult, output: str | Path | None, preview: st
             if not result.interrupted:
                 state_path(Path(output)).unlink(missing_ok=True)
         if preview is not None and result.before is not None:
-            _write_picture(Path(preview), compose(result))
+            write_picture(Path(preview), compose(result))
     except OSError as error:
         raise OutputError(
             f"The result cannot be written ({error.strerror or error}). Make room, or name another file."
@@ -88,10 +89,3 @@ def compose(result: FinetuneResult) -> np.ndarray:
         label(panel, words, 4, panel.shape[0] - 4)
         panels += [panel, np.zeros((panel.shape[0], JOINT, 3), np.uint8)]
     return np.hstack(panels[:-1])
-
-
-def _write_picture(path: Path, picture: np.ndarray) -> None:
-    partial = partial_path(path)
-    if not cv2.imwrite(str(partial), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
-        raise OSError(f"{path} could not be encoded")
-    partial.replace(path)

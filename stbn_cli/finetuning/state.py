@@ -1,7 +1,6 @@
 """The state of a run on disk, so that an interrupted one can go on as if nothing had happened."""
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stbn_cli.errors import InputError, OutputError
+from stbn_cli.files import whole_file
 from stbn_cli.finetuning.footage import NoisyRun
 from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.finetuning.plan import FinetuneSchedule, StepSizes
@@ -33,7 +33,6 @@ class RunState:
 
 def save_state(path: Path, state: RunState) -> None:
     """Write a state; the file appears whole or not at all. Raises `OutputError`."""
-    partial = path.with_name(f".{path.name}.part")
     content = {
         "version": VERSION,
         "schedule": asdict(state.schedule),
@@ -42,10 +41,9 @@ def save_state(path: Path, state: RunState) -> None:
         "flow": state.flow,
     }
     try:
-        torch.save(content, partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
+        with whole_file(path) as partial:
+            torch.save(content, partial)
+    except RuntimeError as error:  # of torch.save, where the disk is full
         raise OutputError(
             f"The state of the run cannot be written to {str(path)!r} ({error}). Make room, or name another output."
         ) from error

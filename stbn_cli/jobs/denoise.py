@@ -233,7 +233,7 @@ def write_denoised(
     folder: the locked place of what is not finished; None: hidden files beside the output. store: where finished chunks
     are kept; `stop` is asked after each, and True ends the run with KeyboardInterrupt.
     """
-    from stbn_cli.video.changed import without_streams
+    from stbn_cli.video.adapted_reader import without_streams
     from stbn_cli.video.encoders import EncodeOptions
     from stbn_cli.video.writer import create_video
 

@@ -1,9 +1,8 @@
 """A short video that shows before and after at once, with the times of the source."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -13,34 +12,22 @@ from stbn_cli.preview.location import LocatedMoment
 from stbn_cli.preview.moment import Shot
 from stbn_cli.preview.picture import label
 from stbn_cli.video.encoders import EncodeOptions
-from stbn_cli.video.frames import Frame, StreamSource, VideoMetadata
+from stbn_cli.video.frames import Frame, FrameReader, VideoMetadata
 from stbn_cli.video.writer import create_video
 
 # Smaller frames have no room for the words.
 LABELLED_HEIGHT, LABELLED_WIDTH = 64, 160
 
 
-@dataclass(slots=True)
-class _Joined:
+class _Joined(FrameReader):
     """What a writer asks of its reader, for frames that are put together here. There is no sound."""
 
-    path: Path
-    metadata: VideoMetadata
-    warnings: list[str] = field(default_factory=list)
-    stream_source: StreamSource | None = None
-    image_names: tuple[str, ...] | None = None
+    def __init__(self, path: Path, metadata: VideoMetadata) -> None:
+        super().__init__(path)
+        self.metadata = metadata
 
     def __iter__(self) -> Iterator[Frame]:
         return iter(())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class ClipWriter:
@@ -72,10 +59,8 @@ class ClipWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self._writer.__exit__(*error)
 
     def add(self, shot: Shot) -> None:
         """The next shot."""

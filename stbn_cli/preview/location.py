@@ -19,8 +19,9 @@ from stbn_cli.jobs.source import Source
 from stbn_cli.noise.model import SceneNoise
 from stbn_cli.preview.timing import StageTiming
 from stbn_cli.video.fields import rows_by_field
-from stbn_cli.video.frames import FALLBACK_RATE, Frame, FrameReader, VideoMetadata
-from stbn_cli.video.images import exact_seconds
+from stbn_cli.video.formats import FALLBACK_RATE
+from stbn_cli.video.frames import Frame, FrameReader, VideoMetadata
+from stbn_cli.video.times import exact_seconds
 
 # How far before the moment its scene's beginning is looked for: whichever is less.
 LEAD_SECONDS = 20

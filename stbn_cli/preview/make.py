@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from stbn_cli.errors import OptionError, OutputError
@@ -18,8 +17,8 @@ from stbn_cli.preview.moment import Shot, StageTimings, denoise_moment
 from stbn_cli.preview.picture import compose_sheet
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.video.encoders import EncodeOptions
-from stbn_cli.video.images import JPEG_QUALITY, JPEG_SUFFIXES
-from stbn_cli.video.output import check_output, resolve_output, whole_file
+from stbn_cli.video.images import write_picture
+from stbn_cli.video.output import check_output, resolve_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +106,6 @@ def make_preview(
         forecast=forecast(found, timings, tried),
         warnings=tried.warnings,
     )
-
-
-def write_picture(path: Path, rgb: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 RGB as its suffix says, whole or not at all. Raises `OutputError`."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix.lower() in JPEG_SUFFIXES else []
-    with whole_file(path) as partial:
-        done, data = cv2.imencode(path.suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), options)
-        if not done:
-            raise OSError("OpenCV cannot encode it")
-        data.tofile(partial)
 
 
 def timestamp(seconds: Fraction) -> str:

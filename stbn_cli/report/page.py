@@ -7,8 +7,8 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
+from stbn_cli.files import whole_file
 from stbn_cli.report.model import CropSet, Report
-from stbn_cli.video.output import whole_file
 
 ZOOMS = (1, 2, 4)
 # A table of contents is offered from this many tables, plots and sets of pictures on.

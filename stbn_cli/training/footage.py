@@ -4,7 +4,6 @@ Read with OpenCV, so that a training machine needs no PyAV. Knows nothing of noi
 """
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -20,9 +19,9 @@ from stbn_cli.errors import InputError
 from stbn_cli.inference.cuts import CutDetector
 from stbn_cli.machine import available_cores
 from stbn_cli.scale import BYTE_SCALE
+from stbn_cli.video.formats import TRAINING_IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from stbn_cli.video.names import natural_key
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".y4m"})
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 # Photographs are also kept at half size if that leaves this many pixels a side: sharper, free of JPEG's traces.
 SMALLEST_HALF = 300
 # Share of a device's free memory that footage may take; the rest belongs to the network's activations.
@@ -110,8 +109,8 @@ def load_footage(
     pictures = [
         source
         for folder in still_folders
-        for source in sorted(folder.iterdir(), key=_natural_order)
-        if source.suffix.lower() in PICTURE_SUFFIXES
+        for source in sorted(folder.iterdir(), key=natural_key)
+        if source.suffix.lower() in TRAINING_IMAGE_SUFFIXES
     ]
     found = {name for source in sources for name in (source.name, source.stem)}
     for name in sorted((wanted or set()) - found):
@@ -184,12 +183,6 @@ def pseudo_rgb(packed: Tensor, bayer: BayerFormat) -> Tensor:
     return torch.stack([sum(found[1:], found[0]) / len(found) for found in colours], -3)
 
 
-def _natural_order(path: Path) -> list[tuple[bool, int, str]]:
-    """Sort key by which frame_2 comes before frame_10."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
-
-
 def _clip_sources(folder: Path) -> list[Path]:
     """Video files and folders of frames in a folder, or the folder itself if it holds frames.
 
@@ -198,8 +191,8 @@ def _clip_sources(folder: Path) -> list[Path]:
     for below in ("JPEGImages/480p", "480p", "JPEGImages/Full-Resolution", "Full-Resolution"):
         if (below.startswith("JPEG") or folder.name == "JPEGImages") and (folder / below).is_dir():
             return _clip_sources(folder / below)
-    entries = sorted(folder.iterdir(), key=_natural_order)
-    if any(entry.is_file() and entry.suffix.lower() in PICTURE_SUFFIXES for entry in entries):
+    entries = sorted(folder.iterdir(), key=natural_key)
+    if any(entry.is_file() and entry.suffix.lower() in TRAINING_IMAGE_SUFFIXES for entry in entries):
         return [folder]
     return entries
 
@@ -228,7 +221,8 @@ def _read_clip(source: Path, maximum_frames: int | None) -> np.ndarray | None:
 
 def _read_pictures(folder: Path, maximum_frames: int | None, read) -> np.ndarray | None:
     files = sorted(
-        (file for file in folder.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES), key=_natural_order
+        (file for file in folder.iterdir() if file.suffix.lower() in TRAINING_IMAGE_SUFFIXES),
+        key=natural_key,
     )
     found = [frame for frame in map(read, files[:maximum_frames]) if frame is not None]
     return np.stack(found) if found and all(f.shape == found[0].shape for f in found) else None

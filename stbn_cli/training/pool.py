@@ -4,7 +4,6 @@ Making it takes PyAV and hours of a CPU; training from it takes neither. One saf
 Entry number i depends on (seed, i) alone, so that several processes can make a pool together and a stopped one goes on.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stbn_cli.errors import InputError
+from stbn_cli.files import whole_file
 from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.estimator import create_flow_estimator
 from stbn_cli.noise.levels import level_map
@@ -72,11 +72,9 @@ def make_pool(
             "to_previous": to_previous.half(),
             "to_next": to_next.half(),
         }
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, partial, {"kind": clip.kind}
-        )
-        os.replace(partial, path)
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        with whole_file(path) as partial:
+            save_file(contiguous, partial, {"kind": clip.kind})
         report(number, clip.kind)
 
 
@@ -110,7 +108,7 @@ class Pool:
 
     def refresh(self) -> None:
         """Look for new entries."""
-        self._files = sorted(self.folder.glob("*.safetensors"))
+        self._files = sorted(self.folder.glob("[!.]*.safetensors"))
         if not self._files:
             raise InputError(f"The pool {str(self.folder)!r} holds no clips. Make them first.")
 

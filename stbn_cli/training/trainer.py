@@ -1,7 +1,6 @@
 """The training loop: batches, validations, exact resume, a time limit, several processes."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from stbn_cli import __version__
 from stbn_cli.errors import InputError, OutputError, StbnError
+from stbn_cli.files import whole_file
 from stbn_cli.inference.device import is_emulated, resolve_precision
 from stbn_cli.stopping import StopRequest, stop_of_learning
 from stbn_cli.training.distributed import Processes, join_processes
@@ -282,9 +282,8 @@ class Trainer:
             "task": self.task.state_dict(),
             **self.optimisation.state(),
         }
-        partial_file = self.options.log_dir / f".{STATE_FILE}.part"
-        torch.save(state, partial_file)
-        os.replace(partial_file, self.options.log_dir / STATE_FILE)
+        with whole_file(self.options.log_dir / STATE_FILE) as partial:
+            torch.save(state, partial)
         self.task.save(self.options.log_dir / MODEL_FILE, self.average, self._training())
 
     def _load_state(self) -> None:

@@ -12,7 +12,8 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from stbn_cli.video.frames import FALLBACK_RATE, Damage, Warnings
+from stbn_cli.video.formats import FALLBACK_RATE
+from stbn_cli.video.frames import Damage, Warnings
 from stbn_cli.video.hardware import open_on_device
 from stbn_cli.video.limits import MAX_PIXELS
 from stbn_cli.video.pixels import to_fraction

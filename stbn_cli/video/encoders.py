@@ -7,6 +7,7 @@ from av.codec.codec import UnknownCodecError
 
 from stbn_cli.errors import InputError, OptionError
 from stbn_cli.video.color import PixelLayout
+from stbn_cli.video.formats import CONTAINER_CODECS, MATROSKA, MP4_MUXERS
 from stbn_cli.video.frames import (
     RANGE_FULL,
     RANGE_LIMITED,
@@ -70,15 +71,6 @@ ALIASES = {
     "x265": "hevc",
     **{encoder: name for name, family in FAMILIES.items() for encoder in family.encoders},
     **HARDWARE_ENCODERS,
-}
-# Muxer -> codecs it carries, the fallback first.
-CONTAINER_CODECS = {
-    "matroska": ("h264", "hevc", "av1", "vp9", "ffv1", "prores"),
-    "mp4": ("h264", "hevc", "av1", "vp9"),
-    "mov": ("h264", "hevc", "prores"),
-    "webm": ("vp9", "av1"),
-    "mpegts": ("h264", "hevc"),
-    "yuv4mpegpipe": ("y4m",),
 }
 # The layouts that a y4m header can name; its encoder takes anything and says nothing.
 Y4M_FORMATS = (
@@ -163,7 +155,7 @@ def plan_encoder(source: VideoMetadata, muxer: str, options: EncodeOptions, note
     pix_fmt = _choose_format(source, encoder, options, notes)
     layout = describe_format(pix_fmt)
     color = _output_color(source, layout, family)
-    tag = "hvc1" if family == "hevc" and muxer in ("mp4", "mov") else None  # Apple players ask for hvc1
+    tag = "hvc1" if family == "hevc" and muxer in MP4_MUXERS else None  # Apple players ask for hvc1
     settings = _encoder_options(encoder, family, layout, options)
     if encoder == "libx265" and min(source.width, source.height) < SAFE_CUTREE_SIDE:
         settings["x265-params"] += ":no-cutree=1"
@@ -233,7 +225,7 @@ def _choose_family(source: VideoMetadata, muxer: str, options: EncodeOptions) ->
                 f"A {muxer} file cannot hold {family}. Choose one of {', '.join(allowed)}, or another suffix."
             )
         return family
-    if options.lossless and muxer == "matroska":
+    if options.lossless and muxer == MATROSKA:
         return "ffv1"
     wanted = source.codec or ""
     if (

@@ -1,11 +1,11 @@
-"""The value types that pass between reading, denoising and writing. Knows nothing of PyAV, files or torch."""
+"""What passes between reading, denoising and writing, and the bases of readers and writers. Knows no PyAV or torch."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Protocol, Self, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 import numpy as np
 
@@ -17,8 +17,6 @@ UNSPECIFIED = 2
 FieldOrder: TypeAlias = Literal["top", "bottom"]
 # FFmpeg's AVColorRange numbers.
 RANGE_UNSPECIFIED, RANGE_LIMITED, RANGE_FULL = 0, 1, 2
-# Frames per second; used only where neither the source nor its frames have a rate.
-FALLBACK_RATE = Fraction(25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,40 +129,92 @@ class Warnings:
             self.losses.append(message)
 
 
-class FrameReader(Protocol):
-    """A source of frames: a video file or a folder of images. Each iteration starts again at the first."""
+class FrameReader(ABC):
+    """A source of frames: a video file or a folder of images. Each iteration starts again at the first.
 
-    path: Path
+    A context manager; what readers share is here.
+    """
+
     metadata: VideoMetadata
+    stream_source: StreamSource | None = None  # what is copied beside the pictures
+    image_names: tuple[str, ...] | None = None  # of a sequence, in order, for an output folder to repeat
+    from_pipe = False  # read once, from standard input
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name  # for sentences
+        self._notes = Warnings()
 
     @property
-    def warnings(self) -> list[str]: ...
-    @property
-    def stream_source(self) -> StreamSource | None: ...
-    @property
-    def image_names(self) -> tuple[str, ...] | None: ...
+    def warnings(self) -> list[str]:
+        """Sentences for the user; more may come while frames are read."""
+        return self._notes.messages
+
+    @abstractmethod
     def __iter__(self) -> Iterator[Frame]: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of what is held between iterations: nothing, where files are opened anew for each."""
+        return
 
 
-class FrameWriter(Protocol):
-    """A sink of frames. Nothing has the final name before `finish()` has verified what was written."""
+class FrameWriter(ABC):
+    """A sink of frames, and a context manager: nothing has the final name before `finish()` has verified it.
+
+    layout, color: of the planes that are written.
+    """
+
+    layout: PixelLayout
+    color: ColorSpec
+
+    def __init__(self, notes: Warnings | None = None) -> None:
+        """notes: what is known to get lost."""
+        self._notes = Warnings() if notes is None else notes
+        self._finished = False
 
     @property
-    def warnings(self) -> list[str]: ...
-    @property
-    def layout(self) -> PixelLayout: ...
-    @property
-    def color(self) -> ColorSpec: ...
-    def write(self, frame: Frame) -> None: ...
-    def to_planes(self, rgb: np.ndarray) -> list[np.ndarray]: ...
-    def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None: ...
-    def finish(self) -> None: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def warnings(self) -> list[str]:
+        """Sentences for the user: what the output cannot keep of the source."""
+        return self._notes.messages
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._finished:
+            self._discard()
+
+    def write(self, frame: Frame) -> None:
+        """Encode one frame. frame.rgb: (H, W, 3) float32 of the source's size; pts must increase.
+
+        Raises OutputError when the encoder or the disk refuses it, BrokenPipeError when nobody reads a pipe any more.
+        """
+        self.write_planes(self.to_planes(frame.rgb), frame)
+
+    def finish(self) -> None:
+        """Write what is left, verify it, and give it its name. Raises OutputError; may be called again."""
+        if not self._finished:
+            self._complete()
+            self._finished = True
+
+    @abstractmethod
+    def to_planes(self, rgb: np.ndarray) -> list[np.ndarray]:
+        """The code values that are encoded for a picture (H, W, 3), in planes of `layout`."""
+
+    @abstractmethod
+    def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
+        """Encode one frame from its code values and the times of `frame`; raises as `write` does."""
+
+    @abstractmethod
+    def _complete(self) -> None:
+        """The work of `finish`."""
+
+    @abstractmethod
+    def _discard(self) -> None:
+        """Close and remove what was written, whatever state it is in."""

@@ -8,29 +8,23 @@ import shutil
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import cv2
 import numpy as np
 
 from stbn_cli.errors import InputError, OptionError, OutputError
+from stbn_cli.files import current_umask, whole_file
 from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes
 from stbn_cli.video.fields import AUTO, with_fields
-from stbn_cli.video.frames import ColorSpec, Frame, StreamSource, VideoMetadata, Warnings
+from stbn_cli.video.formats import FALLBACK_RATE, IMAGE_SUFFIXES, JPEG_SUFFIXES, RAW_SUFFIXES
+from stbn_cli.video.frames import ColorSpec, Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
 from stbn_cli.video.limits import MAX_PIXELS, check_pixels, image_size, is_cut_png
-from stbn_cli.video.names import current_umask
+from stbn_cli.video.names import NUMBER_FIELD, is_pattern, natural_key
+from stbn_cli.video.times import exact_seconds
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-JPEG_SUFFIXES = (".jpg", ".jpeg")
-DEFAULT_RATE = Fraction(25)
-# Names for frames that have none of their own.
-DEFAULT_NAME = "frame_%06d"
 JPEG_QUALITY = 95
-RAW_SUFFIXES = frozenset({".dng"})
 # Images have no stream to take a matrix from; RGB needs none, and gray is the mean of equal channels.
 _GRAY_MATRIX = "bt601"
-_NUMBER_FIELD = re.compile(r"%0?\d*d")
 
 
 def is_image_source(path: str | Path) -> bool:
@@ -55,28 +49,11 @@ def refuse_raw_pictures(path: Path) -> None:
     elif glob.has_magic(path.name) and not os.path.lexists(path):
         named = glob.glob(str(path))
     suffixes = {os.path.splitext(name)[1].lower() for name in named}
-    if raw or (suffixes & RAW_SUFFIXES and not suffixes & {*IMAGE_SUFFIXES}):
+    if raw or (suffixes & {*RAW_SUFFIXES} and not suffixes & {*IMAGE_SUFFIXES}):
         raise InputError(
             f"{path} names DNG pictures, which stbn does not read yet. Develop them to 16-bit TIFF or PNG first, "
             "for example with darktable or rawtherapee."
         )
-
-
-def is_pattern(path: Path) -> bool:
-    """Whether the last part of `path` stands for several images."""
-    return bool(_NUMBER_FIELD.search(path.name)) or any(mark in path.name for mark in "*?[")
-
-
-def exact_seconds(seconds: float) -> Fraction:
-    """A time the user typed, to the microsecond: 0.2 is 1/5, not the float a little above it."""
-    return Fraction(seconds).limit_denominator(1_000_000)
-
-
-def natural_key(name: str) -> list[tuple[bool, int, str]]:
-    """Sort key that puts frame2 before frame10."""
-    return [
-        (not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)
-    ]
 
 
 def list_images(path: Path) -> list[Path]:
@@ -87,7 +64,7 @@ def list_images(path: Path) -> list[Path]:
         found = [path]
     elif not path.parent.is_dir():
         raise InputError(f"There is no folder {path.parent}. Check the name.")
-    elif field := _NUMBER_FIELD.search(path.name):
+    elif field := NUMBER_FIELD.search(path.name):
         before, after = re.escape(path.name[: field.start()]), re.escape(path.name[field.end() :])
         wanted = re.compile(before + r"\d+" + after)
         found = [child for child in path.parent.iterdir() if wanted.fullmatch(child.name)]
@@ -96,13 +73,11 @@ def list_images(path: Path) -> list[Path]:
     found = [child for child in found if not child.name.startswith(".")]
     if not found:
         raise InputError(f"No PNG, JPEG or TIFF image matches {path}. Check the folder and the pattern.")
-    return sorted(found, key=lambda child: natural_key(child.name))
+    return sorted(found, key=natural_key)
 
 
-class ImageReader:
+class ImageReader(FrameReader):
     """Frames of an image sequence at a constant rate; see `reader.open_video`."""
-
-    stream_source: StreamSource | None = None
 
     def __init__(
         self,
@@ -114,12 +89,11 @@ class ImageReader:
         max_pixels: int = MAX_PIXELS,
         field: str = AUTO,
     ) -> None:
-        self.path = Path(path)
+        super().__init__(Path(path))
         self._max_pixels = max_pixels
-        self._notes = Warnings()
         if rate is not None and rate <= 0:
             raise OptionError(f"The frame rate {rate} is not positive. Give frames per second, such as 25.")
-        rate = DEFAULT_RATE if rate is None else Fraction(rate).limit_denominator(1001)
+        rate = FALLBACK_RATE if rate is None else Fraction(rate).limit_denominator(1001)
         first = 0 if start is None else math.ceil(exact_seconds(start) * rate)
         last = None if end is None else math.ceil(exact_seconds(end) * rate)
         self._files = list_images(self.path)[first:last]
@@ -127,6 +101,7 @@ class ImageReader:
             raise InputError(
                 f"{path} has no image between {start or 0:g} s and {end} s. Choose another range."
             )
+        self.image_names = tuple(file.name for file in self._files)
         image = _read_image(self._files[0], max_pixels)
         depth, gray = image.dtype.itemsize * 8, image.ndim == 2
         if _is_transparent(image):
@@ -150,27 +125,6 @@ class ImageReader:
             losses=tuple(self._notes.losses),
         )
         self.metadata = with_fields(metadata, self._layout, field, str(path), self._notes)
-
-    @property
-    def warnings(self) -> list[str]:
-        """Sentences for the user."""
-        return self._notes.messages
-
-    @property
-    def image_names(self) -> tuple[str, ...] | None:
-        """File names, in order, for an output folder to repeat."""
-        return tuple(file.name for file in self._files)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Nothing is held open between frames."""
 
     def __iter__(self) -> Iterator[Frame]:
         for index, file in enumerate(self._files):
@@ -227,7 +181,7 @@ def _image_to_rgb(image: np.ndarray) -> np.ndarray:
     return planes_to_rgb(planes, PixelLayout("rgb", depth), "rgb", True)
 
 
-class ImageWriter:
+class ImageWriter(FrameWriter):
     """Write frames as images into a hidden folder, moved to its final place by `finish()`."""
 
     color = ColorSpec("rgb", full_range=True)
@@ -248,8 +202,8 @@ class ImageWriter:
         hidden: a folder in which the images lie until they are all there; None: one beside the final place.
         notes: what is known to get lost.
         """
+        super().__init__(notes)
         self.path = folder
-        self._notes = notes
         self._pattern = name
         self._names = names
         is_deep = reader_metadata.bit_depth > 8 and Path(name).suffix.lower() not in JPEG_SUFFIXES
@@ -258,7 +212,6 @@ class ImageWriter:
         self.layout = PixelLayout("gray" if gray else "rgb", depth)
         self._dither = dither and depth < reader_metadata.bit_depth
         self._written: list[str] = []
-        self._finished = False
         # Beside the new folder, or inside one that exists: never across a file system border.
         name = f".{folder.name}.{os.getpid()}.part"
         beside = folder / name if folder.is_dir() else folder.parent / name
@@ -271,38 +224,15 @@ class ImageWriter:
                 f"The folder {folder} cannot be made: {error.strerror}. Choose another place."
             ) from error
 
-    @property
-    def warnings(self) -> list[str]:
-        """Sentences for the user."""
-        return self._notes.messages
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self._finished:
-            shutil.rmtree(self._partial, ignore_errors=True)
-
-    def write(self, frame: Frame) -> None:
-        """Encode and write one frame. Raises OutputError when the disk refuses it."""
-        self.write_planes(self.to_planes(frame.rgb), frame)
-
     def to_planes(self, rgb: np.ndarray) -> list[np.ndarray]:
-        """The code values that are written for a picture (H, W, 3), in planes of `layout`."""
         return rgb_to_planes(rgb, self.layout, _GRAY_MATRIX, True, dither=self._dither)
 
     def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
         """Encode and write one frame from its code values; images have no times."""
         name = self._name(len(self._written))
         image = planes[0] if len(planes) == 1 else cv2.merge([planes[1], planes[0], planes[2]])
-        parameters = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if name.lower().endswith(JPEG_SUFFIXES) else []
-        done, data = cv2.imencode(Path(name).suffix, image, parameters)
         try:
-            if not done:
-                raise OSError("OpenCV cannot encode it")
-            data.tofile(self._partial / name)
+            _write_image(self._partial / name, image)
         except OSError as error:
             raise OutputError(
                 f"The image {name} cannot be written to {self._partial}: {error}. Free some space or choose "
@@ -315,10 +245,8 @@ class ImageWriter:
             return Path(self._names[index]).stem + Path(self._pattern).suffix
         return self._pattern % (index + 1)
 
-    def finish(self) -> None:
+    def _complete(self) -> None:
         """Check that every image is there and move them to the final folder. Other files in it stay."""
-        if self._finished:
-            return
         files = [self._partial / name for name in self._written]
         if (
             not files
@@ -338,4 +266,21 @@ class ImageWriter:
                 os.replace(self._partial, self.path)
         except OSError as error:
             raise OutputError(f"The images cannot be moved to {self.path}: {error.strerror}.") from error
-        self._finished = True
+
+    def _discard(self) -> None:
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def write_picture(path: Path, rgb: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB as its suffix says, whole or not at all. Raises `OutputError`."""
+    with whole_file(path) as partial:
+        _write_image(partial, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+
+
+def _write_image(file: Path, image: np.ndarray) -> None:
+    """Write gray or BGR as the suffix says. Raises OSError."""
+    is_jpeg = file.suffix.lower() in JPEG_SUFFIXES
+    done, data = cv2.imencode(file.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if is_jpeg else [])
+    if not done:
+        raise OSError("OpenCV cannot encode it")
+    data.tofile(file)

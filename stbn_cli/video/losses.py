@@ -8,9 +8,9 @@ from pathlib import Path
 
 from stbn_cli.errors import OptionError, OutputError
 from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder
+from stbn_cli.video.formats import JPEG_SUFFIXES, Y4M
 from stbn_cli.video.frames import UNSPECIFIED, FrameReader, Warnings
-from stbn_cli.video.images import JPEG_SUFFIXES
-from stbn_cli.video.output import Y4M, OutputTarget, image_pattern, resolve_output
+from stbn_cli.video.output import OutputTarget, image_pattern, resolve_output
 from stbn_cli.video.pixels import MATRIX_NUMBERS, describe_format, tag_name, untagged_matrix
 from stbn_cli.video.stereo import tell_stereo
 from stbn_cli.video.streams import StreamCopier

@@ -1,7 +1,13 @@
-"""Names and permissions of files: any name that the file system holds works, unfinished files are private."""
+"""Names of files: any that the file system holds works; patterns of images, and the order of names."""
 
 import os
+import re
 from pathlib import Path
+
+# The field of a pattern such as %05d.
+NUMBER_FIELD = re.compile(r"%0?\d*d")
+# For images that have no names of their own.
+DEFAULT_NAME = "frame_%06d"
 
 
 def media_name(path: Path) -> str:
@@ -12,8 +18,14 @@ def media_name(path: Path) -> str:
     return str(path.absolute())
 
 
-def current_umask() -> int:
-    """The permission bits that the user does not want new files to have."""
-    mask = os.umask(0o077)  # it can be read only by setting it; what appears meanwhile is private
-    os.umask(mask)
-    return mask
+def is_pattern(path: Path) -> bool:
+    """Whether the last part of `path` stands for several images."""
+    return bool(NUMBER_FIELD.search(path.name)) or any(mark in path.name for mark in "*?[")
+
+
+def natural_key(path: str | Path) -> tuple[str, list[tuple[int, str]]]:
+    """Sort key by folder, then by name so that frame2 comes before frame10."""
+    folder, name = os.path.split(path)
+    # Split so, every second part is a number; not isdigit, which is true of characters that int() refuses.
+    parts = enumerate(re.split(r"(\d+)", name))
+    return folder, [(int(part) if index % 2 else 0, part) for index, part in parts]

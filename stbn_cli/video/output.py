@@ -3,34 +3,15 @@
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from stbn_cli.errors import OptionError, OutputError
-from stbn_cli.video.images import DEFAULT_NAME, IMAGE_SUFFIXES, is_pattern
-from stbn_cli.video.names import current_umask
+from stbn_cli.files import LONGEST_NAME
+from stbn_cli.video.formats import IMAGE_SUFFIXES, MUXERS, Y4M
+from stbn_cli.video.names import DEFAULT_NAME, is_pattern
 
-# Suffix -> FFmpeg's muxer. Containers that cannot hold exact times (AVI) are left out on purpose.
-MUXERS = {
-    ".mkv": "matroska",
-    ".mp4": "mp4",
-    ".m4v": "mp4",
-    ".mov": "mov",
-    ".webm": "webm",
-    ".ts": "mpegts",
-    ".y4m": "yuv4mpegpipe",
-}
-Y4M = MUXERS[".y4m"]
-# How people call the files of these muxers.
-_FILE_NAMES = {
-    **{"matroska": "a Matroska file", "mp4": "an MP4 file", "mov": "a MOV file", "webm": "a WebM file"},
-    **{"mpegts": "an MPEG-TS file", "yuv4mpegpipe": "a y4m file"},
-}
-# Bytes of a file's name, on every file system in common use.
-LONGEST_NAME = 255
 # The name of standard input and output. A file called so is ./- to us.
 STANDARD_STREAM = "-"
 
@@ -83,11 +64,6 @@ def resolve_output(output: str | Path) -> OutputTarget:
             "or a folder (a name that ends with /) for images."
         )
     return OutputTarget("video", path)
-
-
-def holder_name(muxer: str | None) -> str:
-    """What holds the pictures, in sentences; None: images."""
-    return "images" if muxer is None else _FILE_NAMES[muxer]
 
 
 def is_terminal(stream: IO[Any] | None) -> bool:
@@ -161,64 +137,6 @@ def _existing(target: OutputTarget) -> Path | None:
         return target.path if any(not child.name.startswith(".") for child in target.path.iterdir()) else None
     wanted = re.compile(re.sub(r"%0?\d*d", r"\\d+", re.escape(target.pattern).replace(r"\%", "%")))
     return next((child for child in target.path.iterdir() if wanted.fullmatch(child.name)), None)
-
-
-def partial_path(path: Path) -> Path:
-    """The hidden file beside `path` that is written until it is verified; same suffix, same file system."""
-    stem, end = path.stem, f".{os.getpid()}.part{path.suffix}"
-    while stem and len(os.fsencode(f".{stem}{end}")) > LONGEST_NAME:
-        stem = stem[:-1]
-    return path.with_name(f".{stem}{end}")
-
-
-def create_private(path: Path) -> None:
-    """Make an empty file that its owner alone can read, never through a link that somebody left there.
-
-    Raises OSError.
-    """
-    path.unlink(missing_ok=True)  # of a process that had our number and was killed
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-
-
-def put_in_place(partial: Path, path: Path) -> None:
-    """Give a finished file its name and the permissions of any new file.
-
-    What has the name is replaced; of a link that is the link, never the file it points to. Raises OSError.
-    """
-    partial.chmod(0o666 & ~current_umask())
-    os.replace(partial, path)
-
-
-def check_file(path: Path, overwrite: bool) -> None:
-    """Refuse a file (a table, a report) that could not be written, before the work. Raises OutputError."""
-    if not path.parent.is_dir():
-        raise OutputError(f"The folder {path.parent} does not exist. Create it or name another one.")
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder. Name a file.")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already. Use --overwrite to replace it, or name another file.")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"The folder {path.parent} is not writable. Name another one.")
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A hidden path beside `path` to write to; it gets the name at the end, or is removed if anything fails.
-
-    Raises OutputError where writing or renaming fails.
-    """
-    partial = partial_path(path)
-    try:
-        create_private(partial)
-        yield partial
-        put_in_place(partial, path)
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written ({error.strerror or error}). Choose a folder that can be written to, or free "
-            "some space."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def image_pattern(target: OutputTarget, names: tuple[str, ...] | None) -> str:

@@ -14,7 +14,7 @@ NO_LANGUAGE = (None, "", "und")
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class StreamTags:
     """What is said of one stream."""
 
     name: str  # for sentences, such as "stream 1 (audio)"
@@ -24,29 +24,29 @@ class Words:
 
 
 @dataclass(slots=True)
-class Said:
+class ContainerTags:
     """What a file says of itself besides its pictures and sounds."""
 
     tags: dict[str, str] = field(default_factory=dict)  # of the container; keys in lower case
     chapters: list[str] = field(default_factory=list)  # titles
-    streams: dict[int, Words] = field(default_factory=dict)  # by index in the output
+    streams: dict[int, StreamTags] = field(default_factory=dict)  # by index in the output
 
 
-def words_of(stream: Stream, name: str, aliases: dict[str, str]) -> Words:
+def read_tags(stream: Stream, name: str, aliases: dict[str, str]) -> StreamTags:
     """aliases: names of languages that are written as another one's."""
     tags = {key.lower(): value for key, value in stream.metadata.items()}
     language = tags.get("language")
     known = None if language in NO_LANGUAGE else aliases.get(str(language), language)
-    return Words(name, known, tags.get("title"), stream.disposition.value)
+    return StreamTags(name, known, tags.get("title"), stream.disposition.value)
 
 
-def missing_words(path: Path, wanted: Said, aliases: dict[str, str]) -> list[str]:
+def missing_tags(path: Path, wanted: ContainerTags, aliases: dict[str, str]) -> list[str]:
     """Sentences on what of `wanted` the file lacks; more than that does no harm."""
     try:
         with av.open(str(path), **open_options()) as container:
             tags = {key.lower(): value for key, value in container.metadata.items()}
             chapters = [chapter["metadata"].get("title", "") for chapter in container.chapters()]
-            streams = [words_of(stream, "", aliases) for stream in container.streams]
+            streams = [read_tags(stream, "", aliases) for stream in container.streams]
     except (FFmpegError, OSError):
         return []  # `verify_video` refuses such a file
     lost = [f"the tag {key}" for key, value in wanted.tags.items() if not _same(key, value, tags)]
@@ -60,7 +60,7 @@ def missing_words(path: Path, wanted: Said, aliases: dict[str, str]) -> list[str
     return [f"The output's container does not keep {', '.join(lost)}."] if lost else []
 
 
-def _missing(wanted: Words, found: Words) -> list[str]:
+def _missing(wanted: StreamTags, found: StreamTags) -> list[str]:
     lost = []
     if wanted.language and wanted.language != found.language:
         lost.append(f"the language {wanted.language} of {wanted.name}")

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -18,8 +17,8 @@ from stbn_cli.errors import InputError, OptionError
 from stbn_cli.video.alpha import has_alpha_layer
 from stbn_cli.video.decoding import Clock, Decoder, timing_of
 from stbn_cli.video.fields import AUTO, check_mode, with_fields
+from stbn_cli.video.formats import FALLBACK_RATE, Y4M
 from stbn_cli.video.frames import (
-    FALLBACK_RATE,
     Damage,
     Frame,
     FrameReader,
@@ -27,20 +26,21 @@ from stbn_cli.video.frames import (
     Warnings,
 )
 from stbn_cli.video.hardware import DEVICE, HARDWARE, HardwareError, check_layout
-from stbn_cli.video.images import ImageReader, exact_seconds, is_image_source, refuse_raw_pictures
+from stbn_cli.video.images import ImageReader, is_image_source, refuse_raw_pictures
 from stbn_cli.video.limits import MAX_PIXELS
-from stbn_cli.video.output import STANDARD_STREAM, Y4M
-from stbn_cli.video.pipe import (
+from stbn_cli.video.output import STANDARD_STREAM
+from stbn_cli.video.pixels import describe_format, frame_to_rgb
+from stbn_cli.video.probe import describe, find_video_stream, open_container, origin, stated_end
+from stbn_cli.video.sidedata import side_data
+from stbn_cli.video.stereo import stereo_mode
+from stbn_cli.video.times import exact_seconds
+from stbn_cli.video.y4m_reader import (
     LONGEST_HEADER,
     is_torn_file,
     open_standard_input,
     torn_note,
     with_chroma_location,
 )
-from stbn_cli.video.pixels import describe_format, frame_to_rgb
-from stbn_cli.video.probe import describe, find_video_stream, open_container, origin, stated_end
-from stbn_cli.video.sidedata import side_data
-from stbn_cli.video.stereo import stereo_mode
 
 # A file that ends this many frames before its stated end is reported as truncated.
 TRUNCATION_FRAMES = 3
@@ -134,10 +134,8 @@ class FrameCount:
     exact: bool  # else an estimate
 
 
-class VideoReader:
+class VideoReader(FrameReader):
     """Frames of a video file's first real video stream; see `open_video`."""
-
-    image_names: tuple[str, ...] | None = None
 
     def __init__(
         self,
@@ -150,10 +148,9 @@ class VideoReader:
         field: str = AUTO,
         strict: bool = False,
     ) -> None:
-        self.path = path
+        super().__init__(path)
         self._max_pixels = max_pixels
         self._on_device = hardware is not None
-        self._notes = Warnings()
         self._start: Fraction | None = None
         self._end: Fraction | None = None
         self._strict = strict
@@ -189,30 +186,10 @@ class VideoReader:
         # No container shows what lies before time 0 (of a transport stream whose clock is about to begin again, say).
         if self._start is not None or first.pts < 0:
             self._shift = first.pts
-        self._check(picture)
-
-    @property
-    def warnings(self) -> list[str]:
-        """Sentences for the user; more may come while frames are read."""
-        return self._notes.messages
-
-    @property
-    def stream_source(self) -> StreamSource | None:
-        """What the writer needs to copy audio, subtitles, chapters and metadata."""
         shift = self._shift * self.metadata.time_base
-        start = None if self._start is None else shift
-        return StreamSource(self.path, self._index, start, self._end, shift, self._origin)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Nothing is held between iterations; here so that a reader can be used like a file."""
+        start_kept = None if self._start is None else shift
+        self.stream_source = StreamSource(path, self._index, start_kept, self._end, shift, self._origin)
+        self._check(picture)
 
     def __iter__(self) -> Iterator[Frame]:
         clock = Clock(self._timing, self._notes)

@@ -1,7 +1,6 @@
 """Planes of code values kept on disk, without loss: a file for a run of frames, FFV1 in Matroska with checksums."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from stbn_cli.errors import OutputError
+from stbn_cli.files import put_in_place
 from stbn_cli.video.color import PixelLayout
 from stbn_cli.video.pixels import join_planes, planar_format, split_planes
 from stbn_cli.video.probe import error_reason
@@ -58,9 +58,7 @@ class SegmentWriter:
         self._mux(None)
         try:
             self._output.close()
-            sync(self._partial)
-            os.replace(self._partial, self.path)
-            sync(self.path.parent)
+            put_in_place(self._partial, self.path, durable=True)
         except (FFmpegError, OSError) as error:
             raise _cannot_keep(self.path, error) from error
 
@@ -90,17 +88,6 @@ def read_segment(path: Path, layout: PixelLayout) -> Iterator[list[np.ndarray]]:
                 yield planes if stored == layout else np.split(planes[0], layout.planes)
     except (FFmpegError, OSError) as error:
         raise OutputError(f"{_damaged(path)} ({error_reason(error)})") from error
-
-
-def sync(path: Path) -> None:
-    """Have a file's content, or a folder's names, on the disk before going on: a power cut must not undo it."""
-    if os.name == "nt" and path.is_dir():
-        return  # folders cannot be opened there
-    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _stored_layout(layout: PixelLayout) -> PixelLayout:

@@ -3,11 +3,10 @@
 import av
 from av.video.stream import VideoStream
 
+from stbn_cli.video.formats import CONTAINER_NAMES, MATROSKA, MUXERS
 from stbn_cli.video.frames import VideoMetadata, Warnings
-from stbn_cli.video.output import MUXERS, holder_name
 from stbn_cli.video.sidedata import side_data
 
-MATROSKA = MUXERS[".mkv"]
 # Matroska's tag, as FFmpeg reads and writes it, and its value where there is one view.
 STEREO_TAG, MONO = "stereo_mode", "mono"
 # FFmpeg's AVStereo3DType -> Matroska's mode with the left view first, and with the right one.
@@ -54,4 +53,4 @@ def tell_stereo(metadata: VideoMetadata, muxer: str | None, notes: Warnings) -> 
     if mode is None or (muxer is not None and written_mode(metadata, muxer)):
         return
     hint = "An .mkv output keeps it." if mode in WRITABLE[MATROSKA] else "No other output holds it either."
-    notes.lose(f"The stereo 3D mark ({mode}) cannot be held by {holder_name(muxer)}. {hint}")
+    notes.lose(f"The stereo 3D mark ({mode}) cannot be held by {CONTAINER_NAMES[muxer]}. {hint}")

@@ -20,11 +20,11 @@ from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
-from stbn_cli.video.frames import FALLBACK_RATE, StreamSource, Warnings
-from stbn_cli.video.output import MUXERS, holder_name
+from stbn_cli.video.formats import CONTAINER_NAMES, FALLBACK_RATE, MATROSKA, MP4_MUXERS, MUXERS, Y4M
+from stbn_cli.video.frames import StreamSource, Warnings
 from stbn_cli.video.pixels import to_fraction
 from stbn_cli.video.probe import CONTAINER_TICKS, is_cover, open_container
-from stbn_cli.video.readback import Said, missing_words, words_of
+from stbn_cli.video.readback import ContainerTags, missing_tags, read_tags
 from stbn_cli.video.seeking import seek, steps_back
 from stbn_cli.video.subtitles import CONVERSIONS, to_mov_text, to_subrip
 
@@ -52,9 +52,8 @@ MP4_KEYS = {
     ),
     *("location", "creation_time", "timecode", "language"),
 }
-MP4_MUXERS = ("mp4", "mov")
 # Containers without a place for chapters, and for what is said of the whole file.
-CHAPTERLESS_MUXERS = ("mpegts", "yuv4mpegpipe")
+CHAPTERLESS_MUXERS = ("mpegts", Y4M)
 # What MPEG-TS has a stream type or descriptor for; it takes anything else as nameless data that nobody reads back.
 TS_CODECS = {
     *("mpeg1video", "mpeg2video", "mpeg4", "h264", "hevc", "vvc", "cavs", "vc1", "dirac"),
@@ -69,7 +68,7 @@ PICTURE_KINDS = {
     "tiff": ("image/tiff", "tif"),
 }
 # Where a stream that does not fit may go instead, the best first.
-HOLDERS = (("An", ".mkv", "matroska"), ("An", ".mp4", "mp4"), ("A", ".mov", "mov"), ("A", ".ts", "mpegts"))
+HOLDERS = {".mkv": "An", ".mp4": "An", ".mov": "A", ".ts": "A"}
 # MP4's box of sample descriptions with none in it, so that nobody knows what the samples are.
 EMPTY_DESCRIPTION = (16).to_bytes(4, "big") + b"stsd"
 # Samples per second of sound whose own rate is unknown until it is decoded.
@@ -135,7 +134,7 @@ class StreamCopier:
         for stream in self._input.streams:
             if stream.index == self._source.video_index or self._is_made_anew(stream):
                 continue
-            if muxer == "matroska" and is_attached(stream):
+            if muxer == MATROSKA and is_attached(stream):
                 picture = _attached_picture(self._source.path, stream)
                 if picture is not None:
                     self._pictures[stream.index] = picture
@@ -145,11 +144,11 @@ class StreamCopier:
                 self._codecs[stream.index] = codec
                 continue
             self._notes.lose(
-                f"Stream {stream.index} ({stream.type}, {_codec_name(stream)}) cannot be held by {holder_name(muxer)} "
-                f"and is left out. {_other_holder(stream)}"
+                f"Stream {stream.index} ({stream.type}, {_codec_name(stream)}) cannot be held by "
+                f"{CONTAINER_NAMES[muxer]} and is left out. {_other_holder(stream)}"
             )
         if muxer is None or muxer in CHAPTERLESS_MUXERS:
-            self._refuse_words(holder_name(muxer))
+            self._refuse_words(CONTAINER_NAMES[muxer])
 
     def _refuse_words(self, holder: str) -> None:
         lost = []
@@ -197,7 +196,7 @@ class StreamCopier:
 
     def found_losses(self, path: Path, video: int) -> list[str]:
         """What the finished file does not say of itself though the source did. video: its index in the file."""
-        wanted = Said()
+        wanted = ContainerTags()
         if path.suffix.lower() != ".ts":  # said before
             wanted.tags = {key.lower(): value for key, value in self._metadata().items()}
             wanted.chapters = [chapter["metadata"].get("title", "") for chapter in self._chapters()]
@@ -205,8 +204,8 @@ class StreamCopier:
         places[self._source.video_index] = video
         for index, place in places.items():
             stream = self._input.streams[index]
-            wanted.streams[place] = words_of(stream, f"stream {index} ({stream.type})", MOV_LANGUAGES)
-        lost = missing_words(path, wanted, MOV_LANGUAGES)
+            wanted.streams[place] = read_tags(stream, f"stream {index} ({stream.type})", MOV_LANGUAGES)
+        lost = missing_tags(path, wanted, MOV_LANGUAGES)
         if self._plain:
             which = ", ".join(map(str, sorted(self._plain)))
             lost.append(
@@ -474,8 +473,8 @@ def _is_known_in_ts(stream: Stream) -> bool:
 
 def _other_holder(stream: Stream) -> str:
     """A sentence on which output would keep a stream that the chosen one cannot hold."""
-    for article, suffix, muxer in HOLDERS:
-        if _copied_codec(muxer, stream) is not None:
+    for suffix, article in HOLDERS.items():
+        if _copied_codec(MUXERS[suffix], stream) is not None:
             return f"{article} {suffix} output keeps it."
     return "No other output holds it either."
 
@@ -485,7 +484,7 @@ def _add_copy(output: OutputContainer, stream: Stream) -> Stream:
     try:
         return output.add_stream_from_template(stream, opaque=True)
     except ValueError:
-        if output.format.name != "matroska" or not isinstance(stream, AudioStream | VideoStream):
+        if output.format.name != MATROSKA or not isinstance(stream, AudioStream | VideoStream):
             raise
     # Matroska holds what WAV has a number for, or AVI four letters, but PyAV asks the muxer for names of its own alone.
     # So the stream begins as another, already open, and gets the source's parameters by a filter that does nothing.

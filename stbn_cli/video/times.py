@@ -1,4 +1,4 @@
-"""Presentation times of a whole film in little memory."""
+"""Times: those a user typed, exactly, and those of a whole film in little memory."""
 
 from array import array
 from collections.abc import Iterable, Iterator
@@ -25,3 +25,8 @@ class Times:
 
     def __iter__(self) -> Iterator[Fraction]:
         return (ticks * self._base for ticks in self._ticks)
+
+
+def exact_seconds(seconds: float) -> Fraction:
+    """A time the user typed, to the microsecond: 0.2 is 1/5, not the float a little above it."""
+    return Fraction(seconds).limit_denominator(1_000_000)

@@ -13,6 +13,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from stbn_cli.errors import OptionError, OutputError
+from stbn_cli.files import create_private, partial_path, put_in_place
 from stbn_cli.video.alpha import ALPHA_TAG
 from stbn_cli.video.encoders import (
     EncodeOptions,
@@ -21,6 +22,7 @@ from stbn_cli.video.encoders import (
     plan_encoder,
     software_options,
 )
+from stbn_cli.video.formats import FALLBACK_RATE, MATROSKA, MP4_MUXERS, Y4M
 from stbn_cli.video.frames import Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
 from stbn_cli.video.images import ImageWriter
 from stbn_cli.video.losses import (
@@ -32,17 +34,12 @@ from stbn_cli.video.losses import (
 from stbn_cli.video.names import media_name
 from stbn_cli.video.output import (
     STANDARD_STREAM,
-    Y4M,
     OutputTarget,
     check_output,
-    create_private,
     image_pattern,
-    partial_path,
-    put_in_place,
     resolve_output,
 )
 from stbn_cli.video.picturewriter import PictureWriter
-from stbn_cli.video.pipe import PipeReader, Y4mWriter
 from stbn_cli.video.pixels import (
     FieldMarker,
     mark_field_order,
@@ -53,17 +50,15 @@ from stbn_cli.video.stereo import STEREO_TAG, tell_stereo, written_mode
 from stbn_cli.video.streams import STATISTICS_TAGS, StreamCopier, packet_seconds
 from stbn_cli.video.times import Times
 from stbn_cli.video.verify import Expected, verify_video
+from stbn_cli.video.y4m_writer import Y4mWriter
 
 __all__ = ["EncodeOptions", "VideoWriter", "check_output", "create_video"]
 
 # The largest clock MP4 and MOV hold: 31 bits.
 MAX_TIMESCALE = 2**31 - 1
-MP4_MUXERS = ("mp4", "mov")
 MIN_MOVIE_CLOCK = 1000
 # Muxers that keep a display matrix; for the others a right-angled rotation is applied to the pixels.
-ROTATING_MUXERS = ("mp4", "mov", "matroska", "webm")
-# Encoders need a nominal rate; used only where the source has none.
-FALLBACK_RATE = Fraction(25)
+ROTATING_MUXERS = (*MP4_MUXERS, MATROSKA, "webm")
 
 
 def create_video(
@@ -84,7 +79,7 @@ def create_video(
 
     Raises OptionError for impossible options and OutputError when nothing can be written there.
     """
-    source = STANDARD_STREAM if isinstance(source_reader, PipeReader) else source_reader.path
+    source = STANDARD_STREAM if source_reader.from_pipe else source_reader.path
     check_output(source, path, overwrite)
     check_alpha(source_reader.metadata, options)
     refuse_known_losses(source_reader, path, options)
@@ -132,7 +127,7 @@ class VideoWriter(PictureWriter):
         self._durations: dict[int, int] = {}
         self._muxed = 0
         self._copier: StreamCopier | None = None
-        self._partial = partial_path(self.path) if folder is None else folder / self.path.name
+        self._partial = partial_path(self.path, folder)
         self._output: OutputContainer | None = None
         try:
             create_private(self._partial)
@@ -145,7 +140,6 @@ class VideoWriter(PictureWriter):
             raise
 
     def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
-        """Encode one frame from its code values and the times of `frame`; raises OutputError as `write` does."""
         picture = planes_to_frame(planes, frame, self._plan.pix_fmt, self._plan.color)
         if self._marker is not None:
             picture = self._marker.mark(picture, self._plan.color)
@@ -154,10 +148,7 @@ class VideoWriter(PictureWriter):
             self._durations[frame.pts] = frame.duration
         self._mux(picture)
 
-    def finish(self) -> None:
-        """Flush, close, verify, and rename to the final name. Raises OutputError; may be called again."""
-        if self._finished:
-            return
+    def _complete(self) -> None:
         if not self._times:
             raise OutputError(f"No frame was written to {self.path}; there is nothing to keep.")
         assert self._output is not None
@@ -182,7 +173,6 @@ class VideoWriter(PictureWriter):
             put_in_place(self._partial, self.path)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
-        self._finished = True
         if self._copier is not None:
             self._copier.close()
 
@@ -308,7 +298,6 @@ class VideoWriter(PictureWriter):
         return stream
 
     def _discard(self) -> None:
-        """Close and remove the partial file, whatever state it is in."""
         for part in (self._output, self._copier):
             try:
                 if part is not None:
@@ -320,7 +309,7 @@ class VideoWriter(PictureWriter):
 
 def _time_options(muxer: str, time_base: Fraction) -> dict[str, str]:
     """Muxer options with which every pts stays what it is."""
-    if muxer in ("matroska", "webm"):
+    if muxer in (MATROSKA, "webm"):
         # AAC from MP4 starts before 0; the default would move all streams, the video too, until it does not.
         return {"avoid_negative_ts": "disabled"}
     if muxer not in MP4_MUXERS or time_base.denominator > MAX_TIMESCALE:

@@ -13,7 +13,7 @@ from stbn_cli.api import denoise_file
 from stbn_cli.cli.app import main
 from stbn_cli.errors import InputError, OutputError
 from stbn_cli.pipeline import denoise_video
-from stbn_cli.video.output import MUXERS
+from stbn_cli.video.formats import MUXERS
 from stbn_cli.video.reader import open_video
 from stbn_cli.video.writer import EncodeOptions, create_video
 from tests.conftest import read_content, read_streams

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from stbn_cli.errors import OptionError, OutputError
+from stbn_cli.files import partial_path, put_in_place, whole_file
 from stbn_cli.pipeline import denoise_video
 from stbn_cli.video.encoders import EncodeOptions
-from stbn_cli.video.output import check_output, partial_path, put_in_place, whole_file
+from stbn_cli.video.output import check_output
 from stbn_cli.video.reader import open_video
 from stbn_cli.video.writer import create_video
 from tests.cli.conftest import save_tiny_model

@@ -18,10 +18,11 @@ import pytest
 from stbn_cli.cli.app import main
 from stbn_cli.errors import InputError, OptionError
 from stbn_cli.pipeline import denoise_video
-from stbn_cli.video import output, pipe
+from stbn_cli.video import output, y4m_reader, y4m_writer
 from stbn_cli.video.encoders import EncodeOptions
 from stbn_cli.video.reader import open_video
 from stbn_cli.video.writer import create_video
+from stbn_cli.video.y4m_reader import PipeReader
 from tests.cli.conftest import save_tiny_model
 from tests.conftest import PATIENCE, ClipSpec, planes_of, random_planes
 
@@ -70,7 +71,7 @@ def feed(monkeypatch):
 def drain(monkeypatch):
     """The pipe that is standard output."""
     sink = Pipe()
-    monkeypatch.setattr(pipe, "standard_output", lambda: sink)
+    monkeypatch.setattr(y4m_writer, "standard_output", lambda: sink)
     monkeypatch.setattr(output, "is_terminal", lambda stream: False)
     return sink
 
@@ -271,7 +272,7 @@ def test_a_pipe_is_read_once(feed) -> None:
 
 def test_terminals_are_refused(monkeypatch) -> None:
     monkeypatch.setattr(output, "is_terminal", lambda stream: True)
-    monkeypatch.setattr(pipe, "is_terminal", lambda stream: True)
+    monkeypatch.setattr(y4m_reader, "is_terminal", lambda stream: True)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Pipe()))
     with pytest.raises(OptionError, match="terminal"):
         open_video("-")
@@ -339,7 +340,7 @@ def test_a_pipe_that_stands_still_can_be_left() -> None:
     source, sink = os.pipe()
     os.write(sink, y4m(spec))  # and never an end
     with open(source, "rb") as stream, open(sink, "wb"):
-        reader = pipe.PipeReader(stream)
+        reader = PipeReader(stream)
         frames = iter(reader)
         found = [next(frames), next(frames)]
         waiting = threading.Thread(target=lambda: found.extend(frames))

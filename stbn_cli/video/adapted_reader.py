@@ -1,16 +1,14 @@
 """A reader whose frames or metadata are told differently."""
 
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
 from stbn_cli.video.frames import Frame, FrameReader, StreamSource, VideoMetadata
 
 
-class ChangedReader:
-    """A reader whose frames or metadata are told differently; a `FrameReader`.
+class AdaptedReader(FrameReader):
+    """A reader whose frames or metadata are told differently; see `FrameReader`.
 
     `turns`: quarter turns counter-clockwise of every frame. What `metadata` and `stream_source` say is the caller's.
     """
@@ -18,7 +16,8 @@ class ChangedReader:
     def __init__(
         self, reader: FrameReader, metadata: VideoMetadata, stream_source: StreamSource | None, turns: int = 0
     ) -> None:
-        self.path = reader.path
+        super().__init__(reader.path)
+        self.name, self.from_pipe = reader.name, reader.from_pipe
         self.metadata = metadata
         self.stream_source = stream_source
         self.image_names = reader.image_names
@@ -30,14 +29,6 @@ class ChangedReader:
         """Those of the reader itself."""
         return self._reader.warnings
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         self._reader.close()
 
@@ -47,6 +38,6 @@ class ChangedReader:
             yield frame
 
 
-def without_streams(reader: FrameReader) -> ChangedReader:
+def without_streams(reader: FrameReader) -> AdaptedReader:
     """The reader's picture alone, without sound, subtitles and whatever else its file holds."""
-    return ChangedReader(reader, reader.metadata, None)
+    return AdaptedReader(reader, reader.metadata, None)

@@ -1,12 +1,11 @@
-"""Video through pipes: YUV4MPEG2 (y4m) from standard input and to standard output, or to a `.y4m` file.
+"""Reads YUV4MPEG2 (y4m) from standard input, and what its headers say of files too.
 
-A pipe can be read once and written once. So the first picture is read when the reader is made and handed out by the
-one iteration there can be, and what is written cannot be read back and checked. FFmpeg's demuxer and muxer do the
-work. The format holds pictures at a constant rate, their pixel aspect, their range and, at 8 bits, where 4:2:0 chroma
-lies; it knows no colour matrix, so `pixels.resolve_color`'s rule for untagged video holds at both ends.
+A pipe can be read once. So the first picture is read when the reader is made and handed out by the one iteration there
+can be. FFmpeg's demuxer does the work. The format holds pictures at a constant rate, their pixel aspect, their range
+and, at 8 bits, where 4:2:0 chroma lies; it knows no colour matrix, so `pixels.resolve_color`'s rule for untagged video
+holds at both ends.
 """
 
-import contextlib
 import os
 import re
 import select
@@ -15,61 +14,28 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 import av
 import numpy as np
-from av.container import InputContainer, OutputContainer
+from av.container import InputContainer
 from av.error import FFmpegError
-from av.video.stream import VideoStream
 
-from stbn_cli.errors import InputError, OptionError, OutputError
-from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder
+from stbn_cli.errors import InputError, OptionError
 from stbn_cli.video.fields import AUTO, with_fields
-from stbn_cli.video.frames import (
-    FALLBACK_RATE,
-    UNSPECIFIED,
-    Frame,
-    FrameReader,
-    StreamSource,
-    VideoMetadata,
-    Warnings,
-)
-from stbn_cli.video.losses import tell_left_out, tell_y4m_losses
-from stbn_cli.video.output import (
-    STANDARD_STREAM,
-    Y4M,
-    create_private,
-    is_terminal,
-    partial_path,
-    put_in_place,
-)
-from stbn_cli.video.picturewriter import PictureWriter
-from stbn_cli.video.pixels import (
-    describe_format,
-    frame_to_rgb,
-    mark_field_order,
-    planes_to_frame,
-    to_fraction,
-)
+from stbn_cli.video.formats import FALLBACK_RATE, Y4M
+from stbn_cli.video.frames import Frame, FrameReader, VideoMetadata
+from stbn_cli.video.output import STANDARD_STREAM, is_terminal
+from stbn_cli.video.pixels import describe_format, frame_to_rgb, to_fraction
 from stbn_cli.video.probe import describe, error_reason
-from stbn_cli.video.verify import Expected, verify_video
 
 INPUT_NAME = "standard input"
-OUTPUT_NAME = "standard output"
 # How long a wait for data goes on before it looks whether it is still wanted.
 WAIT_SECONDS = 0.5
 # A y4m header is one line; FFmpeg gives up on longer ones much earlier.
 LONGEST_HEADER = 4096
-UNKNOWN_ASPECT = b" A0:0 "
-# How far, in frames, a time may lie from a constant rate: clocks of milliseconds round that much at 240 a second.
-EVEN_WITHIN = Fraction(1, 4)
-# FFmpeg's AVChromaLocation numbers and its names for them; y4m's own names of them at 8 bits.
-CHROMA_NAMES = {1: "left", 2: "center", 3: "topleft"}
+# FFmpeg's AVChromaLocation numbers by y4m's names of 8-bit formats.
 CHROMA_TAGS = {"420mpeg2": 1, "420jpeg": 2, "420": 2, "420paldv": 3}
-# Codecs whose 4:2:0 chroma lies left where nothing is said.
-LEFT_BY_DEFAULT = ("h264", "hevc", "mpeg2video", "mpeg4")
 
 
 class _Tap:
@@ -119,11 +85,10 @@ class _Tap:
         return self._start[len(self.header) :].partition(b"\n")[0] + b"\n"
 
 
-class PipeReader:
+class PipeReader(FrameReader):
     """Frames of y4m that comes from a pipe; they can be read once. See `reader.open_video`."""
 
-    stream_source: StreamSource | None = None
-    image_names: tuple[str, ...] | None = None
+    from_pipe = True
 
     def __init__(
         self,
@@ -138,9 +103,9 @@ class PipeReader:
         field: see `reader.open_video`. Raises InputError where nothing comes, or no y4m, and OptionError for fields
         where there cannot be any.
         """
-        self.path = Path(STANDARD_STREAM)
+        super().__init__(Path(STANDARD_STREAM))
+        self.name = INPUT_NAME
         self.stream = stream
-        self._notes = Warnings()
         self._start, self._end = start, end
         self._tap = _Tap(stream)
         self._used = False
@@ -164,22 +129,9 @@ class PipeReader:
             raise
 
     @property
-    def warnings(self) -> list[str]:
-        """Sentences for the user; more may come while frames are read."""
-        return self._notes.messages
-
-    @property
     def used(self) -> bool:
         """Whether the one iteration has begun."""
         return self._used
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the pipe once frames were read; before that, whoever opens it next gets this reader.
@@ -325,165 +277,3 @@ def with_chroma_location(metadata: VideoMetadata, header: bytes) -> VideoMetadat
     found = re.search(rb" C(\S+)", header)
     location = CHROMA_TAGS.get(found[1].decode("ascii", "replace")) if found else None
     return replace(metadata, color=replace(metadata.color, chroma_location=location))
-
-
-class _Sink:
-    """A stream as FFmpeg writes to it: without positions, and each piece handed on at once.
-
-    The muxer takes the pixel aspect from a field that PyAV does not let us set, so the header gets it here.
-    """
-
-    def __init__(self, stream: BinaryIO, aspect: Fraction | None) -> None:
-        self._stream = stream
-        self._aspect = aspect
-
-    def write(self, data: bytes) -> int:
-        """Write all of `data`."""
-        size = len(data)
-        if self._aspect is not None:
-            stated = f" A{self._aspect.numerator}:{self._aspect.denominator} ".encode()
-            data, self._aspect = data.replace(UNKNOWN_ASPECT, stated, 1), None
-        self._stream.write(data)
-        self._stream.flush()
-        return size
-
-
-def standard_output() -> BinaryIO:
-    """Standard output for bytes. Raises OutputError where the process has none."""
-    if sys.stdout is None:
-        raise OutputError("There is no standard output. Name a file with -o.")
-    return sys.stdout.buffer
-
-
-class Y4mWriter(PictureWriter):
-    """Writes frames as y4m: to standard output as they come, or to a file that is checked. See `create_video`."""
-
-    def __init__(
-        self,
-        path: Path | None,
-        reader: FrameReader,
-        options: EncodeOptions,
-        turns: int,
-        folder: Path | None = None,
-    ) -> None:
-        """path: of a file; None: standard output. turns: quarter turns, counter-clockwise, of every picture.
-
-        folder: where a file lies until it is checked; None: beside its final name.
-        """
-        super().__init__(reader.metadata, turns)
-        self._path = path
-        self._name = OUTPUT_NAME if path is None else str(path)
-        self._follow(plan_encoder(reader.metadata, Y4M, options, self._notes), options)
-        self._rate = reader.metadata.average_rate or FALLBACK_RATE
-        self._source = INPUT_NAME if isinstance(reader, PipeReader) else reader.path.name
-        self._begin: Fraction | None = None
-        self._count = 0
-        self._partial = None
-        if path is not None:
-            self._partial = partial_path(path) if folder is None else folder / path.name
-        if reader.metadata.average_rate is None:
-            self._notes.add(
-                f"{self._source} states no frame rate; y4m needs one, and {FALLBACK_RATE} is written."
-            )
-        tell_y4m_losses(reader, self._plan, self._notes)
-        tell_left_out(reader, Y4M, self._notes)
-        self._file: BinaryIO | None = None
-        try:
-            if self._partial is not None:
-                create_private(self._partial)
-            self._file = standard_output() if self._partial is None else self._partial.open("wb")
-            self._output, self._stream = self._open(self._plan)
-        except BrokenPipeError:
-            raise
-        except (FFmpegError, OSError, ValueError) as error:
-            self._discard()
-            raise self._cannot_write(error) from error
-
-    def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
-        """Write one frame from its code values; raises as `write` does."""
-        time = frame.pts * frame.time_base
-        self._begin = time if self._begin is None else self._begin
-        if abs((time - self._begin) * self._rate - self._count) > EVEN_WITHIN:
-            self._notes.lose(
-                f"The frames of {self._source} are not evenly spaced, and y4m has only a constant rate: they are "
-                f"written at {float(self._rate):g} frames per second. An .mkv output keeps their times."
-            )
-        even = Frame(frame.rgb, self._count, 1 / self._rate, 1)
-        self._mux(planes_to_frame(planes, even, self._plan.pix_fmt, self._plan.color))
-        self._count += 1
-
-    def finish(self) -> None:
-        """End the stream; a file is also checked and gets its name. Raises OutputError; may be called again."""
-        if self._finished:
-            return
-        if not self._count:
-            raise OutputError(f"No frame was written to {self._name}; there is nothing to keep.")
-        self._mux(None)
-        try:
-            self._output.close()
-            if self._path is not None and self._partial is not None:
-                assert self._file is not None
-                self._file.close()
-                verify_video(self._partial, self._expected())
-                put_in_place(self._partial, self._path)
-        except BrokenPipeError:
-            raise
-        except (FFmpegError, OSError) as error:
-            raise self._cannot_write(error) from error
-        self._finished = True
-
-    def _expected(self) -> Expected:
-        times = [index / self._rate for index in range(self._count)]
-        # What cannot be kept has been said.
-        color = replace(self._plan.color, matrix_tag=UNSPECIFIED, primaries=UNSPECIFIED, transfer=UNSPECIFIED)
-        return Expected(0, times, ["video"], Y4M, color, self._aspect, 0, self._plan.field_order)
-
-    def _open(self, plan: EncoderPlan) -> tuple[OutputContainer, VideoStream]:
-        metadata = self._metadata
-        assert self._file is not None
-        # -1: FFmpeg calls more than 8 bits of a sample an extension of the format.
-        output = av.open(
-            _Sink(self._file, self._aspect),
-            "w",
-            format=Y4M,
-            container_options={"strict": "-1", "flush_packets": "1"},
-        )
-        location = plan.color.chroma_location
-        if location is None and metadata.codec in LEFT_BY_DEFAULT:
-            location = 1
-        options = {} if location not in CHROMA_NAMES else {"chroma_sample_location": CHROMA_NAMES[location]}
-        stream = output.add_stream(plan.encoder, rate=self._rate, options=options)
-        assert isinstance(stream, VideoStream)
-        context = stream.codec_context
-        context.width, context.height = self._size
-        context.pix_fmt = plan.pix_fmt
-        context.time_base = stream.time_base = 1 / self._rate
-        context.color_range = plan.color.range_tag
-        mark_field_order(context, None if self._turns else plan.field_order)
-        return output, stream
-
-    def _mux(self, picture: av.VideoFrame | None) -> None:
-        try:
-            self._output.mux(self._stream.encode(picture))
-        except BrokenPipeError:
-            raise  # nobody reads any more: that is no failure to tell of
-        except (FFmpegError, OSError) as error:
-            raise self._cannot_write(error) from error
-
-    def _discard(self) -> None:
-        """Close what is open and remove a file; the first error is the one to show."""
-        with contextlib.suppress(AttributeError, FFmpegError, OSError, ValueError):
-            self._output.close()
-        if self._partial is not None:
-            with contextlib.suppress(OSError):
-                if self._file is not None:
-                    self._file.close()
-            self._partial.unlink(missing_ok=True)
-
-    def _cannot_write(self, error: Exception) -> OutputError:
-        if self._path is None:
-            return OutputError(f"Writing to standard output failed: {error_reason(error)}.")
-        return OutputError(
-            f"Writing {self._path} failed: {error_reason(error)}. The unfinished file is removed; check the free "
-            "space and the folder's permissions."
-        )
