@@ -10,6 +10,7 @@ import os
 import re
 import select
 import sys
+import weakref
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -128,18 +129,11 @@ class PipeReader(FrameReader):
             self._container.close()
             raise
 
-    @property
-    def used(self) -> bool:
-        """Whether the one iteration has begun."""
-        return self._used
-
     def close(self) -> None:
-        """Let go of the pipe once frames were read; before that, whoever opens it next gets this reader.
+        """Let go of the pipe.
 
         A thread that waits for the next frame is told that there is none, and can be joined then.
         """
-        if not self._used:
-            return
         self._tap.stopped = True
         try:
             self._pictures.close()
@@ -217,29 +211,26 @@ class PipeReader(FrameReader):
         )
 
 
-# A process has one standard input, and more than one of its parts opens it: the first to see whether it can be used.
-_opened: list[PipeReader] = []
+# What is read passes once: whoever opens it again is told so.
+_taken: weakref.WeakSet[BinaryIO] = weakref.WeakSet()
 
 
 def open_standard_input(start: Fraction | None, end: Fraction | None, field: str = AUTO) -> PipeReader:
-    """The reader of standard input: the same one until its frames are read.
+    """The reader of standard input.
 
-    Raises InputError where there is no y4m or it has been read, and OptionError for a terminal.
+    Raises InputError where there is no y4m or it has been opened before, and OptionError for a terminal.
     """
     stream = getattr(sys.stdin, "buffer", None)
     if stream is None or stream.closed:
         raise InputError("There is no standard input. Name a file, or pipe y4m in.")
-    for reader in _opened:
-        if reader.stream is stream:
-            if reader.used:
-                raise read_twice()
-            return reader
+    if stream in _taken:
+        raise read_twice()
     if is_terminal(stream):
         raise OptionError(
             "Standard input is a terminal. Pipe y4m in: ffmpeg -i in.mp4 -f yuv4mpegpipe -strict -1 - | stbn denoise -"
         )
-    _opened[:] = [PipeReader(stream, start=start, end=end, field=field)]
-    return _opened[0]
+    _taken.add(stream)
+    return PipeReader(stream, start=start, end=end, field=field)
 
 
 def read_twice() -> InputError:
