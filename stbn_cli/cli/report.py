@@ -95,7 +95,7 @@ class Job:
     def scenes(self) -> list[dict[str, Any]]:
         """The scenes found, with noise levels on the 0-255 scale.
 
-        `assumed` is what the network and the posterior were told.
+        `assumed` is what the network and the posterior were told, before `--strength` above 1 multiplied it.
         """
         return [
             {
