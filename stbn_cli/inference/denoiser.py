@@ -394,6 +394,7 @@ class Denoiser:
                 levels=factor * levels,
                 state_scale=self._config.state_scale,
                 clipping=noise.clipping,
+                exaggerated=factor > 1.0,
             )
         maps = (low, high) if self.noise_kind == "sensor" else None
         return Scene(model, noise.level, told, maps, clipping=noise.clipping)

@@ -59,8 +59,17 @@ def test_more_strength_removes_and_smooths_more(model: str) -> None:
     assert roughness(noisy) > roughness(whole) > roughness(twice) > roughness(most)
     changes = [float(np.square(noisy - frames).mean()) for frames in (half, whole, twice)]
     assert changes == sorted(changes)
-    # What is given is multiplied like what is measured; only the number that is shown stays.
-    np.testing.assert_allclose(twice, denoised(model, 1.0, 2 * SIGMA), atol=1e-6)
+
+
+def test_a_level_that_is_given_is_multiplied_too() -> None:
+    np.testing.assert_allclose(denoised("stbn-xs", 2.0), denoised("stbn-xs", 1.0, 2 * SIGMA), atol=1e-6)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_shadows_keep_their_brightness(model: str) -> None:
+    dark = np.random.default_rng(2).normal(20 / 255, 10 / 255, (2, 64, 64, 3)).astype(np.float32)
+    made = stbn_cli.load_denoiser(model, sigma=10.0, strength=3.0)(dark)
+    assert abs(255 * float((made - dark).mean())) < 1.0
 
 
 @pytest.mark.parametrize("sigma", [None, SIGMA])
