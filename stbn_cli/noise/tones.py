@@ -3,8 +3,10 @@
 from torch import Tensor
 
 KNOTS = 17  # of brightness, evenly spaced from 0 to 1
-STEP = 2  # of the rows and columns that the means are taken of
-FEW = 16  # so many pixels around a knot are trusted by half
+STEP = (
+    3  # of the rows and columns that the means are taken of; odd, so that all places of a mosaic count alike
+)
+FEW = 8  # so many pixels around a knot are trusted by half
 
 
 def keep_tones(estimate: Tensor, noisy: Tensor) -> Tensor:
