@@ -3,9 +3,8 @@
 from torch import Tensor
 
 KNOTS = 17  # of brightness, evenly spaced from 0 to 1
-STEP = (
-    3  # of the rows and columns that the means are taken of; odd, so that all places of a mosaic count alike
-)
+# Of the rows and columns that the means are taken of; odd, so that all places of a mosaic count alike.
+STEP = 3
 FEW = 8  # so many pixels around a knot are trusted by half
 
 
