@@ -58,7 +58,7 @@ def load_denoiser(
         model: "auto", a name listed by `stbn weights list`, a path, or "hf:owner/repo[@revision]/file.safetensors".
         sigma: standard deviation of the noise on the 0-255 scale; None estimates it for each scene, or takes what a
             finetuned model has learned of its footage.
-        strength: share of the noise that is removed, 0 to 1.
+        strength: share of the noise that is removed, 0 to 1; above, to 3, it is taken for so many times as strong.
         luma, chroma: shares, 0 to 1, of what is to be removed that are: of its brightness, and of its colour.
         keep_grain: share of the removed brightness noise that is put back, 0 to 1.
         uncertainty: `stream` gives the standard deviation of every value behind it; see `Denoiser.stream`.

@@ -168,7 +168,13 @@ SigmaOpt = Annotated[
 ]
 StrengthOpt = Annotated[
     float,
-    option(DENOISING, "--strength", help="Share of the noise that is removed.", min=0.0, max=1.0),
+    option(
+        DENOISING,
+        "--strength",
+        help="Share of the noise to remove; above 1 (to 3) smooths more.",
+        min=0.0,
+        max=3.0,
+    ),
 ]
 LumaOpt = Annotated[
     float,

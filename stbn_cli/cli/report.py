@@ -82,7 +82,7 @@ class RunReport:
     def scenes(self) -> list[dict[str, Any]]:
         """The scenes found, with noise levels on the 0-255 scale.
 
-        `assumed` is what the network and the posterior were told.
+        `assumed` is what the network and the posterior were told, before `--strength` above 1 multiplied it.
         """
         return [
             {

@@ -23,6 +23,7 @@ from stbn_cli.models.recurrent import Direction
 from stbn_cli.models.seen import Seen, joined
 from stbn_cli.noise.clipping import undo_clipping
 from stbn_cli.noise.posterior import MEAN_CHANNELS, posterior_mean, posterior_variance
+from stbn_cli.noise.tones import keep_tones
 
 # Noisy picture, what the network takes of it, forward and backward state.
 FusionInput: TypeAlias = tuple[Tensor, Seen, Tensor, Tensor]
@@ -193,7 +194,10 @@ def _estimate(network: Network, plan: Plan, scene: Scene, frames: Sequence[Fusio
         outputs = fuse_states(network, plan, forward, backward, joined(seen))
     if network.config.head == "direct":
         difference, *log_spread = outputs.float().split(MEAN_CHANNELS, 1)
-        return _without_clipping(plan, scene, noisy + difference, noisy, lambda: log_spread[0].exp())
+        estimates = noisy + difference
+        if scene.exaggerated:
+            estimates = keep_tones(estimates, noisy)
+        return _without_clipping(plan, scene, estimates, noisy, lambda: log_spread[0].exp())
     if network.config.head != "gaussian":
         return list(outputs.float().split(1))
     with record_function("stbn.posterior"):

@@ -65,6 +65,7 @@ class Scene:
     levels: Tensor | None = None
     state_scale: int = 1  # pixels of the frame, along each axis, for one of that map
     clipping: Clipping = UNCLIPPED
+    exaggerated: bool = False  # `levels` are more than there is
 
     def level(self, frame: Tensor) -> Tensor:
         """What the network is told of a noisy `frame (N, C, H, W)`: one number, or a map of its shape.

@@ -33,6 +33,7 @@ from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
 # Noise that differs from the learned one by this factor is that of other footage.
 FOREIGN_NOISE = 1.4
 
+TINY_LEVEL = 1e-6  # [0, 1]
 INTEGER_MAXIMUM = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
 
 
@@ -378,22 +379,29 @@ class Denoiser:
         return SceneQueue(self._scene(noise))
 
     def _scene(self, noise: SceneNoise) -> Scene:
-        if self._noise is not None:
-            return Scene(noise.model, noise.level, self._noise.told, clipping=noise.clipping)
+        """What network and posterior are told of this noise: more than there is at a strength above 1."""
+        factor = self.options.exaggeration
+        model = noise.model.scaled(factor)
         low, high = self._sigma_range or (0.0, math.inf)
-        told = min(max(noise.level, low), high)
+        if self._noise is not None:
+            told = min(factor * self._noise.told, max(self._noise.told, high))
+            return Scene(model, noise.level, told, clipping=noise.clipping)
+        told = min(max(factor * noise.level, low), high)
         if self._config.head == "direct":
             levels = white_levels(noise.level) if noise.levels is None else torch.tensor(noise.levels)
+            # Told of more than they were trained for, these networks destroy the picture.
+            factor = min(factor, max(high, noise.level) / max(noise.level, TINY_LEVEL))
             return Scene(
-                noise.model,
+                model,
                 noise.level,
                 told,
-                levels=levels,
+                levels=factor * levels,
                 state_scale=self._config.state_scale,
                 clipping=noise.clipping,
+                exaggerated=factor > 1.0,
             )
         maps = (low, high) if self.noise_kind == "sensor" else None
-        return Scene(noise.model, noise.level, told, maps, clipping=noise.clipping)
+        return Scene(model, noise.level, told, maps, clipping=noise.clipping)
 
     def _say(self, message: str) -> None:
         self.report.messages.append(message)

@@ -27,6 +27,7 @@ BUFFERED_VALUES = 3 + 4 + 3 + 3
 # Pixels that keep a GPU busy: smaller frames are worked on together.
 BUSY_PIXELS = 1 << 21
 MAXIMUM_BATCH = 8  # frames
+HIGHEST_STRENGTH = 3.0  # beyond, networks are told of levels that they hardly ever saw
 # Neighbouring pairs whose flow the CPU's cores find together.
 PAIRS_ON_CPU = 8
 
@@ -36,7 +37,8 @@ class EngineOptions:
     """What a user may fix; None leaves the choice to the planner."""
 
     sigma: float | None = None  # noise standard deviation on [0, 1]; None: estimated for each scene
-    strength: float = 1.0  # share of the estimated noise that is removed
+    # Share of the estimated noise that is removed; above 1 all is, and networks are told of so many times as much.
+    strength: float = 1.0
     luma: float = 1.0  # of that, the share of its luma that is removed
     chroma: float = 1.0  # and of its colour differences
     keep_grain: float = 0.0  # share of the removed luma that is put back
@@ -50,9 +52,10 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if self.sigma is not None and not 0.0 <= self.sigma <= 1.0:
             raise ValueError(f"expected sigma within 0 to 1, got {self.sigma}")
-        for name in ("strength", "luma", "chroma", "keep_grain"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"expected {name} within 0 to 1, got {getattr(self, name)}")
+        highest = {"strength": HIGHEST_STRENGTH, "luma": 1.0, "chroma": 1.0, "keep_grain": 1.0}
+        for name, limit in highest.items():
+            if not 0.0 <= getattr(self, name) <= limit:
+                raise ValueError(f"expected {name} within 0 to {limit:g}, got {getattr(self, name)}")
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"expected a chunk of at least 1 frame, got {self.chunk}")
         if self.chunk_overlap is not None and self.chunk_overlap < 0:
@@ -65,7 +68,13 @@ class EngineOptions:
     @property
     def shares(self) -> tuple[float, float]:
         """What is removed in the end of the estimated noise's luma and colour differences."""
-        return self.strength * self.luma * (1.0 - self.keep_grain), self.strength * self.chroma
+        strength = min(self.strength, 1.0)
+        return strength * self.luma * (1.0 - self.keep_grain), strength * self.chroma
+
+    @property
+    def exaggeration(self) -> float:
+        """How many times the noise's level networks and posteriors are told; 1 up to a strength of 1."""
+        return max(self.strength, 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ def test_impossible_engine_options(stbn, make_clip, tiny_model_path, arguments) 
 def test_usage_errors_exit_with_2(stbn, make_clip) -> None:
     assert stbn("denoise", make_clip(), "--no-such-option").code == 2
     assert stbn("no-such-command").code == 2
-    assert stbn("denoise", make_clip(), "--strength", "1.5").code == 2
+    assert stbn("denoise", make_clip(), "--strength", "3.5").code == 2
 
 
 def test_output_that_cannot_be(stbn, make_clip, tmp_path) -> None:

@@ -25,7 +25,7 @@ from stbn_cli.models.config import MODEL_SIZES
 from stbn_cli.models.seen import Seen
 from stbn_cli.models.stbn import STBN, Direction
 from stbn_cli.noise.levels import broadcast_sigma
-from stbn_cli.noise.model import NoiseModel, SceneNoise
+from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
 from stbn_cli.noise.posterior import posterior_mean
 from tests.networks import TINY
 
@@ -194,6 +194,19 @@ def test_strength_blends_between_input_and_estimate() -> None:
     none = denoiser_of(EngineOptions(sigma=SIGMA, strength=0.0))(frames)
     np.testing.assert_allclose(half, (full + frames) / 2, atol=1e-6)
     np.testing.assert_array_equal(none, frames)
+
+
+def test_strength_above_1_multiplies_the_noise_that_was_learned() -> None:
+    frames = moving_clip(3)
+
+    def with_learned(sigma: float, strength: float) -> np.ndarray:
+        learned = LearnedNoise(NoiseModel.white(sigma), sigma)
+        options = EngineOptions(strength=strength)
+        return Denoiser(tiny_network(), DisFlow(), options, device=CPU, dtype=torch.float32, noise=learned)(
+            frames
+        )
+
+    np.testing.assert_allclose(with_learned(SIGMA, 2.0), with_learned(2 * SIGMA, 1.0), atol=1e-6)
 
 
 def test_noise_is_estimated_for_each_scene_and_cuts_reset_the_recurrence() -> None:

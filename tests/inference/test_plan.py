@@ -121,7 +121,7 @@ def test_description_is_plain_values() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"chunk": 0}, {"chunk_overlap": -1}, {"tile": 5}, {"sigma": 2.0}, {"strength": 1.5}]
+    "wrong", [{"chunk": 0}, {"chunk_overlap": -1}, {"tile": 5}, {"sigma": 2.0}, {"strength": 3.5}]
 )
 def test_options_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected"):
