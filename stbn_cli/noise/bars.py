@@ -24,9 +24,9 @@ class Bars:
 
 def find_bars(frames: Tensor) -> Bars:
     """Letterbox and pillarbox: rows and columns that are of one colour in every frame."""
-    flat = frames.amax(dim=(0, 3)) - frames.amin(dim=(0, 3))  # (3, H): along each row
-    rows = flat.amax(0) <= BORDER_RANGE
-    columns = (frames.amax(dim=(0, 2)) - frames.amin(dim=(0, 2))).amax(0) <= BORDER_RANGE
+    most, least = frames.amax(dim=0), frames.amin(dim=0)  # (3, H, W)
+    rows = (most.amax(dim=2) - least.amin(dim=2)).amax(0) <= BORDER_RANGE
+    columns = (most.amax(dim=1) - least.amin(dim=1)).amax(0) <= BORDER_RANGE
     if bool(rows.all()) or bool(columns.all()):
         return Bars()
     return Bars(_leading(rows), _leading(rows.flip(0)), _leading(columns), _leading(columns.flip(0)))
