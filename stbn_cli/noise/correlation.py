@@ -244,7 +244,8 @@ class AlignedPair:
 
 def _variances(blocks: np.ndarray) -> np.ndarray:
     """Of each plane of blocks (n, 3, 256)."""
-    apart = blocks - blocks.mean(axis=2, keepdims=True)
+    mean = blocks @ np.full(blocks.shape[2], 1 / blocks.shape[2], np.float32)
+    apart = blocks - mean[..., None]
     return np.einsum("ncp,ncp->nc", apart, apart) / blocks.shape[2]
 
 

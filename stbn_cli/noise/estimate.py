@@ -24,7 +24,7 @@ LUMA_GAIN = math.sqrt(sum(weight**2 for weight in LUMA_WEIGHTS))
 # Side of a block in pixels, and the step between blocks while a frame has no more than MAXIMUM_BLOCKS.
 BLOCK = 8
 BLOCK_STEP = 4
-MAXIMUM_BLOCKS = 40_000
+MAXIMUM_BLOCKS = 15_000
 # Coefficients (i, j) with i + j >= 9 count as high frequencies (IPOL 2013, section 2: T = 9 for 8x8 blocks).
 HIGH_FREQUENCY = 9
 # Frames looked at, spread evenly over the clip.

@@ -259,7 +259,7 @@ def _usable(blocks: _Blocks) -> tuple[np.ndarray, bool, float]:
     """Indices of the blocks that tell of noise, whether even the best are clipped, and the share of empty ones."""
     limit = max(CLIPPED_PART, float(np.quantile(blocks.clipped, SMALLEST_PART)))
     index = np.flatnonzero(blocks.clipped <= limit)
-    alive = (blocks.power[index] @ _ranked()).max(axis=1) > FLOOR**2
+    alive = (blocks.power @ _ranked())[index].max(axis=1) > FLOOR**2
     empty = 1.0 - float(alive.mean())
     if 0.0 < empty <= EMPTY_PART:
         index = index[alive]
