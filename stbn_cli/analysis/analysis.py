@@ -19,6 +19,7 @@ from stbn_cli.runs import Clip, Run, runs_of_clip
 from stbn_cli.scale import BYTE_SCALE
 
 RUN_FRAMES = 8
+FRAMES_PER_RUN = 16  # of the clip: so many frames are worth a run
 # The same for every command, so that all of them say the same of a clip.
 MOST_RUNS = 5
 # Bits of a pixel below which a coder has to leave traces: 0.5 is 6.5 Mbit/s for 960x540 at 25 frames a second.
@@ -178,8 +179,10 @@ def _chosen_runs(clip: Clip, span: Span, frames: int | None, most: int, smallest
             length = frames if length is None else min(length, frames)
         if length is None or length <= RUN_FRAMES:
             return [(0, min(length or RUN_FRAMES, RUN_FRAMES))]
-        count = min(most, max(length // RUN_FRAMES, 1))
-        starts = np.linspace(0, length - RUN_FRAMES, count).round().astype(int).tolist()
+        count = min(most, max(length // FRAMES_PER_RUN, 1))
+        last = length - RUN_FRAMES
+        # A single one in the middle: clips may fade in, and coders keep more noise in the first frame.
+        starts = np.linspace(0, last, count).round().astype(int).tolist() if count > 1 else [last // 2]
         return [(start, RUN_FRAMES) for start in starts]
 
     short: Run | None = None

@@ -29,19 +29,21 @@ def picture_area(frames: np.ndarray) -> tuple[slice, slice]:
 
     Empty slices where nothing is left.
     """
-    area = []
-    for across in (
-        3,
-        2,
-    ):  # rows, then columns of what is left: the bars above need not be as dark as those beside
-        spans = np.zeros(0)
-        if frames.size:
-            spans = (frames.max(axis=(0, across)) - frames.min(axis=(0, across))).max(axis=0)
-        alive = np.flatnonzero(spans > BORDER_RANGE)
-        area.append(slice(int(alive[0]), int(alive[-1]) + 1) if alive.size else slice(0, 0))
-        if across == 3:
-            frames = frames[:, :, area[0]]
-    return area[0], area[1]
+    if not frames.size:
+        return slice(0, 0), slice(0, 0)
+    most, least = frames.max(axis=0), frames.min(axis=0)
+    rows = _extent(most.max(axis=2) - least.min(axis=2))
+    # Of what is left: the bars above need not be as dark as those beside.
+    most, least = most[:, rows], least[:, rows]
+    if not most.size:
+        return rows, slice(0, 0)
+    return rows, _extent(most.max(axis=1) - least.min(axis=1))
+
+
+def _extent(spans: np.ndarray) -> slice:
+    """From the first to the last line of more than one colour; spans: `(C, lines)`."""
+    alive = np.flatnonzero(spans.max(axis=0) > BORDER_RANGE)
+    return slice(int(alive[0]), int(alive[-1]) + 1) if alive.size else slice(0, 0)
 
 
 def without_borders(frame: np.ndarray) -> np.ndarray:

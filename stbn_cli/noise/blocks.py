@@ -13,7 +13,7 @@ import numpy as np
 from stbn_cli.noise.correlation import BLOCK as PAIR_BLOCK
 from stbn_cli.noise.correlation import AlignedPair
 from stbn_cli.noise.dct import dct_matrix
-from stbn_cli.noise.estimate import BLOCK, DARKEST_STEP, MAXIMUM_BLOCKS, clean_std, dct_blocks
+from stbn_cli.noise.estimate import DARKEST_STEP, PlaneBlocks, clean_std
 from stbn_cli.noise.model import CHANNELS
 
 # Of a group, this part with the least energy at low frequencies is measured, and at least so many blocks.
@@ -39,27 +39,17 @@ class BlockSet:
     variance: float  # of the noise, [0, 1] scale squared
 
 
-def flat_blocks(pictures: Sequence[np.ndarray], groups: int) -> list[BlockSet]:
-    """The flattest blocks of pictures (H, W, 3) float32, each by itself."""
+def flat_blocks(planes: Sequence[PlaneBlocks], groups: int) -> list[BlockSet]:
+    """The flattest blocks of red, green and blue, the first of the `planes` of a picture; none where there are none."""
+    colours = planes[:CHANNELS]
+    limited = all(plane.limited for plane in colours)
     found = []
-    for picture in pictures:
-        if min(picture.shape[:2]) < BLOCK:
-            continue
-        limited = bool(picture.min() >= 0 and picture.max() <= 1)
-        for channel in range(CHANNELS):
-            plane = np.ascontiguousarray(picture[..., channel])
-            blocks, coefficients, low, high = dct_blocks(plane, MAXIMUM_BLOCKS)
-            usable = np.arange(len(blocks))
-            if limited:
-                clipped = ((blocks <= 0) | (blocks >= 1)).mean(axis=1)
-                usable = np.flatnonzero(clipped <= CLIPPED_PART)
-            mean = coefficients[:, 0] / BLOCK
-            flatness = np.square(coefficients[:, low]).sum(axis=1)
-            for group in _by_brightness(usable, mean, groups):
-                count = min(max(round(len(group) * FLATTEST_PART), FEWEST_BLOCKS), len(group))
-                flattest = group[np.argpartition(flatness[group], count - 1)[:count]]
-                variance = float(np.median(np.square(coefficients[flattest][:, high]).mean(axis=0)))
-                found += _as_set(channel, float(np.median(mean[flattest])), variance, limited)
+    for channel, plane in enumerate(colours):
+        usable = plane.usable(plane.clipped <= CLIPPED_PART) if limited else plane.order
+        for group in _in_groups(usable, groups):
+            flattest = plane.flattest(group, FLATTEST_PART, FEWEST_BLOCKS)
+            brightness = float(np.median(plane.mean[flattest]))
+            found += _as_set(channel, brightness, plane.variance(flattest), limited)
     return found
 
 
@@ -71,20 +61,26 @@ def aligned_blocks(pair: AlignedPair, groups: int) -> list[BlockSet]:
     for channel in range(CHANNELS):
         a, b = first[:, channel], second[:, channel]
         usable = np.arange(len(a))
-        if pair.limited:
-            clipped = np.maximum(((a <= 0) | (a >= 1)).mean(axis=1), ((b <= 0) | (b >= 1)).mean(axis=1))
-            usable = np.flatnonzero(clipped <= CLIPPED_PART)
-        mean = (a.mean(axis=1) + b.mean(axis=1)) / 2
+        if pair.limited and pair.clipped:
+            usable = np.flatnonzero(np.maximum(_clipped_part(a), _clipped_part(b)) <= CLIPPED_PART)
+        total = a + b
+        mean = total.mean(axis=1) / 2
         # Sum and difference of independent noise are independent: flat by the sum, measured in the difference.
-        flatness = np.square(((a + b) @ matrix.T)[:, low]).sum(axis=1)
+        coefficients = total @ matrix[low].T
+        flatness = np.einsum("nk,nk->n", coefficients, coefficients)
         for group in _by_brightness(usable, mean, groups):
             count = min(max(round(len(group) * FLATTEST_PAIR_PART), FEWEST_PAIR_BLOCKS), len(group))
             flattest = group[np.argpartition(flatness[group], count - 1)[:count]]
-            squares = np.square(((a[flattest] - b[flattest]) @ matrix.T)[:, high]).mean(axis=1) / 2
+            squares = np.square((a[flattest] - b[flattest]) @ matrix[high].T).mean(axis=1) / 2
             if (squares > 0).any():
                 variance = float(np.median(squares[squares > 0]))
                 found += _as_set(channel, float(np.median(mean[flattest])), variance, pair.limited)
     return found
+
+
+def _clipped_part(blocks: np.ndarray) -> np.ndarray:
+    """Of the pixels of each of the blocks (n, 256)."""
+    return np.count_nonzero((blocks <= 0) | (blocks >= 1), axis=1) / blocks.shape[1]
 
 
 def _as_set(channel: int, brightness: float, variance: float, limited: bool) -> list[BlockSet]:
@@ -97,7 +93,10 @@ def _as_set(channel: int, brightness: float, variance: float, limited: bool) -> 
 
 
 def _by_brightness(usable: np.ndarray, mean: np.ndarray, groups: int) -> list[np.ndarray]:
-    ordered = usable[np.argsort(mean[usable])]
+    return _in_groups(usable[np.argsort(mean[usable])], groups)
+
+
+def _in_groups(ordered: np.ndarray, groups: int) -> list[np.ndarray]:
     return [group for group in np.array_split(ordered, groups) if len(group) >= 2]
 
 

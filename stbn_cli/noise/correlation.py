@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -83,6 +84,8 @@ _TO_YCC = np.array(
         [0.5, -_CR_SCALE * LUMA_WEIGHTS[1], -_CR_SCALE * LUMA_WEIGHTS[2]],
     ]
 )
+# The same for OpenCV, with room for a fourth plane.
+_TO_PLANES = np.vstack([_TO_YCC, np.zeros((1, 3))]).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +213,13 @@ class AlignedPair:
     def colours(self) -> tuple[np.ndarray, np.ndarray]:
         """R, G, B of both (n, 3, 256)."""
         to_rgb = np.linalg.inv(_TO_YCC).astype(np.float32)
-        a, b = (np.einsum("ck,nkp->ncp", to_rgb, part[:, :3]) for part in (self.first, self.second))
+        a, b = (to_rgb @ part[:, :3] for part in (self.first, self.second))
         return a, b
+
+    @property
+    def clipped(self) -> bool:
+        """Whether any value is."""
+        return bool(self.first[:, 3].any() or self.second[:, 3].any())
 
     def groups(self, fewest: int) -> "list[Group]":
         """What each brightness says, by `fewest` blocks or more where it has them.
@@ -219,13 +227,13 @@ class AlignedPair:
         Groups without usable blocks are left out.
         """
         a, b = self.first, self.second
-        difference, total = (a - b)[:, :3], (a + b)[:, :3]
+        difference, total = a[:, :3] - b[:, :3], a[:, :3] + b[:, :3]
         clipped = np.maximum(a[:, 3].mean(axis=1), b[:, 3].mean(axis=1))
         limit = min(max(CLIPPED_PART, float(np.quantile(clipped, SMALLEST_PART))), MOST_CLIPPED_PART)
-        alive = difference.var(axis=2).max(axis=1) > 2 * EMPTY_SIGMA**2
+        alive = _variances(difference).max(axis=1) > 2 * EMPTY_SIGMA**2
         usable = np.flatnonzero(alive & (clipped <= limit))
         by_brightness = usable[np.argsort(total[usable, 0].mean(axis=1))]
-        unevenness = total.var(axis=2).sum(axis=1)
+        unevenness = _variances(total).sum(axis=1)
         groups = []
         for brightness, group in enumerate(np.array_split(by_brightness, BRIGHTNESS_GROUPS)):
             count = min(max(round(len(group) * FLATTEST_PART), fewest), len(group))
@@ -233,6 +241,13 @@ class AlignedPair:
                 flattest = group[np.argpartition(unevenness[group], count - 1)[:count]]
                 groups.append(_measure_blocks(difference[flattest], brightness))
         return groups
+
+
+def _variances(blocks: np.ndarray) -> np.ndarray:
+    """Of each plane of blocks (n, 3, 256)."""
+    mean = blocks @ np.full(blocks.shape[2], 1 / blocks.shape[2], np.float32)
+    apart = blocks - mean[..., None]
+    return np.einsum("ncp,ncp->nc", apart, apart) / blocks.shape[2]
 
 
 def aligned_pairs(frames: np.ndarray | Tensor) -> Iterator[AlignedPair]:
@@ -305,7 +320,8 @@ def _align(first: np.ndarray, second: np.ndarray, flow: DisFlow) -> AlignedPair 
     motion = flow(*tensors)[0].numpy()
     rows, columns = height // BLOCK, width // BLOCK
     motion = motion[:, : rows * BLOCK, : columns * BLOCK].reshape(2, rows, BLOCK, columns, BLOCK)
-    shift = np.rint(np.median(motion, axis=(2, 4))).astype(int)
+    motion = motion.transpose(0, 1, 3, 2, 4).reshape(2, rows, columns, BLOCK * BLOCK)
+    shift = np.rint(np.median(motion, axis=-1, overwrite_input=True)).astype(int)
     top, left = np.broadcast_arrays(np.arange(rows)[:, None] * BLOCK, np.arange(columns) * BLOCK)
     moved_top, moved_left = top + shift[1], left + shift[0]
     inside = (
@@ -313,15 +329,15 @@ def _align(first: np.ndarray, second: np.ndarray, flow: DisFlow) -> AlignedPair 
     )
     if not inside.any():
         return None
-    limited = all(frame.min() >= 0 and frame.max() <= 1 for frame in (first, second))
+    ranges = [(frame.min(), frame.max()) for frame in (first, second)]
+    limited = all(least >= 0 and most <= 1 for least, most in ranges)
     blocks = []
-    for frame, y, x in ((first, top, left), (second, moved_top, moved_left)):
-        clipped = (
-            ((frame <= 0) | (frame >= 1)).mean(axis=2, dtype=np.float32)
-            if limited
-            else np.zeros((height, width))
-        )
-        planes = np.dstack([frame @ _TO_YCC.T.astype(np.float32), clipped.astype(np.float32)])
+    places = ((top, left), (moved_top, moved_left))
+    for frame, (least, most), (y, x) in zip((first, second), ranges, places, strict=True):
+        planes = cv2.transform(frame, _TO_PLANES)
+        if limited and (least <= 0 or most >= 1):
+            clipped = ((frame <= 0) | (frame >= 1)).view(np.uint8)
+            planes[..., 3] = cv2.transform(clipped, np.ones((1, 3), np.float32)) / np.float32(3)
         windows = np.lib.stride_tricks.sliding_window_view(planes, (BLOCK, BLOCK), axis=(0, 1))
         blocks.append(windows[y[inside], x[inside]].reshape(-1, 4, BLOCK * BLOCK))
     return AlignedPair(blocks[0], blocks[1], limited)

@@ -199,6 +199,8 @@ _TO_LUMA_CHROMA = np.array(
     ],
     dtype=np.float32,
 )
+# The same for OpenCV, with room for a fourth plane.
+_TO_PLANES = np.vstack([_TO_LUMA_CHROMA, np.zeros((1, 3), np.float32)])
 _TO_RGB = np.linalg.inv(_TO_LUMA_CHROMA).astype(np.float32)
 
 
@@ -207,7 +209,7 @@ def _blocks_of(pixels: np.ndarray, clipped: np.ndarray, scale: int) -> _Blocks:
     matrix, _ = _transform()
     coefficients = pixels.reshape(-1, BLOCK * BLOCK) @ matrix
     coefficients = coefficients.reshape(-1, 3, BLOCK * BLOCK) * np.float32(scale)
-    mixed = np.square(np.einsum("ck,nkp->ncp", _TO_RGB, coefficients)) @ _ranked() if scale == 1 else None
+    mixed = np.square(_TO_RGB @ coefficients) @ _ranked() if scale == 1 else None
     mean = pixels[:, 0].mean(axis=1)
     if mixed is None:
         nothing = np.zeros((len(mean), 4, 3), np.float32)
@@ -226,14 +228,20 @@ def _quarters(pixels: np.ndarray) -> np.ndarray:
     return np.stack([variance[..., 0], variance[..., 1:].mean(axis=-1)], axis=-1).clip(0.0)
 
 
-def _cut(frame: np.ndarray, scale: int, most: int) -> _Blocks:
-    """Blocks of one frame (H, W, 3), no more than about `most`."""
-    limited = frame.min() >= 0 and frame.max() <= 1
-    planes = np.empty((*frame.shape[:2], 4), np.float32)
-    planes[..., :3] = frame @ _TO_LUMA_CHROMA.T
-    planes[..., 3] = ((frame <= 0) | (frame >= 1)).any(axis=2) if limited else 0.0
+def _planes(frame: np.ndarray) -> np.ndarray:
+    """Luma, both chromas and whether a value is clipped (H, W, 4) float32, of a frame (H, W, 3)."""
+    planes = cv2.transform(frame, _TO_PLANES)
+    least, most = frame.min(), frame.max()
+    if least >= 0 and most <= 1 and (least == 0 or most == 1):
+        clipped = (frame <= 0) | (frame >= 1)
+        planes[..., 3] = clipped[..., 0] | clipped[..., 1] | clipped[..., 2]
+    return planes
+
+
+def _cut(planes: np.ndarray, scale: int, most: int) -> _Blocks:
+    """Blocks of the `_planes` of one frame, no more than about `most`."""
     if scale > 1:
-        size = (frame.shape[1] // scale, frame.shape[0] // scale)
+        size = (planes.shape[1] // scale, planes.shape[0] // scale)
         planes = cv2.resize(planes[: size[1] * scale, : size[0] * scale], size, interpolation=cv2.INTER_AREA)
     height, width = int(np.size(planes, 0)), int(np.size(planes, 1))
     room = max(height - BLOCK + 1, 1) * max(width - BLOCK + 1, 1)
@@ -251,7 +259,7 @@ def _usable(blocks: _Blocks) -> tuple[np.ndarray, bool, float]:
     """Indices of the blocks that tell of noise, whether even the best are clipped, and the share of empty ones."""
     limit = max(CLIPPED_PART, float(np.quantile(blocks.clipped, SMALLEST_PART)))
     index = np.flatnonzero(blocks.clipped <= limit)
-    alive = (blocks.power[index] @ _ranked()).max(axis=1) > FLOOR**2
+    alive = (blocks.power @ _ranked())[index].max(axis=1) > FLOOR**2
     empty = 1.0 - float(alive.mean())
     if 0.0 < empty <= EMPTY_PART:
         index = index[alive]
@@ -316,10 +324,11 @@ def gather(frames: np.ndarray | Tensor) -> Statistics | None:
     if not pictures:
         return None
     most = min(FRAME_BLOCKS, MOST_BLOCKS // len(pictures))
+    planes = [_planes(picture) for picture in pictures]
     scales = []
     for level, bands in enumerate(BANDS_AT_SCALE):
         scale = 2**level
-        fits = [picture for picture in pictures if min(picture.shape[:2]) >= BLOCK * scale]
+        fits = [picture for picture in planes if min(picture.shape[:2]) >= BLOCK * scale]
         scales.append((_joined([_cut(picture, scale, most) for picture in fits]) if fits else None, bands))
     everything = scales[0][0]
     assert everything is not None

@@ -19,9 +19,12 @@ from stbn_cli.noise.blocks import BlockSet, aligned_blocks, flat_blocks
 from stbn_cli.noise.correlation import AlignedPair, aligned_pairs, check_frames
 from stbn_cli.noise.estimate import (
     LUMA_WEIGHTS,
+    PlaneSigmas,
     SigmaEstimate,
     chosen_frames,
-    estimate_sigma,
+    group_sigmas,
+    plane_blocks,
+    sigma_of,
 )
 from stbn_cli.noise.model import CHANNELS, NoiseModel, SceneNoise
 
@@ -83,9 +86,14 @@ def pair_sets(pair: AlignedPair) -> list[BlockSet]:
 
 def estimate_with(frames: np.ndarray | Tensor, aligned: Sequence[BlockSet]) -> NoiseEstimate:
     """As `estimate_noise`, where `pair_sets` has been asked already."""
-    white = estimate_sigma(frames)
     pictures = [without_borders(frame) for frame in chosen_frames(frames)]
-    flat = flat_blocks(pictures, GROUPS)
+    flat: list[BlockSet] = []
+    sigmas: list[PlaneSigmas] = []
+    for picture in pictures:
+        planes = plane_blocks(picture)
+        sigmas.append(group_sigmas(planes))
+        flat += flat_blocks(planes, GROUPS)
+    white = sigma_of(sigmas)
     sets = [*flat, *aligned]
     if not sets or white.frames_used == 0:
         return NoiseEstimate(NoiseModel.white(white.sigma), white.sigma, (), (0.0, 1.0), reliable=False)
