@@ -7,7 +7,6 @@ R, G and B, whatever neighbours share of it. Knows nothing of video files or net
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -59,9 +58,6 @@ SMALLEST_ERROR = 0.05
 SMALLEST_PICTURE = 64 * 64  # pixels; in smaller ones texture and noise that neighbours share look the same
 # What a residual of the picture adds to the correlation of neighbours, times the square of the level (0-255 scale).
 PICTURE_SHARE = 4.0 / 255**2
-# A still or a short clip is measured before it is denoised, and again as it is: so many measurements are remembered.
-REMEMBERED = 8
-_measured: "dict[tuple[tuple[int, ...], bytes], SceneMeasurement]" = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,19 +113,7 @@ def measure_scene(frames: np.ndarray | Tensor) -> SceneMeasurement:
     """
     check_frames(frames)
     pictures = torch.as_tensor(frames).detach().float().cpu().permute(0, 3, 1, 2)
-    pictures = without_bars(pictures, find_bars(pictures)).permute(0, 2, 3, 1).contiguous()
-    key = (tuple(pictures.shape), blake2b(pictures.numpy().data).digest())
-    found = _measured.get(key)
-    if found is None:
-        found = _measure(pictures)
-        if len(_measured) >= REMEMBERED:
-            _measured.clear()
-        _measured[key] = found
-    return found
-
-
-def _measure(pictures: Tensor) -> SceneMeasurement:
-    """As `measure_scene`, of frames `(T, H, W, 3)` float32 without bars."""
+    pictures = without_bars(pictures, find_bars(pictures)).permute(0, 2, 3, 1)
     fewest = fewest_blocks(len(pictures))
     groups, sets = [], []
     for pair in aligned_pairs(pictures):
