@@ -8,7 +8,6 @@ import psutil
 import pytest
 import torch
 
-from stbn_cli import api
 from stbn_cli.errors import OptionError
 from stbn_cli.inference import device
 from stbn_cli.inference.device import (
@@ -19,6 +18,7 @@ from stbn_cli.inference.device import (
     resolve_precision,
     usable_memory,
 )
+from stbn_cli.jobs import model
 from stbn_cli.machine import free_memory
 
 CPU = torch.device("cpu")
@@ -58,8 +58,8 @@ def test_cards_find_flow_themselves(
     where: str, asked: str | None, taken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names: list[str] = []
-    monkeypatch.setattr(api, "_create_flow", lambda checkpoint, name, device: names.append(name))
-    api._load("stbn-xs", asked, torch.device(where))
+    monkeypatch.setattr(model, "_create_flow", lambda checkpoint, name, device: names.append(name))
+    model.load_model("stbn-xs", asked, torch.device(where))
     assert names == [taken]
 
 
