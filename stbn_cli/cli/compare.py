@@ -12,7 +12,7 @@ import typer
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, show, show_json, show_tables, warn
 from stbn_cli.cli.doctor import installed_versions
-from stbn_cli.cli.flags import EncodingFlags, MessageFlags, RangeFlags, flattened
+from stbn_cli.cli.flags import EncodingFlags, MessageFlags, RangeFlags, flattened, gathered
 from stbn_cli.cli.progress import FrameProgress
 from stbn_cli.errors import InterruptedByUserError, OptionError, OutputError
 from stbn_cli.jobs.encoding import plan_encoding
@@ -116,15 +116,15 @@ class CompareJob:
 
     a: str
     b: str
-    reference: str | None
     span: Span
-    limit: int | None  # frames
-    output: str | None
     layout: "Layout"
     encode: "EncodeOptions"
-    csv: Path | None
-    report: Path | None
-    overwrite: bool
+    reference: str | None = None
+    limit: int | None = None  # frames
+    output: str | None = None
+    csv: Path | None = None
+    report: Path | None = None
+    overwrite: bool = False
 
 
 @flattened
@@ -158,18 +158,16 @@ def compare(
                 raise OptionError(
                     f"--{name.replace('_', '-')} is for the video of both, but none is asked for. Name it with -o."
                 )
-    job = CompareJob(
+    job = gathered(
+        CompareJob,
+        outputs,
         a=a,
         b=b,
         reference=reference,
         span=Span(*part.seconds(), fps),
         limit=frames,
-        output=outputs.output,
         layout=Layout(outputs.layout or "side", outputs.gain),
         encode=encoding.options(drop_alpha=True),
-        csv=outputs.csv,
-        report=outputs.report,
-        overwrite=outputs.overwrite,
     )
     try:
         _run(job, messages)

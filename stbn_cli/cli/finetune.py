@@ -170,19 +170,8 @@ def finetune(
     try:
         from stbn_cli.jobs.finetune import FinetuneJob
 
-        job = FinetuneJob(
-            clips=clips,
-            output=target,
-            span=span,
-            options=options,
-            model=learning.model,
-            flow=learning.flow,
-            device=steps.device,
-            precision=steps.precision,
-            preview=outputs.preview,
-            overwrite=outputs.overwrite,
-            resume=learning.resume,
-        )
+        groups = (outputs, learning, steps)
+        job = gathered(FinetuneJob, *groups, clips=clips, output=target, span=span, options=options)
         _run(job, messages)
     except KeyboardInterrupt:
         raise InterruptedByUserError(f"Interrupted; nothing was written to {target}.") from None

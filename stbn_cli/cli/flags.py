@@ -14,7 +14,6 @@ from stbn_cli.cli.parsing import AUTO, PERCENT, check_choice, parse_count, parse
 from stbn_cli.errors import OptionError, checked_options
 from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.jobs.source import Span
-from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.video.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -180,23 +179,18 @@ def denoiser_options(
 ) -> DenoiserOptions:
     """The flags, understood. Raises `OptionError`."""
     check_choice(how.noise_model, how.model)
-    return DenoiserOptions(
-        model=how.model,
+    return gathered(
+        DenoiserOptions,
+        how,
+        machine,
         sigma=parse_sigma(how.sigma),
-        strength=how.strength,
-        luma=how.luma,
-        chroma=how.chroma,
         keep_grain=how.keep_grain / PERCENT,
         uncertainty=uncertainty,
-        noise_kind=None if how.noise_model == AUTO else cast(NoiseKind, how.noise_model),
-        flow=how.flow,
-        device=machine.device,
-        precision=machine.precision,
+        noise_kind=None if how.noise_model == AUTO else how.noise_model,
         chunk=parse_count(machine.chunk, "--chunk", 1),
         chunk_overlap=parse_count(machine.chunk_overlap, "--chunk-overlap", 0),
         tile=parse_count(machine.tile, "--tile", 0),
         tile_overlap=parse_count(machine.tile_overlap, "--tile-overlap", 0),
-        scene_cuts=how.scene_cuts,
     )
 
 
