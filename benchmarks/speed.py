@@ -65,8 +65,8 @@ from stbn_cli.errors import MemoryExhaustedError
 from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
 from stbn_cli.inference.device import PRECISIONS, is_out_of_memory, resolve_device, resolve_precision
 from stbn_cli.machine import peak_memory, reset_peak_memory
-from stbn_cli.models.config import MODEL_SIZES, STBNConfig
-from stbn_cli.models.recurrent import RECURRENT_SIZES, TRAINED_FLOW, Recurrent
+from stbn_cli.models.config import MODEL_SIZES, RECURRENT_SIZES, TRAINED_FLOW, STBNConfig
+from stbn_cli.models.recurrent import Recurrent
 from stbn_cli.models.stbn import STBN
 
 SIGMA = 25 / 255  # of the footage's noise, [0, 1]

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from stbn_cli.checkpoints.registry import AUTO
-from stbn_cli.errors import MemoryExhaustedError, OptionError
+from stbn_cli.errors import OptionError, checked_options
 from stbn_cli.inference.denoiser import Denoiser
-from stbn_cli.inference.device import is_emulated, is_out_of_memory, resolve_device, resolve_precision
 from stbn_cli.jobs.events import Events
-from stbn_cli.jobs.model import LoadedDenoiser, load, load_model, warn_if_emulated
+from stbn_cli.jobs.model import LoadedDenoiser, load
 from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.jobs.source import Source, Span
-from stbn_cli.noise.kinds import INDEPENDENT_KINDS, NoiseKind
-from stbn_cli.scale import BYTE_SCALE
+from stbn_cli.noise.kinds import NoiseKind
+from stbn_cli.scale import to_unit
 from stbn_cli.video.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -232,58 +230,23 @@ def finetune(
         ValueError: an array is of another shape or type.
     """
     from stbn_cli.finetuning.options import FinetuneOptions
-    from stbn_cli.finetuning.output import check_files, state_path, write_outputs
+    from stbn_cli.jobs.finetune import FinetuneJob
 
-    clips = [clips] if isinstance(clips, str | Path | np.ndarray) else list(clips)
-    from stbn_cli.finetuning.run import FinetuneRun
-    from stbn_cli.finetuning.trainer import StartingPoint
-
-    span = Span(start, end, rate, field, MAX_PIXELS if max_pixels is None else max_pixels)
-    check_files(clips, span, output, preview, overwrite=overwrite or resume)
-    try:
+    with checked_options():
         options = FinetuneOptions(
-            sigma=None if sigma is None else sigma / BYTE_SCALE,
-            minutes=minutes,
-            steps=steps,
-            from_scratch=from_scratch,
-            seed=seed,
-            **sizes,
+            sigma=to_unit(sigma), minutes=minutes, steps=steps, from_scratch=from_scratch, seed=seed, **sizes
         )
-    except ValueError as error:
-        raise OptionError(f"The options cannot be used: {error}.") from error
-    loaded = load_model(model, flow, resolve_device(device))
-    info = loaded.checkpoint.info
-    if info.noise_kind not in INDEPENDENT_KINDS:
-        raise OptionError(
-            f"The model {info.name} is for {info.noise_kind} noise, which neighbouring pixels share, so that it cannot "
-            "be learned from noisy clips alone. Start from a model for white or sensor noise."
-        )
-    dtype = resolve_precision(precision, loaded.device)
-    if dtype == torch.float16:
-        # Half precision without bfloat16's range would need loss scaling for so little as this.
-        dtype = torch.float32 if is_emulated(torch.bfloat16, loaded.device) else torch.bfloat16
-    warn_if_emulated(dtype, loaded.device, on_message)
-    begin = StartingPoint(
-        checkpoint=loaded.checkpoint,
-        flow=loaded.flow,
-        device=loaded.device,
-        precision=dtype,
-        noise=loaded.noise,
-    )
-    finetuner = FinetuneRun(
-        begin,
-        options,
-        state_path=None if output is None else state_path(Path(output)),
+    job = FinetuneJob(
+        clips=[clips] if isinstance(clips, str | Path | np.ndarray) else list(clips),
+        output=output,
+        span=Span(start, end, rate, field, MAX_PIXELS if max_pixels is None else max_pixels),
+        options=options,
+        model=model,
+        flow=flow,
+        device=device,
+        precision=precision,
+        preview=preview,
+        overwrite=overwrite,
         resume=resume,
-        report=progress or (lambda _: None),
     )
-    try:
-        result = finetuner.run(clips, span, measured)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise MemoryExhaustedError(
-            "Memory ran out while finetuning. Give a smaller --batch-size, --patch-size or --model, or --device cpu."
-        ) from error
-    write_outputs(result, output, preview)
-    return result
+    return job.run(progress or (lambda _: None), on_message, measured)

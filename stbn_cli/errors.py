@@ -3,6 +3,9 @@
 Knows nothing of the rest of the package; `cli/app.py` alone turns these into output.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class StbnError(Exception):
     """Something failed that the user should read about: what, why, and what to do next.
@@ -51,3 +54,12 @@ class InterruptedByUserError(StbnError):
     """Ctrl-C, with a sentence on what that means for the output."""
 
     exit_code = 130  # 128 + SIGINT, as shells count
+
+
+@contextmanager
+def checked_options() -> Iterator[None]:
+    """For building a dataclass of options: its `ValueError`, a sentence's end, becomes an `OptionError`."""
+    try:
+        yield
+    except ValueError as error:
+        raise OptionError(f"The options cannot be used: {error}.") from error

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, show, show_json, show_table
-from stbn_cli.cli.parsing import AUTO, PIPE, parse_time
+from stbn_cli.cli.flags import RangeFlags, ReadFlags, flattened
+from stbn_cli.cli.parsing import PIPE
 from stbn_cli.cli.progress import FrameProgress
 from stbn_cli.errors import OptionError
 
@@ -23,12 +24,11 @@ EXAMPLES = opt.epilog(
 )
 
 
+@flattened
 def analyze(
     source: opt.InputArg,
-    start: opt.StartOpt = None,
-    end: opt.EndOpt = None,
-    fps: opt.FpsOpt = None,
-    field: opt.FieldOpt = AUTO,
+    part: RangeFlags,
+    read: ReadFlags,
     plot: Annotated[
         Path | None,
         opt.option(
@@ -56,13 +56,12 @@ def analyze(
             "stbn analyze reads a clip more than once, which standard input cannot be. Name a file."
         )
     from stbn_cli.analysis.analysis import analyze as measure
-    from stbn_cli.jobs.source import Span
 
     if plot is not None:
         from stbn_cli.analysis.plot import check_plot
 
         check_plot(plot, overwrite=overwrite)
-    span = Span(parse_time(start, "--start"), parse_time(end, "--end"), fps, field)
+    span = read.span(part)
     with FrameProgress(None, quiet=quiet) as progress:
         found = measure(source, span, progress=progress)
     if plot is not None:

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ import typer
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, show_json, show_tables, warn
 from stbn_cli.cli.doctor import installed_versions
+from stbn_cli.cli.flags import MessageFlags, flattened
 from stbn_cli.cli.parsing import AUTO, parse_names, parse_sigmas
 from stbn_cli.errors import BenchError, InterruptedByUserError, OptionError, OutputError
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from stbn_cli.bench.datasets import Dataset
     from stbn_cli.bench.methods import Method
     from stbn_cli.bench.results import Failure, Score
+    from stbn_cli.bench.runner import BenchOptions
 
 MEASURING = "What is measured"
 ALL, NONE = "all", "none"
@@ -36,13 +38,53 @@ EXAMPLES = opt.epilog(
 
 
 @dataclass(frozen=True, slots=True)
-class Outputs:
+class EngineFlags:
+    """How the models run."""
+
+    flow: opt.FlowOpt = None
+    streaming: Annotated[
+        bool,
+        opt.option(
+            MEASURING,
+            "--streaming/--whole-clip",
+            help="In chunks, as `stbn denoise` works, or the whole clip at once.",
+        ),
+    ] = False
+    device: opt.DeviceOpt = AUTO
+    precision: opt.PrecisionOpt = AUTO
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFlags:
     """Files and folders to write."""
 
-    csv: Path | None
-    report: Path | None
-    frames: Path | None
-    overwrite: bool
+    csv: Annotated[
+        Path | None,
+        opt.option(opt.INPUT_OUTPUT, "--csv", metavar="FILE", help="One line a frame.", default=False),
+    ] = None
+    report: Annotated[
+        Path | None,
+        opt.option(
+            opt.INPUT_OUTPUT,
+            "--report",
+            metavar="FILE.html",
+            help="A page with plots and crops.",
+            default=False,
+        ),
+    ] = None
+    save_frames: Annotated[
+        Path | None,
+        opt.option(
+            opt.INPUT_OUTPUT,
+            "--save-frames",
+            metavar="DIR",
+            help="Every frame of every method, as PNG.",
+            default=False,
+        ),
+    ] = None
+    overwrite: Annotated[
+        bool, opt.option(opt.INPUT_OUTPUT, "--overwrite", help="Replace files that exist.")
+    ] = False
 
     def check(self) -> None:
         """Refuse before the work what could not be written after it. Raises `OutputError`."""
@@ -51,14 +93,15 @@ class Outputs:
         for path in (self.csv, self.report):
             if path is not None:
                 check_file(path, self.overwrite)
-        if self.overwrite or self.frames is None or not self.frames.exists():
+        if self.overwrite or self.save_frames is None or not self.save_frames.exists():
             return
-        if not self.frames.is_dir() or any(self.frames.iterdir()):
+        if not self.save_frames.is_dir() or any(self.save_frames.iterdir()):
             raise OutputError(
-                f"{self.frames} exists. Use --overwrite to write into it, or name another folder."
+                f"{self.save_frames} exists. Use --overwrite to write into it, or name another folder."
             )
 
 
+@flattened
 def bench(
     sources: Annotated[
         list[str] | None,
@@ -68,6 +111,7 @@ def bench(
             show_default="a small clip that comes with stbn",
         ),
     ] = None,
+    *,
     data: Annotated[
         Path | None,
         opt.option(
@@ -105,46 +149,9 @@ def bench(
             MEASURING, "--rivals", metavar="none|all|LIST", help="Other denoisers, each at its best setting."
         ),
     ] = NONE,
-    flow: opt.FlowOpt = None,
-    streaming: Annotated[
-        bool,
-        opt.option(
-            MEASURING,
-            "--streaming/--whole-clip",
-            help="In chunks, as `stbn denoise` works, or the whole clip at once.",
-        ),
-    ] = False,
-    device: opt.DeviceOpt = AUTO,
-    precision: opt.PrecisionOpt = AUTO,
-    csv: Annotated[
-        Path | None,
-        opt.option(opt.INPUT_OUTPUT, "--csv", metavar="FILE", help="One line a frame.", default=False),
-    ] = None,
-    report: Annotated[
-        Path | None,
-        opt.option(
-            opt.INPUT_OUTPUT,
-            "--report",
-            metavar="FILE.html",
-            help="A page with plots and crops.",
-            default=False,
-        ),
-    ] = None,
-    save_frames: Annotated[
-        Path | None,
-        opt.option(
-            opt.INPUT_OUTPUT,
-            "--save-frames",
-            metavar="DIR",
-            help="Every frame of every method, as PNG.",
-            default=False,
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, opt.option(opt.INPUT_OUTPUT, "--overwrite", help="Replace files that exist.")
-    ] = False,
-    quiet: opt.QuietOpt = False,
-    json: opt.JsonOpt = False,
+    engine: EngineFlags,
+    outputs: OutputFlags,
+    messages: MessageFlags,
 ) -> None:
     """Measure denoisers on clean clips to which noise is added, by the published protocol.
 
@@ -152,15 +159,13 @@ def bench(
     """
     from stbn_cli.bench.runner import BenchOptions
 
-    outputs = Outputs(csv, report, save_frames, overwrite)
     outputs.check()
     options = BenchOptions(sigmas=parse_sigmas(sigma), frames=frames, seed=seed)
-    engine = {"flow": flow, "device": device, "precision": precision, "streaming": streaming}
     methods, titles = _methods(model or [AUTO], rivals, engine)
     clips, missing, dataset = _clips(sources or [], data)
-    watch = _Watch(outputs, quiet=quiet, total=len(clips) * len(options.sigmas) * len(methods))
+    watch = _Watch(outputs, quiet=messages.quiet, total=len(clips) * len(options.sigmas) * len(methods))
     try:
-        _run(clips, missing, dataset, methods, titles, options, outputs, watch, json)
+        _run(clips, missing, dataset, methods, titles, options, outputs, watch, messages.json)
     except KeyboardInterrupt:
         raise InterruptedByUserError(
             f"Interrupted after {watch.done} of {watch.total} measurements; no results were written."
@@ -173,8 +178,8 @@ def _run(
     dataset: "Dataset | None",
     methods: "Sequence[Method]",
     titles: dict[str, str],
-    options: Any,
-    outputs: Outputs,
+    options: "BenchOptions",
+    outputs: OutputFlags,
     watch: "_Watch",
     json: bool,
 ) -> None:
@@ -224,7 +229,7 @@ def _run(
 class _Watch:
     """Tells what is being found out, and keeps what the outputs need of the frames."""
 
-    outputs: Outputs
+    outputs: OutputFlags
     quiet: bool
     total: int
     done: int = 0
@@ -245,10 +250,10 @@ class _Watch:
     def frames_ready(self, clip: str, sigma: float, method: str, frames: "Tensor") -> None:
         if self.crops is not None:
             self.crops.frames_ready(clip, sigma, method, frames)
-        if self.outputs.frames is not None:
+        if self.outputs.save_frames is not None:
             from stbn_cli.bench.artifacts import save_frames
 
-            save_frames(self.outputs.frames, clip, sigma, method, frames)
+            save_frames(self.outputs.save_frames, clip, sigma, method, frames)
 
     def scored(self, score: "Score") -> None:
         if score.seconds is None:
@@ -268,7 +273,7 @@ class _Watch:
 
 
 def _methods(
-    models: Sequence[str], rivals: str, engine: dict[str, Any]
+    models: Sequence[str], rivals: str, engine: EngineFlags
 ) -> "tuple[list[Method], dict[str, str]]":
     """The methods, models first, and what tables call them. Raises for those that cannot run here."""
     from stbn_cli.bench.methods import ModelMethod, RivalMethod
@@ -276,15 +281,15 @@ def _methods(
     from stbn_cli.checkpoints.store import resolve
     from stbn_cli.inference.device import emulation_warning, resolve_device, resolve_precision
 
-    device = resolve_device(engine["device"])
-    if warning := emulation_warning(resolve_precision(engine["precision"], device), device):
+    device = resolve_device(engine.device)
+    if warning := emulation_warning(resolve_precision(engine.precision, device), device):
         warn(warning)
     methods: list[Method] = []
     for model in models:
         if model != NONE:
             path = resolve(model, device=device)
             name = model if not Path(model).suffix and "/" not in model and model != AUTO else path.stem
-            methods.append(ModelMethod(name, str(path), **engine))
+            methods.append(ModelMethod(name, str(path), **asdict(engine)))
     titles = {NOISY: "noisy, clipped", **{method.name: method.name for method in methods}}
     for name, title in _rivals(rivals).items():
         methods.append(RivalMethod(name))

@@ -3,27 +3,28 @@
 import shlex
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, show, show_json, show_tables, warn
 from stbn_cli.cli.doctor import installed_versions
-from stbn_cli.cli.parsing import parse_time
+from stbn_cli.cli.flags import EncodingFlags, MessageFlags, RangeFlags, flattened, gathered
 from stbn_cli.cli.progress import FrameProgress
 from stbn_cli.errors import InterruptedByUserError, OptionError, OutputError
 from stbn_cli.jobs.encoding import plan_encoding
 from stbn_cli.jobs.events import Events
+from stbn_cli.jobs.source import Span
 
 if TYPE_CHECKING:
     from stbn_cli.compare.clips import Clips
     from stbn_cli.compare.comparison import Comparison
     from stbn_cli.compare.layouts import Layout
     from stbn_cli.compare.report import Place
-    from stbn_cli.video.writer import EncodeOptions
+    from stbn_cli.video.encoders import EncodeOptions
 
 COMPARING = "Comparing"
 EXAMPLES = opt.epilog(
@@ -98,23 +99,35 @@ OverwriteOpt = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """The command line, understood."""
+class OutputFlags:
+    """What is written of the comparison."""
 
-    sources: tuple[str, str, str | None]  # A, B, the reference
-    span: dict[str, Any]  # arguments of `open_clips`: start and end in seconds, rate in frames per second
-    limit: int | None  # frames
-    output: str | None
-    layout: str
-    gain: float
-    coding: dict[str, Any]  # fields of `EncodeOptions`
-    csv: Path | None
-    report: Path | None
-    overwrite: bool
-    quiet: bool
-    json: bool
+    output: OutputOpt = None
+    layout: LayoutOpt = None
+    gain: GainOpt = 4.0
+    csv: CsvOpt = None
+    report: ReportOpt = None
+    overwrite: OverwriteOpt = False
 
 
+@dataclass(frozen=True, slots=True)
+class CompareJob:
+    """What to compare, and what to write of it."""
+
+    a: str
+    b: str
+    span: Span
+    layout: "Layout"
+    encode: "EncodeOptions"
+    reference: str | None = None
+    limit: int | None = None  # frames
+    output: str | None = None
+    csv: Path | None = None
+    report: Path | None = None
+    overwrite: bool = False
+
+
+@flattened
 def compare(
     a: Annotated[
         str,
@@ -123,87 +136,69 @@ def compare(
         ),
     ],
     b: Annotated[str, typer.Argument(metavar="B", help="The denoised one.", show_default=False)],
+    *,
     reference: ReferenceOpt = None,
     frames: FramesOpt = None,
-    output: OutputOpt = None,
-    layout: LayoutOpt = None,
-    gain: GainOpt = 4.0,
-    csv: CsvOpt = None,
-    report: ReportOpt = None,
-    overwrite: OverwriteOpt = False,
-    start: opt.StartOpt = None,
-    end: opt.EndOpt = None,
+    outputs: OutputFlags,
+    part: RangeFlags,
     fps: FpsOpt = None,
-    codec: opt.CodecOpt = None,
-    crf: opt.CrfOpt = None,
-    preset: opt.PresetOpt = None,
-    pix_fmt: opt.PixFmtOpt = None,
-    lossless: opt.LosslessOpt = False,
-    quiet: opt.QuietOpt = False,
-    json: opt.JsonOpt = False,
+    encoding: EncodingFlags,
+    messages: MessageFlags,
 ) -> None:
     """Compare two videos, typically a noisy one and its denoised version.
 
     How different they are, how much was removed, whether that looks like noise or like structure of the picture, and,
     with --reference, which of the two is nearer to it. A and B are read in step.
     """
-    coding = {"codec": codec, "crf": crf, "preset": preset, "pix_fmt": pix_fmt, "lossless": lossless}
-    if output is None:
-        for name, value in {"layout": layout, **coding}.items():
+    from stbn_cli.compare.layouts import Layout
+
+    if outputs.output is None:
+        for name, value in {"layout": outputs.layout, **asdict(encoding)}.items():
             if value not in (None, False):
                 raise OptionError(
                     f"--{name.replace('_', '-')} is for the video of both, but none is asked for. Name it with -o."
                 )
-    request = Request(
-        sources=(a, b, reference),
-        span={"start": parse_time(start, "--start"), "end": parse_time(end, "--end"), "rate": fps},
+    job = gathered(
+        CompareJob,
+        outputs,
+        a=a,
+        b=b,
+        reference=reference,
+        span=Span(*part.seconds(), fps),
         limit=frames,
-        output=output,
-        layout=layout or "side",
-        gain=gain,
-        coding=coding,
-        csv=csv,
-        report=report,
-        overwrite=overwrite,
-        quiet=quiet,
-        json=json,
+        layout=Layout(outputs.layout or "side", outputs.gain),
+        encode=encoding.options(drop_alpha=True),
     )
     try:
-        _run(request)
+        _run(job, messages)
     except KeyboardInterrupt:
         raise InterruptedByUserError("Interrupted; what was not finished is removed.") from None
 
 
-def _run(request: Request) -> None:
+def _run(job: CompareJob, messages: MessageFlags) -> None:
     """Everything that can be refused cheaply comes first."""
     from stbn_cli.compare.clips import open_clips
-    from stbn_cli.compare.layouts import Layout
-    from stbn_cli.video.writer import EncodeOptions
 
-    layout, encode, notes = (
-        Layout(request.layout, request.gain),
-        EncodeOptions(**request.coding, drop_alpha=True),
-        Events(show_warning=warn),
-    )
-    clips = open_clips(*request.sources, **request.span)
-    _check_outputs(request, clips, layout, encode, notes)
-    found, places = _compare(request, clips, layout, encode, notes)
+    notes = Events(show_warning=warn)
+    clips = open_clips(job.a, job.b, job.reference, job.span)
+    _check_outputs(job, clips, notes)
+    found, places = _compare(job, clips, notes, quiet=messages.quiet)
     for message in found.warnings:
         notes.warn(message)
-    if request.csv is not None:
+    if job.csv is not None:
         from stbn_cli.compare.comparison import write_csv
         from stbn_cli.files import whole_file
 
-        with whole_file(request.csv) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+        with whole_file(job.csv) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
             write_csv(file, found.frames)
-    if request.report is not None:
+    if job.report is not None:
         from stbn_cli.compare.report import build_report
         from stbn_cli.report.page import write_report
 
         facts = {"command": shlex.join(["stbn", *sys.argv[1:]]), **installed_versions()}
-        write_report(request.report, build_report(found, places, facts))
-    if request.json:
-        show_json({**found.to_dict(), "output": request.output, "warnings": notes.warnings})
+        write_report(job.report, build_report(found, places, facts))
+    if messages.json:
+        show_json({**found.to_dict(), "output": job.output, "warnings": notes.warnings})
         return
     from stbn_cli.compare.tables import comparison_tables
 
@@ -212,57 +207,54 @@ def _run(request: Request) -> None:
 
 
 def _compare(
-    request: Request, clips: "Clips", layout: "Layout", encode: "EncodeOptions", notes: Events
+    job: CompareJob, clips: "Clips", notes: Events, *, quiet: bool
 ) -> "tuple[Comparison, list[Place]]":
     """Measure, and write the video; also the places that the report shows."""
     from stbn_cli.compare.comparison import compare_clips
     from stbn_cli.compare.layouts import LayoutWriter
-    from stbn_cli.jobs.source import Span
 
     with ExitStack() as stack:
         keeper = writer = None
-        if request.report is not None:
+        if job.report is not None:
             from stbn_cli.compare.report import PlaceKeeper
 
-            keeper = PlaceKeeper(clips, request.limit, layout.gain)
-        if request.output is not None:
+            keeper = PlaceKeeper(clips, job.limit, job.layout.gain)
+        if job.output is not None:
             writer = LayoutWriter(
-                request.output, clips, layout, encode, limit=request.limit, overwrite=request.overwrite
+                job.output, clips, job.layout, job.encode, limit=job.limit, overwrite=job.overwrite
             )
             stack.enter_context(writer)
-        expected = [count for count in (clips.expected_frames, request.limit) if count]
-        progress = stack.enter_context(FrameProgress(min(expected, default=None), quiet=request.quiet))
+        expected = [count for count in (clips.expected_frames, job.limit) if count]
+        progress = stack.enter_context(FrameProgress(min(expected, default=None), quiet=quiet))
         sinks = [sink for sink in (keeper, writer) if sink is not None]
         # Image sequences have the rate that they were opened with.
-        span = Span(request.span["start"], request.span["end"], clips.metadata.average_rate)
-        found = compare_clips(clips, span=span, limit=request.limit, sinks=sinks, progress=progress)
+        span = replace(job.span, rate=clips.metadata.average_rate)
+        found = compare_clips(clips, span=span, limit=job.limit, sinks=sinks, progress=progress)
         if writer is not None:
             writer.finish()
             notes.warn_all(writer.warnings)
-            if not request.quiet:
-                say(f"{request.output}: {len(found.frames)} frames")
+            if not quiet:
+                say(f"{job.output}: {len(found.frames)} frames")
     return found, [] if keeper is None else keeper.places
 
 
-def _check_outputs(
-    request: Request, clips: "Clips", layout: "Layout", encode: "EncodeOptions", notes: Events
-) -> None:
+def _check_outputs(job: CompareJob, clips: "Clips", notes: Events) -> None:
     """Refuse what could not be written after the work. Raises `OptionError` and `OutputError`."""
     from stbn_cli.files import check_file
     from stbn_cli.video.output import check_output
 
-    sources = [Path(source) for source in request.sources if source is not None]
-    files = [file for file in (request.csv, request.report) if file is not None]
+    sources = [Path(source) for source in (job.a, job.b, job.reference) if source is not None]
+    files = [file for file in (job.csv, job.report) if file is not None]
     for file in files:
         if any(file.exists() and source.exists() and file.samefile(source) for source in sources):
             raise OutputError(f"The output {file} is an input. Name another file; inputs are never replaced.")
-        check_file(file, request.overwrite)
-    written = [*files, *([] if request.output is None else [Path(request.output)])]
+        check_file(file, job.overwrite)
+    written = [*files, *([] if job.output is None else [Path(job.output)])]
     if len({path.resolve() for path in written}) < len(written):
         raise OptionError("Two outputs have the same name. Name a file for each.")
-    if request.output is not None:
+    if job.output is not None:
         from stbn_cli.compare.layouts import canvas
 
         for source in sources:
-            check_output(source, request.output, request.overwrite)
-        plan_encoding(canvas(clips, layout).metadata, request.output, encode, notes)
+            check_output(source, job.output, job.overwrite)
+        plan_encoding(canvas(clips, job.layout).metadata, job.output, job.encode, notes)

@@ -1,16 +1,23 @@
-"""`stbn finetune`: a thin command over `api.finetune`."""
+"""`stbn finetune`: parse, run the job, report."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.adaptation import describe, explanation, gained
 from stbn_cli.cli.console import say, show_json, warn
-from stbn_cli.cli.parsing import AUTO, parse_sigma, parse_time
+from stbn_cli.cli.flags import MessageFlags, RangeFlags, ReadFlags, flattened, gathered
+from stbn_cli.cli.parsing import AUTO, parse_sigma
 from stbn_cli.cli.progress import FinetuneDisplay
 from stbn_cli.errors import InterruptedByUserError
+from stbn_cli.finetuning.options import FinetuneOptions
+from stbn_cli.scale import to_unit
+
+if TYPE_CHECKING:
+    from stbn_cli.jobs.finetune import FinetuneJob
 
 LEARNING = "Learning"
 SUFFIX = ".finetuned.safetensors"
@@ -101,66 +108,71 @@ PrecisionOpt = Annotated[
 ]
 
 
-def finetune(
-    clips: ClipsArg,
-    output: OutputOpt = None,
-    preview: PreviewOpt = None,
+DEFAULTS = FinetuneOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFlags:
+    """What is written."""
+
+    output: OutputOpt = None
+    preview: PreviewOpt = None
     overwrite: Annotated[
         bool, opt.option(opt.INPUT_OUTPUT, "--overwrite", help="Replace MODEL and PICTURE if they exist.")
-    ] = False,
-    start: opt.StartOpt = None,
-    end: opt.EndOpt = None,
-    fps: opt.FpsOpt = None,
-    field: opt.FieldOpt = AUTO,
-    model: ModelOpt = AUTO,
-    sigma: SigmaOpt = AUTO,
-    minutes: MinutesOpt = 10.0,
-    steps: StepsOpt = None,
-    from_scratch: ScratchOpt = False,
-    flow: opt.FlowOpt = None,
-    distillation: DistillOpt = True,
-    learning_rate: LearningRateOpt = None,
-    seed: Annotated[int, opt.option(LEARNING, "--seed", min=0, help="Of crops and masks.")] = 0,
-    resume: ResumeOpt = False,
-    device: opt.DeviceOpt = AUTO,
-    precision: PrecisionOpt = AUTO,
-    batch_size: BatchOpt = None,
-    patch_size: PatchOpt = None,
-    train_length: LengthOpt = None,
-    quiet: opt.QuietOpt = False,
-    json: opt.JsonOpt = False,
+    ] = False
+
+
+@dataclass(frozen=True, slots=True)
+class LearningFlags:
+    """What is learned, and from what model on."""
+
+    model: ModelOpt = AUTO
+    sigma: SigmaOpt = AUTO
+    minutes: MinutesOpt = DEFAULTS.minutes
+    steps: StepsOpt = DEFAULTS.steps
+    from_scratch: ScratchOpt = DEFAULTS.from_scratch
+    flow: opt.FlowOpt = None
+    distillation: DistillOpt = DEFAULTS.distillation
+    learning_rate: LearningRateOpt = DEFAULTS.learning_rate
+    seed: Annotated[int, opt.option(LEARNING, "--seed", min=0, help="Of crops and masks.")] = DEFAULTS.seed
+    resume: ResumeOpt = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepFlags:
+    """Where it runs, and in steps of what size."""
+
+    device: opt.DeviceOpt = AUTO
+    precision: PrecisionOpt = AUTO
+    batch_size: BatchOpt = DEFAULTS.batch_size
+    patch_size: PatchOpt = DEFAULTS.patch_size
+    train_length: LengthOpt = DEFAULTS.train_length
+
+
+@flattened
+def finetune(
+    clips: ClipsArg,
+    outputs: OutputFlags,
+    part: RangeFlags,
+    read: ReadFlags,
+    learning: LearningFlags,
+    steps: StepFlags,
+    messages: MessageFlags,
 ) -> None:
     """Adapt a model to your own noisy footage, from that footage alone; never worse by its own estimate.
 
     Some pixels are never learned from; on those the result has to beat the start by more than chance, or the
     result is the start. Ctrl-C keeps the best so far. Use it with stbn denoise CLIP --model MODEL.
     """
-    target = output or _default_output(clips[0])
-    arguments: dict[str, Any] = {
-        "start": parse_time(start, "--start"),
-        "end": parse_time(end, "--end"),
-        "rate": fps,
-        "field": field,
-        "model": model,
-        "sigma": parse_sigma(sigma),
-        "minutes": minutes,
-        "steps": steps,
-        "from_scratch": from_scratch,
-        "flow": flow,
-        "distillation": distillation,
-        "learning_rate": learning_rate,
-        "seed": seed,
-        "resume": resume,
-        "device": device,
-        "precision": precision,
-        "batch_size": batch_size,
-        "patch_size": patch_size,
-        "train_length": train_length,
-        "overwrite": overwrite,
-        "preview": preview,
-    }
+    target = outputs.output or _default_output(clips[0])
+    span = read.span(part)
+    options = gathered(FinetuneOptions, learning, steps, sigma=to_unit(parse_sigma(learning.sigma)))
     try:
-        _run(clips, target, arguments, quiet=quiet, json=json)
+        from stbn_cli.jobs.finetune import FinetuneJob
+
+        groups = (outputs, learning, steps)
+        job = gathered(FinetuneJob, *groups, clips=clips, output=target, span=span, options=options)
+        _run(job, messages)
     except KeyboardInterrupt:
         raise InterruptedByUserError(f"Interrupted; nothing was written to {target}.") from None
 
@@ -173,18 +185,16 @@ def _default_output(clip: str) -> Path:
     return path.with_name(path.stem + SUFFIX)
 
 
-def _run(clips: list[str], target: Path, arguments: dict[str, Any], *, quiet: bool, json: bool) -> None:
-    from stbn_cli.api import finetune as finetune_model
-
-    with FinetuneDisplay(quiet=quiet) as display:
-        result = finetune_model(clips, target, **arguments, progress=display, on_message=warn)
+def _run(job: "FinetuneJob", messages: MessageFlags) -> None:
+    with FinetuneDisplay(quiet=messages.quiet) as display:
+        result = job.run(display, warn)
     if text := explanation(result):
         warn(text)
-    if not quiet:
-        say(f"{target}: {gained(result)}")
-    if json:
-        show_json({"output": str(target), **describe(result)})
+    if not messages.quiet:
+        say(f"{job.output}: {gained(result)}")
+    if messages.json:
+        show_json({"output": str(job.output), **describe(result)})
     if result.interrupted:
         raise InterruptedByUserError(
-            f"Interrupted after {result.steps} steps; {target} holds the best so far. Go on with --resume."
+            f"Interrupted after {result.steps} steps; {job.output} holds the best so far. Go on with --resume."
         )

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.parsing import AUTO, PERCENT, check_choice, parse_count, parse_sigma, parse_time
-from stbn_cli.errors import OptionError
+from stbn_cli.errors import OptionError, checked_options
 from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.jobs.source import Span
-from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.video.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     from stbn_cli.video.encoders import EncodeOptions
 
 Command = TypeVar("Command", bound=Callable[..., None])
+Options = TypeVar("Options")
 
 QUIET, NORMAL, VERBOSE = range(3)
 
@@ -148,28 +148,49 @@ class LoggingFlags:
         return QUIET if self.quiet else VERBOSE if self.verbose else NORMAL
 
 
+@dataclass(frozen=True, slots=True)
+class MessageFlags:
+    """What is said by commands without details."""
+
+    quiet: opt.QuietOpt = False
+    json: opt.JsonOpt = False
+
+
+def gathered(kind: type[Options], *groups: Any, **understood: Any) -> Options:
+    """A dataclass of options from the groups' flags of the same names, and from `understood`, which goes first.
+
+    What is None keeps the class's default; lists become tuples. Raises `OptionError` for values that the class refuses.
+    """
+    names = {field.name for field in fields(cast(Any, kind))}
+    given = {field.name: getattr(group, field.name) for group in groups for field in fields(group)}
+    values = {name: value for name, value in given.items() if name in names} | understood
+    with checked_options():
+        return kind(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in values.items()
+                if value is not None
+            }
+        )
+
+
 def denoiser_options(
     how: DenoisingFlags, machine: MachineFlags, *, uncertainty: bool = False
 ) -> DenoiserOptions:
     """The flags, understood. Raises `OptionError`."""
     check_choice(how.noise_model, how.model)
-    return DenoiserOptions(
-        model=how.model,
+    return gathered(
+        DenoiserOptions,
+        how,
+        machine,
         sigma=parse_sigma(how.sigma),
-        strength=how.strength,
-        luma=how.luma,
-        chroma=how.chroma,
         keep_grain=how.keep_grain / PERCENT,
         uncertainty=uncertainty,
-        noise_kind=None if how.noise_model == AUTO else cast(NoiseKind, how.noise_model),
-        flow=how.flow,
-        device=machine.device,
-        precision=machine.precision,
+        noise_kind=None if how.noise_model == AUTO else how.noise_model,
         chunk=parse_count(machine.chunk, "--chunk", 1),
         chunk_overlap=parse_count(machine.chunk_overlap, "--chunk-overlap", 0),
         tile=parse_count(machine.tile, "--tile", 0),
         tile_overlap=parse_count(machine.tile_overlap, "--tile-overlap", 0),
-        scene_cuts=how.scene_cuts,
     )
 
 

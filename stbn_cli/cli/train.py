@@ -1,6 +1,6 @@
 """`stbn train`: a thin command over `training.trainer.Trainer`."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +8,10 @@ from typer.core import TyperCommand
 
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, show_json, warn
+from stbn_cli.cli.flags import flattened, gathered
+from stbn_cli.cli.parsing import AUTO
 from stbn_cli.errors import InterruptedByUserError, MemoryExhaustedError, OptionError, OutputError
+from stbn_cli.training.options import TrainOptions
 
 DATA = "Data"
 RECIPE = "Recipe"
@@ -39,6 +42,274 @@ class TrainCommand(TyperCommand):
         return super().parse_args(ctx, joined)
 
 
+DEFAULTS = TrainOptions(log_dir=Path())
+
+
+@dataclass(frozen=True, slots=True)
+class DataFlags:
+    """What it is trained and validated on."""
+
+    train_dirs: Annotated[
+        list[Path] | None,
+        opt.option(
+            DATA,
+            "--train-dir",
+            metavar="DIR",
+            help="Clean videos or folders of frames; for raw models, noisy mosaics. Repeatable.",
+            default=False,
+        ),
+    ] = None
+    still_dirs: Annotated[
+        list[Path] | None,
+        opt.option(
+            DATA,
+            "--still-dir",
+            metavar="DIR",
+            help="Photographs, seen by a moving camera. Repeatable.",
+            default=False,
+        ),
+    ] = None
+    pool: Annotated[
+        Path | None,
+        opt.option(
+            DATA,
+            "--pool",
+            metavar="DIR",
+            help="Noisy clips that the models for real noise learn from (benchmarks/make_pool.py makes them).",
+            default=False,
+        ),
+    ] = DEFAULTS.pool
+    validation_dirs: Annotated[
+        list[Path] | None,
+        opt.option(
+            DATA, "--validation-dir", metavar="DIR", help="Clips to validate on. Repeatable.", default=False
+        ),
+    ] = None
+    hold_out: Annotated[
+        list[str] | None,
+        opt.option(
+            DATA,
+            "--hold-out",
+            metavar="NAME",
+            help="A clip of --train-dir to validate on instead of training. Repeatable.",
+            default=False,
+        ),
+    ] = None
+    still_share: Annotated[
+        float,
+        opt.option(DATA, "--still-share", min=0.0, max=1.0, help="Of sequences, made from photographs."),
+    ] = DEFAULTS.still_share
+    augment: Annotated[
+        bool,
+        opt.option(
+            DATA, "--augment/--no-augment", help="Vary speed, direction, size and colour of the footage."
+        ),
+    ] = DEFAULTS.augment
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeFlags:
+    """Which model learns, and from how much of which noise."""
+
+    model: Annotated[
+        str,
+        opt.option(
+            RECIPE,
+            "--model",
+            "-m",
+            help="stbn, stbn-s, stbn-xs, stbn-published, stbn-raw, real-fast, real, real-large, or flow-light: the "
+            "flow network.",
+        ),
+    ] = DEFAULTS.model
+    residual_blocks: Annotated[
+        int | None,
+        opt.option(
+            RECIPE,
+            "--num-resblocks",
+            min=1,
+            help="Residual blocks in each branch of an STBN.",
+            default="as the model has them",
+        ),
+    ] = DEFAULTS.residual_blocks
+    initial: Annotated[
+        Path | None,
+        opt.option(
+            RECIPE, "--initial", metavar="FILE", help="A .safetensors model to start from.", default="random"
+        ),
+    ] = DEFAULTS.initial
+    resume: Annotated[bool, opt.option(RECIPE, "--resume", help="Go on with the run in RUN.")] = (
+        DEFAULTS.resume
+    )
+    epochs: Annotated[int, opt.option(RECIPE, "--epochs", min=1, help="Passes of --patches-per-epoch.")] = (
+        DEFAULTS.epochs
+    )
+    patches_per_epoch: Annotated[
+        int, opt.option(RECIPE, "--patches-per-epoch", min=1, help="Sequences of an epoch.")
+    ] = DEFAULTS.patches_per_epoch
+    batch_size: Annotated[
+        int, opt.option(RECIPE, "--batch-size", min=1, help="Sequences a step, of all processes together.")
+    ] = DEFAULTS.batch_size
+    patch_size: Annotated[int, opt.option(RECIPE, "--patch-size", help="Pixels.")] = DEFAULTS.patch_size
+    train_length: Annotated[int, opt.option(RECIPE, "--train-length", help="Frames of a sequence.")] = (
+        DEFAULTS.train_length
+    )
+    noise: Annotated[
+        str,
+        opt.option(
+            RECIPE,
+            "--noise",
+            metavar="white|sensor|camera|compressed",
+            help="What is added: the same noise everywhere; depending on brightness and channel; through a camera's "
+            "demosaicing and sharpening, or film grain; any of these, coded by H.264.",
+        ),
+    ] = DEFAULTS.noise
+    noise_interval: Annotated[
+        tuple[float, float],
+        opt.option(RECIPE, "--noise-interval", metavar="LOW HIGH", help="Noise levels, 0-255 scale."),
+    ] = DEFAULTS.noise_interval
+    validation_noise: Annotated[
+        list[float] | None,
+        opt.option(
+            RECIPE,
+            "--validation-noise",
+            metavar="SIGMA",
+            help="Noise level to validate at, 0-255 scale. Repeatable.",
+            default=", ".join(f"{level:g}" for level in DEFAULTS.validation_noise),
+        ),
+    ] = None
+    seed: Annotated[int, opt.option(RECIPE, "--seed", min=0, help="Of weights, sequences and noise.")] = (
+        DEFAULTS.seed
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleFlags:
+    """How the weights follow the gradients."""
+
+    learning_rate: Annotated[
+        float, opt.option(SCHEDULE, "--lr", help="Learning rate of Adam, at its highest.")
+    ] = DEFAULTS.learning_rate
+    schedule: Annotated[
+        str,
+        opt.option(
+            SCHEDULE,
+            "--schedule",
+            metavar="milestones|cosine|timed",
+            help="How the learning rate falls; timed: a cosine over --max-minutes, however many steps that is.",
+        ),
+    ] = DEFAULTS.schedule
+    milestones: Annotated[
+        list[str] | None,
+        opt.option(
+            SCHEDULE,
+            "--milestones",
+            "--milestone",
+            metavar="EPOCHS",
+            help="Epochs after which it is multiplied by --gamma, as 2,4,6,8. Repeatable.",
+            default=",".join(map(str, DEFAULTS.milestones)),
+        ),
+    ] = None
+    gamma: Annotated[
+        float, opt.option(SCHEDULE, "--gamma", help="Factor on the learning rate at each milestone.")
+    ] = DEFAULTS.gamma
+    final_learning_rate: Annotated[
+        float, opt.option(SCHEDULE, "--final-lr", help="At the end of the cosine.")
+    ] = DEFAULTS.final_learning_rate
+    warmup_steps: Annotated[
+        int, opt.option(SCHEDULE, "--warmup-steps", min=0, help="Steps in which it rises.")
+    ] = DEFAULTS.warmup_steps
+    gradient_clip: Annotated[
+        float, opt.option(SCHEDULE, "--gradient-clip", help="Largest norm of the gradient.")
+    ] = DEFAULTS.gradient_clip
+    ema_decay: Annotated[
+        float,
+        opt.option(SCHEDULE, "--ema-decay", min=0.0, max=1.0, help="Of the averaged weights that are kept."),
+    ] = DEFAULTS.ema_decay
+
+
+@dataclass(frozen=True, slots=True)
+class FlowFlags:
+    """Whose optical flow, and whether that learns too."""
+
+    flow: Annotated[
+        str,
+        opt.option(
+            FLOW, "--flow", metavar="auto|dis|light|none|FILE", help="auto: dis on a CPU, light on a GPU."
+        ),
+    ] = DEFAULTS.flow
+    distillation: Annotated[
+        bool,
+        opt.option(FLOW, "--distill", help="Second stage: train the flow network too, on denoised frames."),
+    ] = DEFAULTS.distillation
+    distillation_weight: Annotated[
+        float, opt.option(FLOW, "--distillation-weight", help="Beside the likelihood.")
+    ] = DEFAULTS.distillation_weight
+    flow_learning_rate: Annotated[
+        float, opt.option(FLOW, "--flow-lr", help="Of the flow network, in distillation.")
+    ] = DEFAULTS.flow_learning_rate
+
+
+@dataclass(frozen=True, slots=True)
+class RawFlags:
+    """How the mosaics of raw models are packed."""
+
+    bayer_pattern: Annotated[
+        str, opt.option(RAW, "--bayer-pattern", help="Colours of a mosaic's 2x2 cell in reading order.")
+    ] = DEFAULTS.bayer_pattern
+    black_level: Annotated[float, opt.option(RAW, "--black-level", help="Of the mosaics.")] = (
+        DEFAULTS.black_level
+    )
+    white_level: Annotated[float, opt.option(RAW, "--white-level", help="Of the mosaics.")] = (
+        DEFAULTS.white_level
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFlags:
+    """Where it runs."""
+
+    device: opt.DeviceOpt = AUTO
+    precision: Annotated[
+        str,
+        opt.option(
+            opt.MEMORY, "--precision", metavar="auto|bf16|fp16|fp32", help="Of the network's arithmetic."
+        ),
+    ] = DEFAULTS.precision
+    compile: Annotated[
+        bool,
+        opt.option(
+            opt.MEMORY, "--compile", help="Use torch.compile; for white noise on a GPU, a CUDA graph too."
+        ),
+    ] = DEFAULTS.compile
+    threads: Annotated[
+        int | None,
+        opt.option(opt.MEMORY, "--threads", min=1, help="CPU threads.", default="torch's choice"),
+    ] = DEFAULTS.threads
+
+
+@dataclass(frozen=True, slots=True)
+class RunFlags:
+    """When it stops, validates, saves and tells."""
+
+    max_minutes: Annotated[
+        float | None,
+        opt.option(opt.LOGGING, "--max-minutes", help="Stop and save after this long.", default="none"),
+    ] = DEFAULTS.max_minutes
+    validate_every: Annotated[int, opt.option(opt.LOGGING, "--validate-every", min=1, help="Steps.")] = (
+        DEFAULTS.validate_every
+    )
+    save_every: Annotated[
+        float, opt.option(opt.LOGGING, "--save-every", min=0.0, help="Minutes between saves.")
+    ] = DEFAULTS.save_every
+    keep_epochs: Annotated[
+        bool, opt.option(opt.LOGGING, "--keep-epochs", help="Keep RUN/epoch-N.safetensors of every epoch.")
+    ] = DEFAULTS.keep_epochs
+    log_every: Annotated[int, opt.option(opt.LOGGING, "--log-every", min=1, help="Steps.")] = (
+        DEFAULTS.log_every
+    )
+
+
+@flattened
 def train(
     log_dir: Annotated[
         Path,
@@ -51,212 +322,13 @@ def train(
             default=False,
         ),
     ],
-    train_dirs: Annotated[
-        list[Path] | None,
-        opt.option(
-            DATA,
-            "--train-dir",
-            metavar="DIR",
-            help="Clean videos or folders of frames; for raw models, noisy mosaics. Repeatable.",
-            default=False,
-        ),
-    ] = None,
-    still_dirs: Annotated[
-        list[Path] | None,
-        opt.option(
-            DATA,
-            "--still-dir",
-            metavar="DIR",
-            help="Photographs, seen by a moving camera. Repeatable.",
-            default=False,
-        ),
-    ] = None,
-    pool: Annotated[
-        Path | None,
-        opt.option(
-            DATA,
-            "--pool",
-            metavar="DIR",
-            help="Noisy clips that the models for real noise learn from (benchmarks/make_pool.py makes them).",
-            default=False,
-        ),
-    ] = None,
-    validation_dirs: Annotated[
-        list[Path] | None,
-        opt.option(
-            DATA, "--validation-dir", metavar="DIR", help="Clips to validate on. Repeatable.", default=False
-        ),
-    ] = None,
-    hold_out: Annotated[
-        list[str] | None,
-        opt.option(
-            DATA,
-            "--hold-out",
-            metavar="NAME",
-            help="A clip of --train-dir to validate on instead of training. Repeatable.",
-            default=False,
-        ),
-    ] = None,
-    still_share: Annotated[
-        float,
-        opt.option(DATA, "--still-share", min=0.0, max=1.0, help="Of sequences, made from photographs."),
-    ] = 0.4,
-    augment: Annotated[
-        bool,
-        opt.option(
-            DATA, "--augment/--no-augment", help="Vary speed, direction, size and colour of the footage."
-        ),
-    ] = True,
-    model: Annotated[
-        str,
-        opt.option(
-            RECIPE,
-            "--model",
-            "-m",
-            help="stbn, stbn-s, stbn-xs, stbn-published, stbn-raw, real-fast, real, real-large, or flow-light: the "
-            "flow network.",
-        ),
-    ] = "stbn",
-    residual_blocks: Annotated[
-        int | None,
-        opt.option(
-            RECIPE,
-            "--num-resblocks",
-            min=1,
-            help="Residual blocks in each branch of an STBN.",
-            default="as the model has them",
-        ),
-    ] = None,
-    initial: Annotated[
-        Path | None,
-        opt.option(
-            RECIPE, "--initial", metavar="FILE", help="A .safetensors model to start from.", default="random"
-        ),
-    ] = None,
-    resume: Annotated[bool, opt.option(RECIPE, "--resume", help="Go on with the run in RUN.")] = False,
-    epochs: Annotated[int, opt.option(RECIPE, "--epochs", min=1, help="Passes of --patches-per-epoch.")] = 10,
-    patches_per_epoch: Annotated[
-        int, opt.option(RECIPE, "--patches-per-epoch", min=1, help="Sequences of an epoch.")
-    ] = 32_000,
-    batch_size: Annotated[
-        int, opt.option(RECIPE, "--batch-size", min=1, help="Sequences a step, of all processes together.")
-    ] = 4,
-    patch_size: Annotated[int, opt.option(RECIPE, "--patch-size", help="Pixels.")] = 96,
-    train_length: Annotated[int, opt.option(RECIPE, "--train-length", help="Frames of a sequence.")] = 8,
-    noise: Annotated[
-        str,
-        opt.option(
-            RECIPE,
-            "--noise",
-            metavar="white|sensor|camera|compressed",
-            help="What is added: the same noise everywhere; depending on brightness and channel; through a camera's "
-            "demosaicing and sharpening, or film grain; any of these, coded by H.264.",
-        ),
-    ] = "white",
-    noise_interval: Annotated[
-        tuple[float, float],
-        opt.option(RECIPE, "--noise-interval", metavar="LOW HIGH", help="Noise levels, 0-255 scale."),
-    ] = (5.0, 55.0),
-    validation_noise: Annotated[
-        list[float] | None,
-        opt.option(
-            RECIPE,
-            "--validation-noise",
-            metavar="SIGMA",
-            help="Noise level to validate at, 0-255 scale. Repeatable.",
-            default="10, 30, 50",
-        ),
-    ] = None,
-    seed: Annotated[int, opt.option(RECIPE, "--seed", min=0, help="Of weights, sequences and noise.")] = 0,
-    learning_rate: Annotated[
-        float, opt.option(SCHEDULE, "--lr", help="Learning rate of Adam, at its highest.")
-    ] = 3e-4,
-    schedule: Annotated[
-        str,
-        opt.option(
-            SCHEDULE,
-            "--schedule",
-            metavar="milestones|cosine|timed",
-            help="How the learning rate falls; timed: a cosine over --max-minutes, however many steps that is.",
-        ),
-    ] = "milestones",
-    milestones: Annotated[
-        list[str] | None,
-        opt.option(
-            SCHEDULE,
-            "--milestones",
-            "--milestone",
-            metavar="EPOCHS",
-            help="Epochs after which it is multiplied by --gamma, as 2,4,6,8. Repeatable.",
-            default="2,4,6,8",
-        ),
-    ] = None,
-    gamma: Annotated[
-        float, opt.option(SCHEDULE, "--gamma", help="Factor on the learning rate at each milestone.")
-    ] = 0.5,
-    final_learning_rate: Annotated[
-        float, opt.option(SCHEDULE, "--final-lr", help="At the end of the cosine.")
-    ] = 1e-6,
-    warmup_steps: Annotated[
-        int, opt.option(SCHEDULE, "--warmup-steps", min=0, help="Steps in which it rises.")
-    ] = 0,
-    gradient_clip: Annotated[
-        float, opt.option(SCHEDULE, "--gradient-clip", help="Largest norm of the gradient.")
-    ] = 1.0,
-    ema_decay: Annotated[
-        float,
-        opt.option(SCHEDULE, "--ema-decay", min=0.0, max=1.0, help="Of the averaged weights that are kept."),
-    ] = 0.999,
-    flow: Annotated[
-        str,
-        opt.option(
-            FLOW, "--flow", metavar="auto|dis|light|none|FILE", help="auto: dis on a CPU, light on a GPU."
-        ),
-    ] = "auto",
-    distillation: Annotated[
-        bool,
-        opt.option(FLOW, "--distill", help="Second stage: train the flow network too, on denoised frames."),
-    ] = False,
-    distillation_weight: Annotated[
-        float, opt.option(FLOW, "--distillation-weight", help="Beside the likelihood.")
-    ] = 5e-4,
-    flow_learning_rate: Annotated[
-        float, opt.option(FLOW, "--flow-lr", help="Of the flow network, in distillation.")
-    ] = 1e-5,
-    bayer_pattern: Annotated[
-        str, opt.option(RAW, "--bayer-pattern", help="Colours of a mosaic's 2x2 cell in reading order.")
-    ] = "GBRG",
-    black_level: Annotated[float, opt.option(RAW, "--black-level", help="Of the mosaics.")] = 240.0,
-    white_level: Annotated[float, opt.option(RAW, "--white-level", help="Of the mosaics.")] = 4095.0,
-    device: opt.DeviceOpt = "auto",
-    precision: Annotated[
-        str,
-        opt.option(
-            opt.MEMORY, "--precision", metavar="auto|bf16|fp16|fp32", help="Of the network's arithmetic."
-        ),
-    ] = "auto",
-    compile: Annotated[
-        bool,
-        opt.option(
-            opt.MEMORY, "--compile", help="Use torch.compile; for white noise on a GPU, a CUDA graph too."
-        ),
-    ] = False,
-    threads: Annotated[
-        int | None,
-        opt.option(opt.MEMORY, "--threads", min=1, help="CPU threads.", default="torch's choice"),
-    ] = None,
-    max_minutes: Annotated[
-        float | None,
-        opt.option(opt.LOGGING, "--max-minutes", help="Stop and save after this long.", default="none"),
-    ] = None,
-    validate_every: Annotated[int, opt.option(opt.LOGGING, "--validate-every", min=1, help="Steps.")] = 1000,
-    save_every: Annotated[
-        float, opt.option(opt.LOGGING, "--save-every", min=0.0, help="Minutes between saves.")
-    ] = 5.0,
-    keep_epochs: Annotated[
-        bool, opt.option(opt.LOGGING, "--keep-epochs", help="Keep RUN/epoch-N.safetensors of every epoch.")
-    ] = False,
-    log_every: Annotated[int, opt.option(opt.LOGGING, "--log-every", min=1, help="Steps.")] = 50,
+    data: DataFlags,
+    recipe: RecipeFlags,
+    schedule: ScheduleFlags,
+    flow: FlowFlags,
+    raw: RawFlags,
+    machine: MachineFlags,
+    running: RunFlags,
 ) -> None:
     """Train a model on clean footage, to which noise is added.
 
@@ -266,43 +338,31 @@ def train(
     RUN where that package is installed. The last line on stdout is a JSON document. Ctrl-C ends the run after
     the step at hand and saves it; --resume goes on as if it had not been interrupted.
     """
-    values = dict(locals())
-    for name in ("train_dirs", "still_dirs", "validation_dirs", "hold_out"):
-        values[name] = tuple(values[name] or ())
-    for name in ("validation_noise", "milestones"):
-        if values[name] is None:
-            del values[name]
-    if "validation_noise" in values:
-        values["validation_noise"] = tuple(values["validation_noise"])
-    if "milestones" in values:
-        values["milestones"] = _epochs(values["milestones"])
-    if not values["train_dirs"] and not values["still_dirs"] and pool is None:
+    if not data.train_dirs and not data.still_dirs and data.pool is None:
         raise OptionError(
             "There is nothing to train on. Give --train-dir or --still-dir, folders of footage or photographs."
         )
-    _run(values)
+    milestones = _epochs(schedule.milestones)
+    groups = (data, recipe, schedule, flow, raw, machine, running)
+    _run(gathered(TrainOptions, *groups, log_dir=log_dir, milestones=milestones))
 
 
-def _epochs(lists: list[str]) -> tuple[int, ...]:
+def _epochs(lists: list[str] | None) -> tuple[int, ...] | None:
+    if lists is None:
+        return None
     words = [word for text in lists for word in text.replace(",", " ").split()]
     if not all(word.isdecimal() for word in words):
         raise OptionError(f"--milestones takes epochs such as 2,4,6,8, not {' '.join(lists)!r}.")
     return tuple(map(int, words))
 
 
-def _run(values: dict[str, Any]) -> None:
+def _run(options: TrainOptions) -> None:
     import torch
 
     from stbn_cli.inference.device import emulation_warning, resolve_device
-    from stbn_cli.training.options import TrainOptions
     from stbn_cli.training.trainer import Trainer
 
-    device = str(resolve_device(values["device"]))
-    try:
-        options = TrainOptions(**{**values, "device": device})
-    except ValueError as error:
-        raise OptionError(f"The options cannot be used: {error}.") from error
-    trainer = Trainer(options)
+    trainer = Trainer(replace(options, device=str(resolve_device(options.device))))
     warning = emulation_warning(trainer.precision, trainer.device)
     if warning and trainer.processes.is_main:
         warn(warning)

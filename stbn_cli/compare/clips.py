@@ -57,24 +57,21 @@ class Pictures:
 def open_clips(
     a: str | Path,
     b: str | Path,
-    reference: str | Path | None = None,
-    *,
-    start: float | None = None,
-    end: float | None = None,
-    rate: Fraction | float | None = None,
+    reference: str | Path | None,
+    span: Span,
 ) -> Clips:
     """Open two or three videos or image sequences that show the same.
 
-    start, end: half-open range in seconds from the beginning of each. rate: frames per second of image sequences; None
-    takes that of the first video among them, so that a range means the same frames.
+    span: the part of each that is meant. Where it gives no rate, image sequences have that of the first video among
+    them, so that a range means the same frames.
 
     Raises InputError for what cannot be read and for different picture sizes, and OptionError for an impossible range.
     """
     paths = [Path(a), Path(b), *([] if reference is None else [Path(reference)])]
     opened: dict[int, FrameReader] = {}
     for index in sorted(range(len(paths)), key=lambda index: is_image_source(paths[index])):
-        opened[index] = _upright(Source(paths[index], Span(start, end, rate)).open())
-        rate = rate or opened[index].metadata.average_rate
+        opened[index] = _upright(Source(paths[index], span).open())
+        span = replace(span, rate=span.rate or opened[index].metadata.average_rate)
     clips = Clips(*(opened[index] for index in range(len(paths))))
     first = clips.a.metadata
     for name, reader in clips.readers.items():

@@ -4,9 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stbn_cli.errors import checked_options
+from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.jobs.events import Events
 from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.jobs.source import Source
+from stbn_cli.scale import to_unit
 
 if TYPE_CHECKING:
     from stbn_cli.analysis.analysis import Analysis
@@ -32,7 +35,7 @@ def adapt(
     events: Events,
 ) -> Adaptation:
     """Finetune for the clip into a file in `folder`."""
-    from stbn_cli.api import finetune
+    from stbn_cli.jobs.finetune import FinetuneJob
 
     model = folder / ADAPTED_FILE
     # The file says what the noise is, for every brightness, and holds the flow network if that was finetuned.
@@ -40,26 +43,20 @@ def adapt(
     useless = model.with_suffix(".useless")
     if model.exists() or useless.exists():
         return Adaptation(options if useless.exists() else adapted, None)
-    span = source.span
+    with checked_options():
+        learning = FinetuneOptions(sigma=to_unit(options.sigma), minutes=minutes)
+    job = FinetuneJob(
+        clips=[source.path],
+        output=model,
+        span=source.span,
+        options=learning,
+        model=options.model,
+        flow=options.flow,
+        device=options.device.split(",")[0],  # several can denoise, one can learn
+        precision=options.precision,
+    )
     with events.finetuning() as display:
-        result = finetune(
-            source.path,
-            model,
-            model=options.model,
-            sigma=options.sigma,
-            flow=options.flow,
-            precision=options.precision,
-            device=options.device.split(",")[0],  # several can denoise, one can learn
-            start=span.start,
-            end=span.end,
-            rate=span.rate,
-            field=span.field,
-            max_pixels=span.max_pixels,
-            minutes=minutes,
-            progress=display,
-            on_message=events.warn,
-            measured=measured,
-        )
+        result = job.run(display, events.warn, measured)
     events.adapted(result)
     if not result.improved:
         model.rename(useless)

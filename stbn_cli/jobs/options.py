@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stbn_cli.checkpoints.registry import AUTO
-from stbn_cli.errors import OptionError
+from stbn_cli.errors import OptionError, checked_options
 from stbn_cli.noise.kinds import KINDS, NoiseKind
-from stbn_cli.scale import BYTE_SCALE
+from stbn_cli.scale import to_unit
 
 if TYPE_CHECKING:
     from stbn_cli.inference.plan import EngineOptions
@@ -55,9 +55,9 @@ class DenoiserOptions:
         """What the engine takes of them. Raises `OptionError` for values out of range."""
         from stbn_cli.inference.plan import EngineOptions
 
-        try:
+        with checked_options():
             return EngineOptions(
-                sigma=None if self.sigma is None else self.sigma / BYTE_SCALE,
+                sigma=to_unit(self.sigma),
                 strength=self.strength,
                 luma=self.luma,
                 chroma=self.chroma,
@@ -69,8 +69,6 @@ class DenoiserOptions:
                 tile_overlap=self.tile_overlap,
                 scene_cuts=self.scene_cuts,
             )
-        except ValueError as error:
-            raise OptionError(f"The options cannot be used: {error}.") from error
 
     def deciding(self) -> dict[str, Any]:
         """Those that decide on the frames besides model, device and flow: part of an interrupted run's key."""

@@ -5,8 +5,8 @@ A network has a `config`, and the steps `advance`, `advance_both`, `align` and `
 
 from typing import TypeAlias
 
-from stbn_cli.models.config import STBNConfig
-from stbn_cli.models.recurrent import Recurrent, RecurrentConfig
+from stbn_cli.models.config import RecurrentConfig, STBNConfig
+from stbn_cli.models.recurrent import Recurrent
 from stbn_cli.models.stbn import STBN
 
 Network: TypeAlias = STBN | Recurrent

@@ -6,115 +6,25 @@ It learns from clean frames, conditioned on the noise level. Knows nothing of de
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stbn_cli.models.config import IMAGE_CHANNELS, LEVEL_CHANNELS, MEAN_CHANNELS, RecurrentConfig
 from stbn_cli.models.fused import convolution
 from stbn_cli.models.seen import Seen
 from stbn_cli.models.warp import warp_bilinear
 
 Direction: TypeAlias = Literal["forward", "backward"]
 
-IMAGE_CHANNELS = 3
-MEAN_CHANNELS = IMAGE_CHANNELS  # of a frame's local mean
-LEVEL_CHANNELS = 2  # standard deviation of luma and of chroma noise
 MEAN_WINDOW = 5  # pixels of a hidden state, over which the local mean is taken
 # Added to the level that is the unit of what the network changes: measured levels may be too low. [0, 1] scale.
 SMALLEST_UNIT = 0.25 / 255
 # The logarithm of the predicted standard deviation over that unit starts here and stays in this range.
 FIRST_LOG_SPREAD = -1.0
 LOG_SPREAD_RANGE = (-5.0, 2.0)
-
-
-@dataclass(frozen=True, slots=True)
-class RecurrentConfig:
-    """Shape of the network; the default is the size for ordinary CPUs."""
-
-    scale: int = 2  # pixels of the frame for one of the hidden state, in both directions
-    channels: int = 32  # of the hidden state
-    blocks: int = 2  # residual blocks in each direction
-    fusion_blocks: int = 1  # residual blocks before the coarser level, and as many behind it
-    coarse_channels: int = 64  # at half the resolution of the state
-    coarse_blocks: int = 4
-
-    head: ClassVar[Literal["direct"]] = "direct"  # outputs are the estimate itself, see `Recurrent.fuse`
-    image_channels: ClassVar[int] = IMAGE_CHANNELS
-    blind_spot: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if self.scale not in (2, 4):
-            raise ValueError(f"expected scale 2 or 4, got {self.scale}")
-
-    @property
-    def multiple(self) -> int:
-        """Heights and widths that the network computes on are multiples of this."""
-        return 2 * self.scale
-
-    @property
-    def state_scale(self) -> int:
-        """Pixels of a frame, along each axis, for one of a hidden state; flow is found and used at that size."""
-        return self.scale
-
-    @property
-    def working_channels(self) -> int:
-        """Channels that the layers' memory is in proportion to, at the resolution of a hidden state."""
-        return max(self.state_channels, self.coarse_channels // 4)
-
-    @property
-    def padded_state_channels(self) -> int:
-        """Of a hidden state on a GPU."""
-        return self.state_channels
-
-    @property
-    def frame_channels(self) -> int:
-        """Of an unshuffled frame."""
-        return IMAGE_CHANNELS * self.scale**2
-
-    @property
-    def state_channels(self) -> int:
-        """Of a hidden state."""
-        return self.channels
-
-    @property
-    def chunk_overlap(self) -> int:
-        """Frames beyond a chunk that the backward pass starts at.
-
-        Against whole clips, chunks of 16 frames lost nothing without overlap (`real`, bus and rafting, white and camera
-        noise of sigma 20), chunks of 4 at most 0.03 dB, with 1 at most 0.01 dB; more made the results no better.
-        """
-        return 1
-
-    @property
-    def seen_values(self) -> int:
-        """Values for a pixel of a frame that `Recurrent.see` finds and that are kept, rounded up."""
-        channels = self.frame_channels + 2 * MEAN_CHANNELS + 2 * LEVEL_CHANNELS
-        return -(-channels // self.scale**2)
-
-    @property
-    def propagation_reach(self) -> int:
-        """How far (pixels) a hidden state depends on its frame and on the aligned state before it."""
-        return self.scale * (4 + 2 * self.blocks)
-
-    @property
-    def fusion_reach(self) -> int:
-        """How far (pixels) the estimate depends on the hidden states of its frame."""
-        fine = 2 + 4 * self.fusion_blocks
-        return self.scale * (fine + 2 * (2 + 2 * self.coarse_blocks)) + self.multiple
-
-
-# `real-fast` for slow machines, `real` for ordinary CPUs, `real-large` for GPUs: about 18, 64 and 620 thousand
-# multiply-adds a pixel.
-RECURRENT_SIZES: dict[str, RecurrentConfig] = {
-    "real-fast": RecurrentConfig(channels=16, blocks=1, coarse_channels=48, coarse_blocks=3),
-    "real": RecurrentConfig(),
-    "real-large": RecurrentConfig(channels=96, blocks=3, coarse_channels=160, coarse_blocks=6),
-}
-# The flow estimator of each size.
-TRAINED_FLOW = {"real-fast": "dis-half-fast", "real": "dis-half", "real-large": "dis-half"}
 
 
 class ResidualBlock(nn.Module):

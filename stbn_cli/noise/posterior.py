@@ -13,9 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-MEAN_CHANNELS = 3
-FACTOR_CHANNELS = 6
-GAUSSIAN_CHANNELS = MEAN_CHANNELS + FACTOR_CHANNELS
+from stbn_cli.models.config import FACTOR_CHANNELS, GAUSSIAN_CHANNELS, MEAN_CHANNELS
+
 CHANNEL_AXIS = -3
 
 # Added to the noise variance in the likelihood and the posterior, and to the prior's diagonal in the posterior:

@@ -19,6 +19,7 @@ from stbn_cli.errors import InputError
 from stbn_cli.inference.cuts import CutDetector
 from stbn_cli.machine import available_cores
 from stbn_cli.scale import BYTE_SCALE
+from stbn_cli.training.options import BayerFormat
 from stbn_cli.video.formats import TRAINING_IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from stbn_cli.video.names import natural_key
 
@@ -26,15 +27,6 @@ from stbn_cli.video.names import natural_key
 SMALLEST_HALF = 300
 # Share of a device's free memory that footage may take; the rest belongs to the network's activations.
 MEMORY_SHARE = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class BayerFormat:
-    """How 16-bit mosaics of a camera become packed raw frames."""
-
-    pattern: str  # colours of the 2x2 cell in reading order
-    black: float
-    white: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from stbn_cli.models.config import MODEL_SIZES, REFINEMENT_BLOCKS, STBNConfig
-from stbn_cli.models.recurrent import RECURRENT_SIZES
+from stbn_cli.models.config import MODEL_SIZES, RECURRENT_SIZES, REFINEMENT_BLOCKS, STBNConfig
 from stbn_cli.noise.kinds import INDEPENDENT_KINDS, KINDS, NoiseKind
-from stbn_cli.training.footage import BayerFormat
 
 FLOW_MODEL = "flow-light"  # what --model calls the light flow network
 SMALLEST_PATCH = 16  # pixels
 FLOW_MULTIPLE = 32  # pixels: so that crops fill the flow network's coarsest level
 Schedule = Literal["milestones", "cosine", "timed"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, slots=True)
+class BayerFormat:
+    """How 16-bit mosaics of a camera become packed raw frames."""
+
+    pattern: str  # colours of the 2x2 cell in reading order
+    black: float
+    white: float
 
 
 @dataclass(frozen=True, slots=True)

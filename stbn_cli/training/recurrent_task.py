@@ -13,7 +13,8 @@ from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, save_checkpoint
 from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.estimator import create_flow_estimator
 from stbn_cli.metrics import psnr
-from stbn_cli.models.recurrent import TRAINED_FLOW, Recurrent
+from stbn_cli.models.config import TRAINED_FLOW
+from stbn_cli.models.recurrent import Recurrent
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import level_map
 from stbn_cli.scale import BYTE_SCALE

@@ -11,9 +11,9 @@ from stbn_cli.checkpoints.serial import Checkpoint, load_checkpoint
 from stbn_cli.checkpoints.store import find_flow
 from stbn_cli.errors import InputError
 from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
-from stbn_cli.models.config import STBNConfig
+from stbn_cli.models.config import RECURRENT_SIZES, STBNConfig
 from stbn_cli.models.lightflow import LightFlowNet
-from stbn_cli.models.recurrent import RECURRENT_SIZES, Recurrent
+from stbn_cli.models.recurrent import Recurrent
 from stbn_cli.models.stbn import STBN
 from stbn_cli.synthesis.kinds import lead_of
 from stbn_cli.training.dataset import SequenceOptions, SequenceSource

@@ -18,7 +18,8 @@ from stbn_cli.noise.posterior import MEAN_CHANNELS, posterior_mean
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.kinds import degrade, lead_of, told_noise
 from stbn_cli.synthesis.protocol import protocol_noise
-from stbn_cli.training.footage import BayerFormat, Footage, pseudo_rgb
+from stbn_cli.training.footage import Footage, pseudo_rgb
+from stbn_cli.training.options import BayerFormat
 from stbn_cli.training.virtual_camera import draw_scene, render, true_flow
 
 CLIP_FRAMES = 6

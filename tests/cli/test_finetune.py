@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-import stbn_cli.api
 from stbn_cli.checkpoints.serial import load_checkpoint
 from stbn_cli.cli.progress import FinetuneDisplay
 from stbn_cli.errors import InputError
+from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.finetuning.result import FinetuneProgress
+from stbn_cli.jobs import adapt
+from stbn_cli.jobs.finetune import FinetuneJob
 from tests.cli.conftest import Outcome, save_tiny_model
 from tests.cli.test_errors import assert_refused
 from tests.cli.test_startup import PROBE
@@ -294,7 +296,7 @@ def test_ctrl_c_before_training_writes_nothing(
 def brief_adapting(monkeypatch: pytest.MonkeyPatch) -> None:
     """`stbn denoise --adapt` makes the steps of ENOUGH, however long they take."""
     brief = {"steps": 8, "learning_rate": 5e-3, "batch_size": 1, "patch_size": 32, "train_length": 2}
-    monkeypatch.setattr(stbn_cli.api, "finetune", functools.partial(stbn_cli.api.finetune, **brief))
+    monkeypatch.setattr(adapt, "FinetuneOptions", functools.partial(FinetuneOptions, **brief))
 
 
 def pictures_in(folder: Path) -> list[np.ndarray]:
@@ -374,7 +376,7 @@ def test_a_dry_run_adapts_nothing(
     stbn: Stbn, shots: Path, tiny_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[object] = []
-    monkeypatch.setattr(stbn_cli.api, "finetune", lambda *arguments, **options: calls.append(arguments))
+    monkeypatch.setattr(FinetuneJob, "run", lambda *arguments: calls.append(arguments))
     arguments = ("denoise", shots, "-o", tmp_path / "out.mkv", "-m", tiny_model_path, "--dry-run", "--json")
     for options, minutes in (
         ((), None),
@@ -393,7 +395,7 @@ def test_when_adapting_fails_nothing_is_written(
     def fail(*_: object, **__: object) -> None:
         raise InputError("Nothing to learn from.")
 
-    monkeypatch.setattr(stbn_cli.api, "finetune", fail)
+    monkeypatch.setattr(FinetuneJob, "run", fail)
     result = stbn("denoise", shots, "-o", tmp_path / "out.mkv", "-m", tiny_model_path, "--adapt")
     assert_refused(result, 3, "Nothing to learn from")
     assert names_in(tmp_path) == {"shots"}

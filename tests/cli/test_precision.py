@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-import stbn_cli.api
+import stbn_cli
+from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.inference import device
+from stbn_cli.jobs import adapt
 from stbn_cli.models.config import MODEL_SIZES
 from tests.networks import TINY
 
@@ -56,7 +58,7 @@ def test_asking_for_it_is_warned_of_once(
     stbn: Callable, emulating: None, frames: Path, tiny_model_path: Path, tmp_path: Path, monkeypatch, command
 ) -> None:
     monkeypatch.setitem(MODEL_SIZES, "stbn-xs", TINY)
-    monkeypatch.setattr(stbn_cli.api, "finetune", functools.partial(stbn_cli.api.finetune, **LITTLE))
+    monkeypatch.setattr(adapt, "FinetuneOptions", functools.partial(FinetuneOptions, **LITTLE))
     words = [word.format(frames=frames, out=tmp_path / "out", model=tiny_model_path) for word in command]
     asked = stbn(*words, "--device", "cpu", "--precision", "bf16")
     assert asked.code == (3 if command[0] == "bench" else 0), asked.err

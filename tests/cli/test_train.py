@@ -106,7 +106,7 @@ def test_milestones_in_one_go(stbn, stills, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("stbn_cli.cli.train._run", seen.append)
     for words in (["2", "4", "6"], ["2,4,6"], ["2", "--milestones", "4", "6"]):
         stbn("train", "--still-dir", stills, "-o", tmp_path, "--milestones", *words, "--seed", "1")
-    assert [values["milestones"] for values in seen] == [(2, 4, 6)] * 3
+    assert [options.milestones for options in seen] == [(2, 4, 6)] * 3
 
 
 def test_defaults_are_those_of_the_trainer() -> None:

@@ -72,6 +72,9 @@ def test_the_limit_is_an_option(tmp_path, capsys) -> None:
     assert "3071 pixels (--max-pixels)" in capsys.readouterr().err
     assert main([*command, "--max-pixels", str(64 * 48)]) == 0
     assert main([*command, "--max-pixels", "0"]) == 2
+    for other in (["analyze", str(clip)], ["finetune", str(clip), "-m", str(model)]):
+        assert main([*other, "--max-pixels", str(64 * 48 - 1)]) == 3
+        assert "3071 pixels (--max-pixels)" in capsys.readouterr().err
     with pytest.raises(OptionError, match="leaves no picture"):
         open_video(clip, max_pixels=0)
     assert MAX_PIXELS >= 7680 * 4320

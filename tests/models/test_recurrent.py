@@ -14,14 +14,8 @@ from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.estimator import create_flow_estimator
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.plan import EngineOptions
-from stbn_cli.models.config import STBNConfig
-from stbn_cli.models.recurrent import (
-    MEAN_WINDOW,
-    RECURRENT_SIZES,
-    Recurrent,
-    RecurrentConfig,
-    _local_mean,
-)
+from stbn_cli.models.config import RECURRENT_SIZES, RecurrentConfig, STBNConfig
+from stbn_cli.models.recurrent import MEAN_WINDOW, Recurrent, _local_mean
 from stbn_cli.models.warp import warp_bilinear
 from stbn_cli.noise.levels import level_map, white_levels
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from stbn_cli.errors import InputError
-from stbn_cli.training.footage import BayerFormat, load_clip, load_footage, pack_bayer, pseudo_rgb
+from stbn_cli.training.footage import load_clip, load_footage, pack_bayer, pseudo_rgb
+from stbn_cli.training.options import BayerFormat
 from tests.training.pictures import photograph
 
 BAYER = BayerFormat("GBRG", 240, 4095)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from stbn_cli.checkpoints.serial import load_checkpoint
 from stbn_cli.errors import InputError
-from stbn_cli.models.recurrent import RECURRENT_SIZES, RecurrentConfig
+from stbn_cli.models.config import RECURRENT_SIZES, RecurrentConfig
 from stbn_cli.models.warp import warp_bilinear
 from stbn_cli.noise.luma import luma_of
 from stbn_cli.synthesis import mixture

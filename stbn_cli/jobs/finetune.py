@@ -1,0 +1,93 @@
+"""Finetuning a model on noisy clips, from the first check to the written files."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from stbn_cli.checkpoints.registry import AUTO
+from stbn_cli.errors import MemoryExhaustedError, OptionError
+from stbn_cli.finetuning.options import FinetuneOptions
+from stbn_cli.inference.device import is_emulated, is_out_of_memory, resolve_device, resolve_precision
+from stbn_cli.jobs.model import load_model, warn_if_emulated
+from stbn_cli.jobs.source import Span
+from stbn_cli.noise.kinds import INDEPENDENT_KINDS
+
+if TYPE_CHECKING:
+    from stbn_cli.analysis.analysis import Analysis
+    from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult
+    from stbn_cli.finetuning.trainer import StartingPoint
+    from stbn_cli.runs import Clip
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneJob:
+    """What is to be learned from, and with what; see `stbn_cli.finetune`."""
+
+    clips: "Sequence[Clip]"
+    output: str | Path | None = None  # None: no file
+    span: Span = field(default_factory=Span)
+    options: FinetuneOptions = field(default_factory=FinetuneOptions)
+    model: str | Path = AUTO
+    flow: str | None = None
+    device: str = AUTO
+    precision: str = AUTO
+    preview: str | Path | None = None
+    overwrite: bool = False
+    resume: bool = False
+
+    def run(
+        self,
+        progress: "Callable[[FinetuneProgress], None]" = lambda progress: None,
+        on_message: Callable[[str], None] | None = None,
+        measured: "Analysis | None" = None,
+    ) -> "FinetuneResult":
+        """Check, learn, and write the files. Parameters and errors are those of `stbn_cli.finetune`."""
+        from stbn_cli.finetuning.output import check_files, state_path, write_outputs
+        from stbn_cli.finetuning.run import FinetuneRun
+
+        check_files(self.clips, self.span, self.output, self.preview, overwrite=self.overwrite or self.resume)
+        finetuner = FinetuneRun(
+            self._start(on_message),
+            self.options,
+            state_path=None if self.output is None else state_path(Path(self.output)),
+            resume=self.resume,
+            report=progress,
+        )
+        try:
+            result = finetuner.run(self.clips, self.span, measured)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryExhaustedError(
+                "Memory ran out while finetuning. Give a smaller --batch-size, --patch-size or --model, or --device "
+                "cpu."
+            ) from error
+        write_outputs(result, self.output, self.preview)
+        return result
+
+    def _start(self, on_message: Callable[[str], None] | None) -> "StartingPoint":
+        """The model to start from. Raises `OptionError` for one that cannot learn from noisy clips alone."""
+        from stbn_cli.finetuning.trainer import StartingPoint
+
+        loaded = load_model(self.model, self.flow, resolve_device(self.device))
+        info = loaded.checkpoint.info
+        if info.noise_kind not in INDEPENDENT_KINDS:
+            raise OptionError(
+                f"The model {info.name} is for {info.noise_kind} noise, which neighbouring pixels share, so that it "
+                "cannot be learned from noisy clips alone. Start from a model for white or sensor noise."
+            )
+        dtype = resolve_precision(self.precision, loaded.device)
+        if dtype == torch.float16:
+            # Half precision without bfloat16's range would need loss scaling for so little as this.
+            dtype = torch.float32 if is_emulated(torch.bfloat16, loaded.device) else torch.bfloat16
+        warn_if_emulated(dtype, loaded.device, on_message)
+        return StartingPoint(
+            checkpoint=loaded.checkpoint,
+            flow=loaded.flow,
+            device=loaded.device,
+            precision=dtype,
+            noise=loaded.noise,
+        )
