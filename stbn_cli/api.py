@@ -17,9 +17,9 @@ from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.jobs.events import Events
 from stbn_cli.jobs.model import LoadedDenoiser, load
 from stbn_cli.jobs.options import DenoiserOptions
-from stbn_cli.jobs.source import Source, Span
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.scale import to_unit
+from stbn_cli.source import Source, Span
 from stbn_cli.video.limits import MAX_PIXELS
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stbn_cli.errors import InputError
 from stbn_cli.inference.cuts import CutDetector
-from stbn_cli.jobs.source import Source, Span
+from stbn_cli.source import Source, Span
 from stbn_cli.video.formats import FALLBACK_RATE
 
 if TYPE_CHECKING:

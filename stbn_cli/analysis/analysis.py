@@ -10,13 +10,13 @@ import numpy as np
 from stbn_cli.analysis.picture import Filled, clipped_shares, filled_range, find_repeats, grid_strength
 from stbn_cli.analysis.verdict import Evidence, NoiseVerdict, judge
 from stbn_cli.errors import InputError
-from stbn_cli.jobs.source import Source, Span
 from stbn_cli.noise.bars import Bars, find_bars, without_bars
 from stbn_cli.noise.correlation import NoiseCorrelation
 from stbn_cli.noise.levelfunction import NoiseEstimate
 from stbn_cli.noise.measurement import SceneMeasurement, measure_scene, median_correlation, typical
 from stbn_cli.runs import Clip, Run, runs_of_clip
 from stbn_cli.scale import BYTE_SCALE
+from stbn_cli.source import Source, Span
 
 RUN_FRAMES = 8
 FRAMES_PER_RUN = 16  # of the clip: so many frames are worth a run

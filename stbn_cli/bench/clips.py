@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stbn_cli.errors import InputError
-from stbn_cli.jobs.source import Source
+from stbn_cli.source import Source
 from stbn_cli.video.formats import VIDEO_SUFFIXES
 from stbn_cli.video.frames import FrameReader
 from stbn_cli.video.images import ImageReader, is_image_source, refuse_raw_pictures

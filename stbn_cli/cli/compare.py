@@ -17,7 +17,7 @@ from stbn_cli.cli.progress import FrameProgress
 from stbn_cli.errors import InterruptedByUserError, OptionError, OutputError
 from stbn_cli.jobs.encoding import plan_encoding
 from stbn_cli.jobs.events import Events
-from stbn_cli.jobs.source import Span
+from stbn_cli.source import Span
 
 if TYPE_CHECKING:
     from stbn_cli.compare.clips import Clips

@@ -31,7 +31,7 @@ from stbn_cli.cli.progress import FinetuneDisplay, FrameProgress
 from stbn_cli.cli.report import RunReport, fields
 from stbn_cli.errors import InterruptedByUserError, OptionError
 from stbn_cli.jobs.events import Events
-from stbn_cli.jobs.source import PIPE, Source
+from stbn_cli.source import PIPE, Source
 from stbn_cli.stopping import StopRequest
 from stbn_cli.video.formats import WRITABLE_SUFFIXES
 

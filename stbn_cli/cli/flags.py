@@ -13,7 +13,7 @@ from stbn_cli.cli import options as opt
 from stbn_cli.cli.parsing import AUTO, PERCENT, check_choice, parse_count, parse_sigma, parse_time
 from stbn_cli.errors import OptionError, checked_options
 from stbn_cli.jobs.options import DenoiserOptions
-from stbn_cli.jobs.source import Span
+from stbn_cli.source import Span
 from stbn_cli.video.limits import MAX_PIXELS
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stbn_cli.checkpoints.registry import AUTO
 from stbn_cli.errors import OptionError, StbnError
-from stbn_cli.jobs.source import PIPE
+from stbn_cli.source import PIPE
 from stbn_cli.video.formats import MUXERS
 
 MAXIMUM_SIGMA = 255.0

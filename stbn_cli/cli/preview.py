@@ -22,7 +22,7 @@ from stbn_cli.errors import InterruptedByUserError, OptionError
 from stbn_cli.jobs.events import Events
 from stbn_cli.jobs.noise import measure_clip, with_kind
 from stbn_cli.jobs.options import DenoiserOptions
-from stbn_cli.jobs.source import Source
+from stbn_cli.source import Source
 from stbn_cli.video.formats import WRITABLE_SUFFIXES
 
 if TYPE_CHECKING:

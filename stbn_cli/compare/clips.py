@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from stbn_cli.errors import InputError
-from stbn_cli.jobs.source import Source, Span
+from stbn_cli.source import Source, Span
 from stbn_cli.video.adapted_reader import AdaptedReader
 from stbn_cli.video.formats import FALLBACK_RATE
 from stbn_cli.video.frames import Frame, FrameReader, VideoMetadata, Warnings

@@ -16,9 +16,9 @@ from stbn_cli.compare.clips import Clips, Pictures, read_in_step
 from stbn_cli.compare.residual import FrameResidual, ResidualStatistics, ResidualSummary
 from stbn_cli.compare.verdict import ComparisonVerdict, judge
 from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
-from stbn_cli.jobs.source import Span
 from stbn_cli.metrics import SSIM_WINDOW, psnr, ssim, temporal_error
 from stbn_cli.scale import BYTE_SCALE
+from stbn_cli.source import Span
 from stbn_cli.video.frames import Warnings
 
 CHANNELS = ("red", "green", "blue")

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stbn_cli.jobs.source import Span
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
 from stbn_cli.runs import Clip, runs_of_clip
+from stbn_cli.source import Span
 
 RUN_FRAMES = 24  # of a run, where a clip has more than are wanted
 SMALLEST_SIDE = 32  # pixels

@@ -10,10 +10,10 @@ from stbn_cli.checkpoints.serial import save_checkpoint
 from stbn_cli.errors import InputError, OptionError, OutputError
 from stbn_cli.files import check_file
 from stbn_cli.finetuning.result import FinetuneResult
-from stbn_cli.jobs.source import Source, Span
 from stbn_cli.preview.picture import label
 from stbn_cli.runs import Clip
 from stbn_cli.scale import BYTE_SCALE
+from stbn_cli.source import Source, Span
 from stbn_cli.video.formats import JPEG_SUFFIXES
 from stbn_cli.video.images import write_picture
 

@@ -27,11 +27,11 @@ from stbn_cli.finetuning.trainer import (
     create_optimisation,
 )
 from stbn_cli.inference.device import is_out_of_memory, usable_memory
-from stbn_cli.jobs.source import Span
 from stbn_cli.noise.model import NoiseModel
 from stbn_cli.noise.sure import Gain
 from stbn_cli.runs import Clip
 from stbn_cli.scale import BYTE_SCALE
+from stbn_cli.source import Span
 from stbn_cli.stopping import stop_of_learning
 
 MINUTE = 60.0

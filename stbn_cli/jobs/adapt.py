@@ -8,8 +8,8 @@ from stbn_cli.errors import checked_options
 from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.jobs.events import Events
 from stbn_cli.jobs.options import DenoiserOptions
-from stbn_cli.jobs.source import Source
 from stbn_cli.scale import to_unit
+from stbn_cli.source import Source
 
 if TYPE_CHECKING:
     from stbn_cli.analysis.analysis import Analysis

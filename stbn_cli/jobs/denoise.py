@@ -14,13 +14,13 @@ from stbn_cli.jobs.events import Events
 from stbn_cli.jobs.noise import measure_clip, with_kind
 from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.jobs.resume import kept_words, open_store, room_for, take_over
-from stbn_cli.jobs.source import PIPE, Source
 from stbn_cli.pipeline import (
     DenoiseSummary,
     UncertaintyWriter,
     denoise_video,
     denoise_video_resumably,
 )
+from stbn_cli.source import PIPE, Source
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -12,8 +12,8 @@ from stbn_cli.errors import MemoryExhaustedError, OptionError
 from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.inference.device import is_emulated, is_out_of_memory, resolve_device, resolve_precision
 from stbn_cli.jobs.model import load_model, warn_if_emulated
-from stbn_cli.jobs.source import Span
 from stbn_cli.noise.kinds import INDEPENDENT_KINDS
+from stbn_cli.source import Span
 
 if TYPE_CHECKING:
     from stbn_cli.analysis.analysis import Analysis

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from stbn_cli.checkpoints.registry import has_model
 from stbn_cli.jobs.events import Events
 from stbn_cli.jobs.options import DenoiserOptions
-from stbn_cli.jobs.source import Source
+from stbn_cli.source import Source
 
 if TYPE_CHECKING:
     from stbn_cli.analysis.analysis import Analysis

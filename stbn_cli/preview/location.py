@@ -15,9 +15,9 @@ from stbn_cli.errors import InputError, OptionError
 from stbn_cli.inference.cuts import HISTORY, CutDetector
 from stbn_cli.inference.denoiser import Denoiser, is_repeat
 from stbn_cli.inference.plan import Plan
-from stbn_cli.jobs.source import Source
 from stbn_cli.noise.model import SceneNoise
 from stbn_cli.preview.timing import StageTiming
+from stbn_cli.source import Source
 from stbn_cli.video.fields import rows_by_field
 from stbn_cli.video.formats import FALLBACK_RATE
 from stbn_cli.video.frames import Frame, FrameReader, VideoMetadata

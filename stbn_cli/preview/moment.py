@@ -10,9 +10,9 @@ import numpy as np
 
 from stbn_cli.errors import InputError
 from stbn_cli.inference.denoiser import Denoiser
-from stbn_cli.jobs.source import Source
 from stbn_cli.preview.location import LocatedMoment, choose_moment, distinct, locate, seconds_before
 from stbn_cli.preview.timing import StageTiming
+from stbn_cli.source import Source
 from stbn_cli.video.fields import rows_by_field, rows_woven
 from stbn_cli.video.frames import Frame
 

@@ -11,9 +11,9 @@ from av.filter import Graph
 
 from stbn_cli.api import denoise_file, load_denoiser
 from stbn_cli.errors import OptionError
-from stbn_cli.jobs.source import Source, Span
 from stbn_cli.pipeline import denoise_video
 from stbn_cli.preview.moment import preview_frames
+from stbn_cli.source import Source, Span
 from stbn_cli.video.fields import rows_by_field, rows_woven
 from stbn_cli.video.pixels import field_order
 from stbn_cli.video.reader import open_video

@@ -21,9 +21,9 @@ from stbn_cli.finetuning.footage import (
     read_runs,
     some_frames,
 )
-from stbn_cli.jobs.source import Span
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
 from stbn_cli.runs import frames_of_array
+from stbn_cli.source import Span
 from stbn_cli.video.reader import open_video
 
 ALL = 10**9

@@ -13,7 +13,6 @@ import torch
 from stbn_cli.api import load_denoiser
 from stbn_cli.errors import OptionError
 from stbn_cli.jobs.model import LoadedDenoiser
-from stbn_cli.jobs.source import Source
 from stbn_cli.noise.model import SceneNoise
 from stbn_cli.preview import location
 from stbn_cli.preview.forecast import TrialResult, seconds_per_frame
@@ -23,6 +22,7 @@ from stbn_cli.preview.moment import Shot, StageTimings, preview_frames
 from stbn_cli.preview.picture import JOINT, PANEL, compose_sheet
 from stbn_cli.preview.places import detailed_places, noisiest_places
 from stbn_cli.preview.timing import StageTiming
+from stbn_cli.source import Source
 from stbn_cli.video.reader import open_video
 from tests.cli.conftest import save_tiny_model
 
