@@ -26,7 +26,7 @@ from torch import Tensor
 
 from stbn_cli.noise.estimate import LUMA_WEIGHTS
 from stbn_cli.noise.flatness import FARTHEST, NONE, Networks, gather, measure_levels
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.codec import sampled
 from stbn_cli.synthesis.isp import Grain, blurred
@@ -175,9 +175,9 @@ def with_noise(kind: str, clean: Tensor, random: np.random.Generator, sigma: flo
         if random.random() < 0.2:  # grey
             draw = torch.randn((len(short), 1, *clean.shape[2:]), generator=generator)
             return short + sigma * draw, short
-        return SensorNoise(NoiseModel.white(sigma)).add_to(short, generator), short
+        return SensorNoise(NoiseLevelFunction.white(sigma)).add_to(short, generator), short
     if kind == "white, clipped":
-        return SensorNoise(NoiseModel.white(sigma), clipped=True).add_to(short, generator), short
+        return SensorNoise(NoiseLevelFunction.white(sigma), clipped=True).add_to(short, generator), short
     if kind == "compressed":
         noisy, shown, _ = degrade("compressed", clean, random, levels)
         return noisy, shown

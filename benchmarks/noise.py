@@ -31,8 +31,8 @@ from stbn_cli.bench.rivals.registry import RIVALS
 from stbn_cli.checkpoints.registry import has_model
 from stbn_cli.metrics import psnr
 from stbn_cli.noise.correlation import RELATED, measure_correlation
-from stbn_cli.noise.levelfunction import estimate_noise
-from stbn_cli.noise.model import NoiseModel, SceneNoise
+from stbn_cli.noise.level_function import estimate_noise
+from stbn_cli.noise.model import NoiseLevelFunction, SceneNoise
 from stbn_cli.synthesis.codec import H264, sampled
 from stbn_cli.synthesis.isp import CameraPipeline, Grain, gaussian
 from stbn_cli.synthesis.sensor import SensorNoise, poisson_gaussian
@@ -99,7 +99,7 @@ def barred(noisy: Tensor, bar: int) -> np.ndarray:
     return frames_of(noisy)
 
 
-def function_error(noise: SensorNoise, clean: Tensor, found: NoiseModel, bar: int) -> float:
+def function_error(noise: SensorNoise, clean: Tensor, found: NoiseLevelFunction, bar: int) -> float:
     """Largest relative error of the standard deviation over the brightness that is there, and hardly clipped."""
     picture = clean[..., bar : clean.shape[-2] - bar, :]
     worst = 0.0
@@ -130,7 +130,7 @@ def estimate(arguments: argparse.Namespace) -> dict[str, Any]:
             clip = Path(path).stem + name
             for sigma in SIGMAS:
                 for clipped in (False, True):
-                    noise = SensorNoise(NoiseModel.white(sigma / 255), clipped)
+                    noise = SensorNoise(NoiseLevelFunction.white(sigma / 255), clipped)
                     found = estimate_noise(barred(noise.add_to(clean, generator()), bar))
                     error = found.scene_noise.level * 255 / sigma - 1
                     levels.append(tell({"clip": clip, "sigma": sigma, "8 bits": clipped, "error": error}))
@@ -141,7 +141,7 @@ def estimate(arguments: argparse.Namespace) -> dict[str, Any]:
             if name:
                 continue
             for size in GRAINS:
-                noisy = Grain(NoiseModel.white(20 / 255), size).add_to(clean, generator())
+                noisy = Grain(NoiseLevelFunction.white(20 / 255), size).add_to(clean, generator())
                 found_length, true = measure_correlation(frames_of(noisy)).length, length_of(size)
                 lengths.append(tell({"clip": clip, "grain": size, "length": found_length, "true": true}))
     errors = np.abs([row["error"] for row in levels])
@@ -180,7 +180,7 @@ def automatic(noisy: Tensor, kind: str | None = None, file: Path | None = None) 
 
 
 def denoiser_for(kind: str) -> LoadedDenoiser:
-    return stbn_cli.load_denoiser(noise_model=kind if has_model("cpu", kind) else "white")  # type: ignore[arg-type]
+    return stbn_cli.load_denoiser(noise_kind=kind if has_model("cpu", kind) else "white")  # type: ignore[arg-type]
 
 
 def told(noisy: Tensor, noise: SceneNoise, kind: str) -> np.ndarray:
@@ -199,7 +199,7 @@ def shuffled(white: LoadedDenoiser, noisy: np.ndarray) -> np.ndarray:
     return result
 
 
-def stabilised(noisy: Tensor, model: NoiseModel) -> np.ndarray:
+def stabilised(noisy: Tensor, model: NoiseLevelFunction) -> np.ndarray:
     """Through the white-noise model after a curve that makes the noise the same everywhere, and back.
 
     The generalised Anscombe transformation for any variance function: the integral of one over the standard deviation,
@@ -218,7 +218,7 @@ def stabilised(noisy: Tensor, model: NoiseModel) -> np.ndarray:
             values < 0, values * density[channel, 0], np.maximum(values - 1, 0) * density[channel, -1]
         )
         moved[..., channel] = (inside + beyond) / scale
-    truth = NoiseModel(tuple((float(scale) ** -2,) for scale in scales))
+    truth = NoiseLevelFunction(tuple((float(scale) ** -2,) for scale in scales))
     denoised = told(
         torch.from_numpy(moved).permute(0, 3, 1, 2), SceneNoise(truth, truth.level(noisy)), "white"
     )
@@ -267,7 +267,7 @@ def against_rivals(
 def independent_rows(clip: Tensor, setting: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """White and Poisson-Gaussian noise: everything automatic, told the truth, and what else was tried."""
     whole, clean = measured(clip), middle(measured(clip))
-    white = {f"white {sigma}": SensorNoise(NoiseModel.white(sigma / 255)) for sigma in (10, 30)}
+    white = {f"white {sigma}": SensorNoise(NoiseLevelFunction.white(sigma / 255)) for sigma in (10, 30)}
     for label, noise in (white | SENSORS).items():
         noisy = noise.add_to(whole, generator())
         kind = "white" if noise.model.is_white else "sensor"
@@ -296,7 +296,7 @@ def camera_rows(clip: Tensor, setting: argparse.Namespace) -> Iterator[dict[str,
 
 def coded_rows(clip: Tensor, setting: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """White noise coded by H.264."""
-    noisy = SensorNoise(NoiseModel.white(CODED_SIGMA / 255), clipped=True).add_to(clip, generator())
+    noisy = SensorNoise(NoiseLevelFunction.white(CODED_SIGMA / 255), clipped=True).add_to(clip, generator())
     for megabits in BITRATES:
         rate = megabits * 1_000_000 * clip.shape[-1] * clip.shape[-2] // (960 * 540)
         coder = H264(bitrate=rate)
@@ -343,7 +343,7 @@ def figure(arguments: argparse.Namespace) -> dict[str, Any]:
     clip = load(path, LEAD + arguments.frames)
     camera, shown = CAMERAS["bilinear, smoothed, sharpened"], clip[LEAD:]
     coded, _ = H264(crf=FIGURE_CRF).code(
-        SensorNoise(NoiseModel.white(CODED_SIGMA / 255), clipped=True).add_to(clip, generator())
+        SensorNoise(NoiseLevelFunction.white(CODED_SIGMA / 255), clipped=True).add_to(clip, generator())
     )
     cases = {
         "camera": (sampled(camera.deliver(shown, generator())), sampled(camera.deliver(shown, None))),

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from levels import BYTE, frames_of, levels_of, pairs
+from levels import frames_of, levels_of, pairs
 from torch import Tensor
 
 import stbn_cli
@@ -29,18 +29,19 @@ from stbn_cli.checkpoints.registry import AUTO
 from stbn_cli.metrics import psnr
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.model import SceneNoise
+from stbn_cli.scale import BYTE_SCALE
 
 RIVAL_SIGMAS = (2, 4, 6, 9, 13)  # 0-255 scale
 
 
 def score(frames: np.ndarray, clean: Tensor) -> float:
     shown = torch.from_numpy(frames).permute(0, 3, 1, 2).clamp(0, 1)
-    return float(psnr((shown * BYTE).round() / BYTE, clean).mean())
+    return float(psnr((shown * BYTE_SCALE).round() / BYTE_SCALE, clean).mean())
 
 
 @cache
 def denoiser_for(model: str, kind: NoiseKind | None) -> LoadedDenoiser:
-    return stbn_cli.load_denoiser(model, noise_model=kind if model == AUTO else None)
+    return stbn_cli.load_denoiser(model, noise_kind=kind if model == AUTO else None)
 
 
 def scaled(noise: SceneNoise, factor: float) -> SceneNoise:
@@ -62,9 +63,9 @@ def row_of(name: str, noisy: Tensor, clean: Tensor, setting: argparse.Namespace)
         "name": name,
         "kind": found.verdict.kind,
         "shared": found.verdict.shared,
-        "true": BYTE * levels_of(noisy - clean)[2],
-        "measured": BYTE * found.level,
-        "told": BYTE * noise.level,
+        "true": BYTE_SCALE * levels_of(noisy - clean)[2],
+        "measured": BYTE_SCALE * found.level,
+        "told": BYTE_SCALE * noise.level,
         "noisy": score(frames, clean),
     }
     for factor in setting.factors:

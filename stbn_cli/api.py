@@ -39,7 +39,7 @@ def load_denoiser(
     chroma: float = 1.0,
     keep_grain: float = 0.0,
     uncertainty: bool = False,
-    noise_model: NoiseKind | None = None,
+    noise_kind: NoiseKind | None = None,
     flow: str | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -60,7 +60,7 @@ def load_denoiser(
         luma, chroma: shares, 0 to 1, of what is to be removed that are: of its brightness, and of its colour.
         keep_grain: share of the removed brightness noise that is put back, 0 to 1.
         uncertainty: `stream` gives the standard deviation of every value behind it; see `Denoiser.stream`.
-        noise_model: which kind of noise the model "auto" is to be for: "white", "sensor", "camera" or "compressed"
+        noise_kind: which kind of noise the model "auto" is to be for: "white", "sensor", "camera" or "compressed"
             (`stbn_cli.analyze` finds out); None: the kind that `denoise_file` measures in each file, and "white" for
             arrays. Other models know what they are for.
         flow: optical flow, one of `flow.ESTIMATOR_NAMES`; None takes the one the model was trained with, but on CUDA
@@ -87,7 +87,7 @@ def load_denoiser(
         chroma=chroma,
         keep_grain=keep_grain,
         uncertainty=uncertainty,
-        noise_kind=noise_model,
+        noise_kind=noise_kind,
         flow=flow,
         device=device,
         precision=precision,

@@ -12,7 +12,7 @@ from stbn_cli.analysis.verdict import Evidence, NoiseVerdict, judge
 from stbn_cli.errors import InputError
 from stbn_cli.noise.bars import Bars, find_bars, without_bars
 from stbn_cli.noise.correlation import NoiseCorrelation
-from stbn_cli.noise.levelfunction import NoiseEstimate
+from stbn_cli.noise.level_function import NoiseEstimate
 from stbn_cli.noise.measurement import SceneMeasurement, measure_scene, median_correlation, typical
 from stbn_cli.runs import Clip, Run, runs_of_clip
 from stbn_cli.scale import BYTE_SCALE

@@ -11,7 +11,7 @@ from stbn_cli.finetuning.flows import BlindFlows
 from stbn_cli.finetuning.footage import NoisyRun
 from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.estimate import LUMA_WEIGHTS
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.noise.posterior import posterior_mean, split_head
 from stbn_cli.noise.sure import Predictions
 
@@ -58,7 +58,9 @@ class HeldOutEvaluator:
         self.windows = _choose_windows(runs, pixels, seed)
 
     @torch.inference_mode()
-    def evaluate(self, network: STBN, told: float, noise: NoiseModel, precision: torch.dtype) -> Evaluation:
+    def evaluate(
+        self, network: STBN, told: float, noise: NoiseLevelFunction, precision: torch.dtype
+    ) -> Evaluation:
         """`told` ([0, 1]) is what the network hears of the noise, `noise` what the posterior takes it for."""
         outputs, noisy, groups = [], [], []
         residual = _Residual()

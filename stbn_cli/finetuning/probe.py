@@ -6,9 +6,10 @@ from typing import Any, Self
 
 from stbn_cli.analysis.analysis import MOST_RUNS, Analysis, analyze
 from stbn_cli.finetuning.footage import SMALLEST_SIDE, each_once
+from stbn_cli.noise.calibration import assumed_noise
 from stbn_cli.noise.correlation import NoiseCorrelation
 from stbn_cli.noise.kinds import NoiseKind
-from stbn_cli.noise.measurement import SceneMeasurement, assumed_noise, typical
+from stbn_cli.noise.measurement import SceneMeasurement, typical
 from stbn_cli.noise.model import SceneNoise
 from stbn_cli.runs import Clip
 from stbn_cli.source import Span

@@ -8,7 +8,7 @@ import torch
 from stbn_cli.checkpoints.serial import Checkpoint
 from stbn_cli.finetuning.probe import Probe
 from stbn_cli.noise.correlation import NoiseCorrelation
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.noise.sure import Gain
 from stbn_cli.scale import BYTE_SCALE
 
@@ -43,7 +43,7 @@ class FinetuneResult:
     finished: bool  # all steps were made
     gain: Gain | None  # over the start by the run's own estimate; None where nothing was trained
     against: str  # what `gain` compares with: the model started from, or the noisy frames
-    noise: NoiseModel  # as known or learned
+    noise: NoiseLevelFunction  # as known or learned
     level: float  # of that noise over the clips, [0, 1]
     correlation: NoiseCorrelation | None
     flow_distilled: bool

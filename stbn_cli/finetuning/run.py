@@ -27,7 +27,7 @@ from stbn_cli.finetuning.trainer import (
     create_optimisation,
 )
 from stbn_cli.inference.device import is_out_of_memory, usable_memory
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.noise.sure import Gain
 from stbn_cli.runs import Clip
 from stbn_cli.scale import BYTE_SCALE
@@ -169,7 +169,7 @@ class FinetuneRun:
         batch = CropBatch(noisy, flow, flow, torch.ones_like(noisy[:, :, 0], dtype=torch.bool))
         network = create_network(self.start, self.options).train()
         optimisation = create_optimisation(network, self.start, ema_decay=0.9)
-        loss = partial(blind_loss, network, batch, 0.1, NoiseModel.white(0.1))
+        loss = partial(blind_loss, network, batch, 0.1, NoiseLevelFunction.white(0.1))
         times = []
         for _ in range(1 + TIMED_STEPS):
             begun = time.perf_counter()
@@ -187,4 +187,4 @@ class FinetuneRun:
             self.options.sigma or found.assumed(self.start.checkpoint.info.noise_kind).level or found.level
         )
         low, high = (bound / BYTE_SCALE for bound in self.start.checkpoint.info.sigma_range)
-        return NoiseKnowledge(NoiseModel.white(sigma), min(max(sigma, low), high))
+        return NoiseKnowledge(NoiseLevelFunction.white(sigma), min(max(sigma, low), high))

@@ -11,7 +11,7 @@ from torch import Tensor
 from stbn_cli.finetuning.evaluation import Evaluation
 from stbn_cli.finetuning.result import Outcome
 from stbn_cli.noise.correlation import NoiseCorrelation
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.noise.sure import Gain, compare_risks
 
 # Prediction errors hold the whole noise. If they have become smaller than it by these factors (of the standard
@@ -42,7 +42,7 @@ class CheckpointSelector:
     def __init__(
         self,
         start: Evaluation,
-        assumed: NoiseModel,
+        assumed: NoiseLevelFunction,
         correlation: NoiseCorrelation,
         *,
         learns: bool,
@@ -79,7 +79,7 @@ class CheckpointSelector:
         self.best = TrainedWeights(evaluation, copies, step)
         self.gain = self.gain_over_start(evaluation)
 
-    def gain_over_start(self, evaluation: Evaluation, assumed: NoiseModel | None = None) -> Gain:
+    def gain_over_start(self, evaluation: Evaluation, assumed: NoiseLevelFunction | None = None) -> Gain:
         """What was gained by all that `evaluation` differ in from the start, which is run with `assumed` noise."""
         start = self._start.predictions
         if self._from_noisy:
@@ -97,7 +97,7 @@ class CheckpointSelector:
         """Mean squared error of the start, [0, 1] scale squared."""
         return float(self._risk(self._start, self._assumed).mean())
 
-    def _risk(self, evaluation: Evaluation, assumed: NoiseModel | None = None) -> Tensor:
+    def _risk(self, evaluation: Evaluation, assumed: NoiseLevelFunction | None = None) -> Tensor:
         predictions = evaluation.predictions
         risk = predictions.luma_risk if self._luma else predictions.risk
         return risk(assumed or self.noise, self.noise)
@@ -114,7 +114,7 @@ class CheckpointSelector:
         less = errors < start and after.residual_sigma < IDENTITY_FALL * before.residual_sigma
         return knows_noise or (coloured and less)
 
-    def _learned(self) -> NoiseModel:
+    def _learned(self) -> NoiseLevelFunction:
         """The noise that the start's predictions tell of, if it is about as strong as it seems to be without them."""
         predictions = self._start.predictions
         found = predictions.fit_noise(self._assumed)

@@ -28,7 +28,7 @@ from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.correlation import NoiseCorrelation
 from stbn_cli.noise.luma import draw_given_luma
-from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
+from stbn_cli.noise.model import LearnedNoise, NoiseLevelFunction, SceneNoise
 from stbn_cli.noise.posterior import gaussian_nll, split_head
 from stbn_cli.noise.sure import Gain
 from stbn_cli.scale import BYTE_SCALE
@@ -62,7 +62,7 @@ class StartingPoint:
 class NoiseKnowledge:
     """What is known of the noise before anything is learned."""
 
-    model: NoiseModel
+    model: NoiseLevelFunction
     told: float  # [0, 1]: what the network is told
 
 
@@ -173,7 +173,7 @@ class FinetuneTrainer:
         return self._selector
 
     @property
-    def _noise(self) -> NoiseModel:
+    def _noise(self) -> NoiseLevelFunction:
         return self._known_noise if self._selector is None else self._selector.noise
 
     @property
@@ -392,7 +392,7 @@ def create_optimisation(network: STBN, start: StartingPoint, *, ema_decay: float
 
 
 def blind_loss(
-    network: STBN, batch: CropBatch, told: float, noise: NoiseModel, goal: Tensor | None = None
+    network: STBN, batch: CropBatch, told: float, noise: NoiseLevelFunction, goal: Tensor | None = None
 ) -> Tensor:
     """Mean negative log likelihood of the target pixels of `goal` under the network's priors and `noise`.
 

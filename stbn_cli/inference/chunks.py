@@ -16,7 +16,7 @@ from stbn_cli.inference.transfer import Transfers
 from stbn_cli.models.networks import Network
 from stbn_cli.models.seen import Seen
 from stbn_cli.noise.levels import level_map
-from stbn_cli.noise.model import UNCLIPPED, Clipping, NoiseModel
+from stbn_cli.noise.model import UNCLIPPED, Clipping, NoiseLevelFunction
 
 
 @dataclass(slots=True, eq=False)
@@ -56,9 +56,9 @@ class PendingFrame:
 class Scene:
     """What the frames between two cuts have in common."""
 
-    noise: NoiseModel  # what the posterior uses
+    noise: NoiseLevelFunction  # what the posterior uses
     sigma: float  # its level, [0, 1]: what the flow is told
-    network_sigma: float  # what the network is told (within its trained range)
+    conditioning_sigma: float  # what the network is told (within its trained range)
     # What it is told instead, where it was trained for maps: `noise` within this range.
     map_range: tuple[float, float] | None = None
     # Levels of luma and colour noise by brightness `(2, K)`, for networks that take maps of both.
@@ -75,7 +75,7 @@ class Scene:
         if self.levels is not None:
             return level_map(frame, self.levels, self.state_scale)
         if self.map_range is None or self.noise.is_white:
-            return torch.full((1, 1, 1, 1), self.network_sigma, device=frame.device)
+            return torch.full((1, 1, 1, 1), self.conditioning_sigma, device=frame.device)
         return self.noise.sigma_at(frame).clamp(*self.map_range).expand_as(frame)
 
 

@@ -23,12 +23,13 @@ from stbn_cli.inference.resume import ChunkSizes, StreamState, pinned
 from stbn_cli.inference.schedule import ChunkScheduler
 from stbn_cli.inference.worker import Worker, padded_size
 from stbn_cli.models.networks import Network
+from stbn_cli.noise.calibration import assumed_levels, assumed_noise
 from stbn_cli.noise.clipping import find_clipping
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import white_levels
-from stbn_cli.noise.measurement import assumed_levels, assumed_noise, measure_scene
-from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
+from stbn_cli.noise.measurement import measure_scene
+from stbn_cli.noise.model import LearnedNoise, NoiseLevelFunction, SceneNoise
 
 # Noise that differs from the learned one by this factor is that of other footage.
 FOREIGN_NOISE = 1.4
@@ -325,7 +326,7 @@ class Denoiser:
             return None
         begun = resume.scenes[-1]
         noise = SceneNoise(
-            NoiseModel(begun.variances), begun.sigma, begun.measured, begun.levels, begun.clipping
+            NoiseLevelFunction(begun.variances), begun.sigma, begun.measured, begun.levels, begun.clipping
         )
         return SceneQueue(self._scene(noise), before, resume.state)
 

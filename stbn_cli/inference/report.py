@@ -14,7 +14,9 @@ class SceneReport:
     sigma: float  # of the noise that was assumed, [0, 1]
     estimated: bool
     learned: bool  # known from finetuning, not from the user
-    variances: tuple[tuple[float, ...], ...]  # assumed, by channel and brightness, as `NoiseModel` has them
+    variances: tuple[
+        tuple[float, ...], ...
+    ]  # assumed, by channel and brightness, as `NoiseLevelFunction` has them
     measured: float | None = None  # where it was estimated: the level, of which `sigma` is made, [0, 1]
     levels: tuple[tuple[float, ...], ...] | None = None  # as `SceneNoise` has them
     clipping: Clipping = UNCLIPPED

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stbn_cli.noise.bars import find_bars, without_bars
 from stbn_cli.noise.luma import luma_of
-from stbn_cli.noise.model import CHANNELS, Clipping, NoiseModel
+from stbn_cli.noise.model import CHANNELS, Clipping, NoiseLevelFunction
 
 # Mean and variance of max(n, 0) with standard normal n.
 SMALLEST_MEAN, SMALLEST_VARIANCE = 1.0 / math.sqrt(2.0 * math.pi), 0.5 - 0.5 / math.pi
@@ -91,7 +91,7 @@ def lift(mean: Tensor) -> Tensor:
     return torch.minimum(total.exp_(), mean.clamp_min(0.0))
 
 
-def find_clipping(frames: Tensor, noise: NoiseModel) -> Clipping:
+def find_clipping(frames: Tensor, noise: NoiseLevelFunction) -> Clipping:
     """Where the noise of a scene's frames `(T, 3, H, W)` float, nominal [0, 1], was cut off, and how strong it was.
 
     Found in the values alone, whatever made them: dark blocks hold values at black and hardly any beyond. Noise that

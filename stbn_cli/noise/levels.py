@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stbn_cli.noise.estimate import LUMA_WEIGHTS
 from stbn_cli.noise.luma import luma_of
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.model import NoiseLevelFunction
 
 # A standard deviation on the [0, 1] scale: one number; (N,) one per clip; (N, T) one per frame; or a map that
 # broadcasts to the noisy clip (N, T, C, H, W).
@@ -44,10 +44,10 @@ BRIGHTNESS_WINDOW = 5  # pixels of the map over which brightness is averaged
 
 def white_levels(sigma: float) -> Tensor:
     """`levels` of `level_map` for white noise of this standard deviation."""
-    return torch.tensor(independent_levels(NoiseModel.white(sigma), 1))
+    return torch.tensor(independent_levels(NoiseLevelFunction.white(sigma), 1))
 
 
-def independent_levels(model: NoiseModel, knots: int) -> tuple[tuple[float, ...], ...]:
+def independent_levels(model: NoiseLevelFunction, knots: int) -> tuple[tuple[float, ...], ...]:
     """`levels` of `level_map` for noise that is independent in R, G and B, at this many knots of brightness."""
     variances = model.variances_at(np.linspace(0.0, 1.0, knots))
     mixed = np.stack([LUMA_WEIGHTS, [1, 0, 0], [0, 0, 1]])

@@ -6,7 +6,7 @@ R, G and B, whatever neighbours share of it. Knows nothing of video files or net
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,27 +22,9 @@ from stbn_cli.noise.correlation import (
     correlation_of,
     fewest_blocks,
 )
-from stbn_cli.noise.estimate import LUMA_GAIN
 from stbn_cli.noise.flatness import FLOOR, SHARED_RATIO, measure_levels
-from stbn_cli.noise.kinds import (
-    CLEAN_LEVEL,
-    CODED_COLOUR,
-    CODED_SHARE,
-    COMPARED_LEVELS_SHARE,
-    COMPARED_SHARE,
-    HIDDEN_LUMA,
-    INDEPENDENT_KINDS,
-    MOST_HIDDEN,
-    MOST_TOLD,
-    SMALLEST_CAMERA_LEVEL,
-    SMALLEST_CODED_LEVEL,
-    SMALLEST_LUMA_LEVEL,
-    TOLD_SHARE,
-    NoiseKind,
-)
-from stbn_cli.noise.levelfunction import NoiseEstimate, estimate_with, pair_sets
-from stbn_cli.noise.levels import independent_levels
-from stbn_cli.noise.model import NoiseModel, SceneNoise
+from stbn_cli.noise.level_function import NoiseEstimate, estimate_with, pair_sets
+from stbn_cli.noise.model import NoiseLevelFunction
 
 # Less noise than this is hardly any: denoising would change little.
 FAINT = 0.5 / 255
@@ -65,7 +47,7 @@ class FullNoise:
     """All of the noise, whether neighbours share it or not."""
 
     level: float  # root mean square of the standard deviation over pixels and R, G, B, [0, 1]
-    model: NoiseModel  # the same as a function of brightness
+    model: NoiseLevelFunction  # the same as a function of brightness
     flat: float  # in luma, of where the picture is flattest
     ratio: float  # over what high frequencies alone tell of: 1 for white noise, and where nothing is known
     # Standard deviation of luma and of colour noise ([0, 1]) at evenly spaced brightness, where neighbours share it;
@@ -152,11 +134,11 @@ def full_noise(frames: Tensor, independent: NoiseEstimate, correlation: NoiseCor
         share = level / levels.rgb
         found = tuple(tuple((share * part.at(knots)).tolist()) for part in both)
         parts = (share * levels.luma, share * levels.chroma)
-        return FullNoise(level, NoiseModel((tuple(row.tolist()),)), levels.flat, ratio, found, *parts)
+        return FullNoise(level, NoiseLevelFunction((tuple(row.tolist()),)), levels.flat, ratio, found, *parts)
     # What is independent from pixel to pixel is measured most exactly by its high frequencies.
     if independent.level <= 0.0:
         smooth = level > 0.0 and bool(independent.points)
-        return FullNoise(level, NoiseModel.white(level), levels.flat, math.inf if smooth else 1.0)
+        return FullNoise(level, NoiseLevelFunction.white(level), levels.flat, math.inf if smooth else 1.0)
     ratio = level / independent.level
     return FullNoise(level, independent.model.scaled(ratio), levels.flat, ratio)
 
@@ -199,50 +181,3 @@ def median_correlation(measured: Sequence[SceneMeasurement]) -> tuple[float, flo
     if not known:
         return 0.0, 0.0
     return float(np.median([part.luma for part in known])), float(np.median([part.chroma for part in known]))
-
-
-def assumed_noise(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
-    """What a network for this kind of noise is told, and its posterior uses, if it takes one level.
-
-    Here and in `assumed_levels` that is decided, nowhere else.
-    """
-    if kind in INDEPENDENT_KINDS:
-        return replace(measured.independent.scene_noise, measured=measured.level)
-    level = measured.level
-    if kind == "compressed":
-        # Coded noise is not everywhere alike: where it is least, the coder took it.
-        if measured.correlation.reliable:
-            level = max(level, measured.correlation.sigma)
-        told = max(CODED_SHARE * level, min(SMALLEST_CODED_LEVEL, MOST_HIDDEN * level))
-    elif measured.compared:
-        told = max(COMPARED_SHARE * level, min(SMALLEST_CAMERA_LEVEL, MOST_TOLD * (level - CLEAN_LEVEL)))
-    else:
-        told = _cautious(level, measured.full.flat, HIDDEN_LUMA / LUMA_GAIN, SMALLEST_CAMERA_LEVEL)
-    return SceneNoise(NoiseModel.white(told), told, measured.level)
-
-
-def assumed_levels(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
-    """What a network is told that takes levels of luma and colour by brightness, whatever neighbours share."""
-    full = measured.full
-    if kind == "compressed":
-        luma = assumed_noise(measured, kind).level
-        return SceneNoise(NoiseModel.white(luma), luma, full.level, ((luma,), (CODED_COLOUR * luma,)))
-    if full.levels is None:
-        rows = independent_levels(full.model, LEVEL_KNOTS)
-        return SceneNoise(full.model, full.level, full.level, rows)
-    if measured.compared:
-        factors = (COMPARED_LEVELS_SHARE, COMPARED_LEVELS_SHARE)
-    else:
-        luma = _cautious(full.luma, full.flat, HIDDEN_LUMA, SMALLEST_LUMA_LEVEL)
-        colour = _cautious(full.colour, full.colour, HIDDEN_LUMA, 0.0)
-        factors = (luma / max(full.luma, FLOOR), colour / max(full.colour, FLOOR))
-    rows = tuple(
-        tuple(factor * value for value in row) for factor, row in zip(factors, full.levels, strict=True)
-    )
-    return SceneNoise(full.model.scaled(factors[0]), factors[0] * full.level, full.level, rows)
-
-
-def _cautious(level: float, flat: float, hidden: float, least: float) -> float:
-    """A single picture's noise of this level as networks are told it, `flat` in flat places."""
-    told = max(min(TOLD_SHARE * flat, math.hypot(level, hidden)), least)
-    return max(min(told, MOST_TOLD * level), level)

@@ -21,7 +21,7 @@ LEVEL_STEP = 4
 
 
 @dataclass(frozen=True, slots=True)
-class NoiseModel:
+class NoiseLevelFunction:
     """Variance of the noise on the [0, 1] scale squared, linear in brightness between evenly spaced knots.
 
     `variances`: one row for red, green and blue each, or one for all; a row holds the variance at brightness 0, ..., 1,
@@ -128,7 +128,7 @@ UNCLIPPED = Clipping()
 class SceneNoise:
     """The noise that a denoiser assumes in one scene: the variance of every value, and one number for all of it."""
 
-    model: NoiseModel
+    model: NoiseLevelFunction
     level: float  # root mean square of the standard deviation over the scene's frames, [0, 1]
     # What was measured, which users are shown: networks may be told less or more. None: `level` itself.
     measured: float | None = None
@@ -144,14 +144,14 @@ class SceneNoise:
     @classmethod
     def white(cls, sigma: float) -> Self:
         """Of one standard deviation ([0, 1] scale) everywhere."""
-        return cls(NoiseModel.white(sigma), sigma)
+        return cls(NoiseLevelFunction.white(sigma), sigma)
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedNoise:
     """The noise that a model was finetuned for: what its posterior uses, and what its network is told."""
 
-    model: NoiseModel
+    model: NoiseLevelFunction
     told: float  # [0, 1]
 
     def describe(self) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class LearnedNoise:
         told = float(description["told"])
         if not 0.0 <= told <= 1.0:
             raise ValueError(f"expected told within 0 to 1, got {told}")
-        return cls(NoiseModel.from_description(description), told)
+        return cls(NoiseLevelFunction.from_description(description), told)
 
 
 # What is tried for the noise's variance, the simplest first: (whether each channel has its own, knots of brightness).
@@ -183,7 +183,9 @@ SMOOTHNESS = 1e-3
 ROUNDS = 60
 
 
-def fit_noise_model(mean: Tensor, uncertainty: Tensor, noisy: Tensor, start: NoiseModel) -> NoiseModel:
+def fit_level_function(
+    mean: Tensor, uncertainty: Tensor, noisy: Tensor, start: NoiseLevelFunction
+) -> NoiseLevelFunction:
     """The noise under which blind-spot predictions were most likely to be missed as they were, as simple as possible.
 
     Maximises over the surest pixels the likelihood of `noisy ~ N(mean, uncertainty + v(mean))`, the blind-spot
@@ -210,7 +212,7 @@ def fit_noise_model(mean: Tensor, uncertainty: Tensor, noisy: Tensor, start: Noi
     best, cost = start, _cost(channels, start, parameters=0)
     for own, knots in SHAPES:
         parts = channels if own else [_joined(channels)]
-        model = NoiseModel(tuple(_fit_row(part, knots, best) for part in parts))
+        model = NoiseLevelFunction(tuple(_fit_row(part, knots, best) for part in parts))
         model_cost = _cost(channels, model, parameters=len(parts) * knots)
         if model_cost < cost and _change(channels, best, model) >= SMALLEST_CHANGE:
             best, cost = model, model_cost
@@ -224,7 +226,7 @@ class _Pixels(NamedTuple):
     uncertainty: Tensor
     squares: Tensor  # of what the predictions missed
 
-    def variance(self, model: NoiseModel, channel: int) -> Tensor:
+    def variance(self, model: NoiseLevelFunction, channel: int) -> Tensor:
         """Of the noise, (n,)."""
         values = self.mean.float().expand(CHANNELS, len(self.mean))[..., None]
         return model.variance_at(values).expand_as(values)[channel, :, 0].double()
@@ -246,7 +248,7 @@ def _surest(mean: Tensor, uncertainty: Tensor) -> Tensor:
     return torch.cat(chosen)
 
 
-def _cost(channels: list[_Pixels], model: NoiseModel, *, parameters: int) -> float:
+def _cost(channels: list[_Pixels], model: NoiseLevelFunction, *, parameters: int) -> float:
     """Schwarz's criterion (Annals of Statistics 1978): the smaller the better."""
     loss, count = 0.0, 0
     for channel, pixels in enumerate(channels):
@@ -256,7 +258,7 @@ def _cost(channels: list[_Pixels], model: NoiseModel, *, parameters: int) -> flo
     return loss + parameters * math.log(count)
 
 
-def _change(channels: list[_Pixels], before: NoiseModel, after: NoiseModel) -> float:
+def _change(channels: list[_Pixels], before: NoiseLevelFunction, after: NoiseLevelFunction) -> float:
     """By which part the noise's standard deviation differs, root mean square over the pixels."""
     ratios = [
         (
@@ -267,7 +269,7 @@ def _change(channels: list[_Pixels], before: NoiseModel, after: NoiseModel) -> f
     return float((torch.cat(ratios) - 1.0).square().mean().sqrt())
 
 
-def _fit_row(pixels: _Pixels, knots: int, start: NoiseModel) -> tuple[float, ...]:
+def _fit_row(pixels: _Pixels, knots: int, start: NoiseLevelFunction) -> tuple[float, ...]:
     """Variances at the knots by Fisher scoring."""
     mean, uncertainty, squares = pixels
     device = mean.device

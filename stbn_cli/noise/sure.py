@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from stbn_cli.noise.luma import luma_of, weights_like
-from stbn_cli.noise.model import SUREST_PART, NoiseModel, fit_noise_model
+from stbn_cli.noise.model import SUREST_PART, NoiseLevelFunction, fit_level_function
 from stbn_cli.noise.posterior import (
     CHANNEL_AXIS,
     MEAN_CHANNELS,
@@ -52,19 +52,19 @@ class Predictions:
         errors = self.noisy - self.mean
         return float((luma_of(errors) if luma else errors).square().mean().sqrt())
 
-    def noise_level(self, noise: NoiseModel) -> float:
+    def noise_level(self, noise: NoiseLevelFunction) -> float:
         """Root mean square of the noise's standard deviation over these pixels, [0, 1]."""
         return float(noise.variance_at(self.mean).expand_as(self.mean).mean().sqrt())
 
-    def luma_variance(self, noise: NoiseModel) -> Tensor:
+    def luma_variance(self, noise: NoiseLevelFunction) -> Tensor:
         """Variance (1, n, 1) of the luma's noise where all channels' noise is independent and as `noise` says."""
         return luma_of(noise.variance_at(self.mean).expand_as(self.mean) * weights_like(self.mean))
 
-    def fit_noise(self, start: NoiseModel) -> NoiseModel:
-        """The noise that these predictions were most likely missed by; see `fit_noise_model`."""
+    def fit_noise(self, start: NoiseLevelFunction) -> NoiseLevelFunction:
+        """The noise that these predictions were most likely missed by; see `fit_level_function`."""
         mean, covariance = split_head(self.outputs)
         uncertainty = torch.stack((covariance.m00, covariance.m11, covariance.m22))
-        return fit_noise_model(mean[..., 0].T, uncertainty[..., 0].T, self.noisy[..., 0].T, start)
+        return fit_level_function(mean[..., 0].T, uncertainty[..., 0].T, self.noisy[..., 0].T, start)
 
     @property
     def channel_correlation(self) -> float:
@@ -78,7 +78,7 @@ class Predictions:
         errors = (self.noisy - self.mean)[:, surest, 0]
         return float((torch.corrcoef(errors).sum() - MEAN_CHANNELS) / (MEAN_CHANNELS * (MEAN_CHANNELS - 1)))
 
-    def risk(self, assumed: NoiseModel, actual: NoiseModel) -> Tensor:
+    def risk(self, assumed: NoiseLevelFunction, actual: NoiseLevelFunction) -> Tensor:
         """Unbiased estimates (n,) of each pixel's squared error, mean of the channels, [0, 1] scale squared.
 
         Of the posterior mean under `assumed` noise, clipped to [0, 1], where the noise is `actual`. Single values may
@@ -93,7 +93,7 @@ class Predictions:
         variance = actual.variance_at(self.mean)
         return (removed.square() - variance + 2.0 * kept * variance).mean(CHANNEL_AXIS)[..., 0]
 
-    def luma_risk(self, assumed: NoiseModel, actual: NoiseModel) -> Tensor:
+    def luma_risk(self, assumed: NoiseLevelFunction, actual: NoiseLevelFunction) -> Tensor:
         """As `risk`, but of the luma, where all channels share its noise; of `actual` only the luma's share counts."""
         sigma = assumed.sigma_at(self.mean)
         estimate = posterior_mean(self.outputs, self.noisy, sigma)
@@ -103,11 +103,11 @@ class Predictions:
         removed = luma_of(self.noisy - estimate.clamp(0.0, 1.0))
         return (removed.square() - variance + 2.0 * kept)[0, :, 0]
 
-    def expected_error(self, assumed: NoiseModel) -> float:
+    def expected_error(self, assumed: NoiseLevelFunction) -> float:
         """Mean squared error of the posterior mean as the network itself expects it, [0, 1] scale squared."""
         return float(posterior_variance(self.outputs, self.noisy, assumed.sigma_at(self.mean)).mean())
 
-    def expected_luma_error(self, assumed: NoiseModel) -> float:
+    def expected_luma_error(self, assumed: NoiseLevelFunction) -> float:
         """The same of the luma."""
         sigma = assumed.sigma_at(self.mean)
         column = (sigma.square() * weights_like(self.mean)).expand_as(self.mean)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.synthesis.sensor import rounded
 
 GAMMA = 2.2
@@ -109,7 +109,7 @@ class Grain:
     `shared`: part of the variance that all channels have in common, as black and white film has.
     """
 
-    model: NoiseModel
+    model: NoiseLevelFunction
     size: float
     shared: float = 0.0
 
@@ -153,7 +153,7 @@ def draw_pipeline(random: np.random.Generator, sigma: float) -> CameraPipeline:
     return pipeline
 
 
-def draw_grain(random: np.random.Generator, model: NoiseModel) -> Grain:
+def draw_grain(random: np.random.Generator, model: NoiseLevelFunction) -> Grain:
     """Grain of a random size."""
     shared = float(random.random()) if random.random() < 0.6 else 1.0
     return Grain(model, float(random.uniform(0.3, 1.4)), shared)

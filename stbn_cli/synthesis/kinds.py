@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stbn_cli.noise.kinds import SMALLEST_CODED_LEVEL, NoiseKind
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.calibration import MEASUREMENT_ERROR, SMALLEST_CODED_LEVEL
+from stbn_cli.noise.kinds import NoiseKind
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.synthesis.isp import draw_grain, draw_pipeline
 from stbn_cli.synthesis.sensor import SensorNoise, draw_sensor_noise
 
@@ -17,15 +18,6 @@ PIPELINE_SHARE = 0.65  # of camera noise; the rest is grain
 SAMPLED_SHARE = 0.6  # of camera noise that is seen through 4:2:0
 INDEPENDENT_SHARE = 0.45  # of what is coded; as much of the camera's
 CLEAN_SHARE = 0.08  # of what is coded: nothing but the coder
-# What networks are told of a level over what it is, mean and standard deviation of the logarithm: nearly all for
-# independent noise; of a camera's something is missed (eight clips, three cameras each: 0.7 to 1.1 of it was found, in
-# the median 0.94), of coded noise no measurement sees much.
-MEASURED: dict[NoiseKind, tuple[float, float]] = {
-    "white": (0.0, 0.03),
-    "sensor": (0.0, 0.03),
-    "camera": (-0.07, 0.2),
-    "compressed": (0.0, 0.5),
-}
 # Frames coded before those that are wanted, so that the first of these is not always one coded by itself.
 LEAD = 3
 
@@ -38,7 +30,7 @@ class Degraded(NamedTuple):
 
     noisy: Tensor
     clean: Tensor
-    noise: NoiseModel
+    noise: NoiseLevelFunction
 
 
 def lead_of(kind: NoiseKind) -> int:
@@ -58,7 +50,7 @@ def degrade(
     sigma = float(np.exp(random.uniform(np.log(max(low, 1e-3)), np.log(max(high, 1e-3)))))
     generator = torch.Generator(clean.device).manual_seed(int(random.integers(2**63)))
     if kind == "white":
-        noise = SensorNoise(NoiseModel.white(sigma))
+        noise = SensorNoise(NoiseLevelFunction.white(sigma))
         return Degraded(noise.add_to(clean, generator), clean.float(), noise.model)
     if kind == "sensor":
         noise = draw_sensor_noise(random, sigma)
@@ -95,13 +87,13 @@ def _through_camera(
 
 def _correlated(noisy: Tensor, clean: Tensor) -> Degraded:
     level = float((noisy - clean).square().mean().sqrt())
-    return Degraded(noisy, clean, NoiseModel.white(level))
+    return Degraded(noisy, clean, NoiseLevelFunction.white(level))
 
 
-def told_noise(kind: NoiseKind, noise: NoiseModel, noisy: Tensor, error: float) -> NoiseModel:
+def told_noise(kind: NoiseKind, noise: NoiseLevelFunction, noisy: Tensor, error: float) -> NoiseLevelFunction:
     """What a network is told of `noise` in frames `noisy (T, 3, H, W)`, `error` standard deviations off the usual."""
-    mean, deviation = MEASURED[kind]
+    mean, deviation = MEASUREMENT_ERROR[kind]
     told = noise.scaled(math.exp(mean + deviation * error))
     if kind == "compressed":
-        return NoiseModel.white(max(told.level(noisy), SMALLEST_CODED_LEVEL))
+        return NoiseLevelFunction.white(max(told.level(noisy), SMALLEST_CODED_LEVEL))
     return told

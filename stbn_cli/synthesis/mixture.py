@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stbn_cli.noise.luma import luma_of
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.isp import blurred, draw_pipeline
 from stbn_cli.synthesis.processing import blotchy, grain, jpeg, resized, spatially_reduced, temporally_reduced
@@ -71,7 +71,11 @@ def draw_clip(clean: Tensor, random: np.random.Generator) -> NoisyClip:
     kind = str(random.choice(list(SOURCES), p=np.array(list(SOURCES.values())) / sum(SOURCES.values())))
     sigma = _draw_sigma(random) / BYTE_SCALE
     if kind in ("white", "sensor") and random.random() < FLOAT_SHARE:
-        source = SensorNoise(NoiseModel.white(sigma)) if kind == "white" else draw_sensor_noise(random, sigma)
+        source = (
+            SensorNoise(NoiseLevelFunction.white(sigma))
+            if kind == "white"
+            else draw_sensor_noise(random, sigma)
+        )
         noisy = replace(source, clipped=False).add_to(clean, generator)
         return NoisyClip(noisy, clean, measured_levels(noisy, clean), kind, True)
     noisy, clean = _with_noise(kind, clean, random, sigma, generator)
@@ -124,7 +128,7 @@ def _with_noise(
     if kind == "clean":
         return rounded(clean), clean
     if kind == "white":
-        return SensorNoise(NoiseModel.white(sigma), clipped=True).add_to(clean, generator), clean
+        return SensorNoise(NoiseLevelFunction.white(sigma), clipped=True).add_to(clean, generator), clean
     if kind == "sensor":
         return replace(draw_sensor_noise(random, sigma), clipped=True).add_to(clean, generator), clean
     if kind == "grain":
@@ -164,14 +168,14 @@ def _draw_sigma(random: np.random.Generator) -> float:
     return float(np.exp(random.uniform(np.log(low), np.log(high))))
 
 
-def _draw_level(random: np.random.Generator, sigma: float) -> NoiseModel:
+def _draw_level(random: np.random.Generator, sigma: float) -> NoiseLevelFunction:
     """A level function with standard deviation `sigma` in the middle tones: rising, falling or constant."""
     if random.random() < 0.4:
-        return NoiseModel.white(sigma)
+        return NoiseLevelFunction.white(sigma)
     if random.random() < 0.5:
         return poisson_gaussian(sigma**2 * 1.6, sigma * 0.2**0.5).model
     dark, light = (float(np.exp(random.uniform(-0.9, 0.6))) for _ in range(2))
-    return NoiseModel((((dark * sigma) ** 2, sigma**2, (light * sigma) ** 2),))
+    return NoiseLevelFunction((((dark * sigma) ** 2, sigma**2, (light * sigma) ** 2),))
 
 
 def _draw_coder(random: np.random.Generator, sigma: float, frames: Tensor) -> "H264":

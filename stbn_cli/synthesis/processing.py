@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stbn_cli.noise.estimate import LUMA_WEIGHTS
 from stbn_cli.noise.luma import luma_of
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.isp import blurred, gaussian
 
@@ -31,8 +31,8 @@ def grain(shape: tuple[int, ...], std: float, generator: torch.Generator) -> Ten
 
 def blotchy(
     clean: Tensor,
-    luma: NoiseModel,
-    chroma: NoiseModel,
+    luma: NoiseLevelFunction,
+    chroma: NoiseLevelFunction,
     luma_size: float,
     chroma_sizes: tuple[float, float],
     generator: torch.Generator,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stbn_cli.noise.model import CHANNELS, NoiseModel
+from stbn_cli.noise.model import CHANNELS, NoiseLevelFunction
 from stbn_cli.scale import BYTE_SCALE
 
 MIDDLE = 0.5  # the brightness at which a drawn level holds
@@ -26,7 +26,7 @@ CLIPPED_SHARE = 0.7  # of the draws, clipped to [0, 1] and rounded to 8 bits
 class SensorNoise:
     """Gaussian noise of variance `model`; `clipped`: to [0, 1], and rounded to 8 bits."""
 
-    model: NoiseModel
+    model: NoiseLevelFunction
     clipped: bool = False
 
     def add_to(self, clean: Tensor, generator: torch.Generator) -> Tensor:
@@ -47,7 +47,7 @@ def poisson_gaussian(
     rounding = ROUNDING_VARIANCE / BYTE_SCALE**2 if clipped else 0.0
     rows = np.broadcast_arrays(shots, reads)
     variances = tuple((b * b + rounding, a + b * b + rounding) for a, b in zip(*rows, strict=True))
-    return SensorNoise(NoiseModel(variances), clipped)
+    return SensorNoise(NoiseLevelFunction(variances), clipped)
 
 
 def draw_sensor_noise(random: np.random.Generator, sigma: float) -> SensorNoise:

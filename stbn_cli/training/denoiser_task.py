@@ -13,7 +13,7 @@ from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
 from stbn_cli.inference.transfer import upload
 from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.levels import broadcast_sigma
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.noise.posterior import (
     MEAN_CHANNELS,
     gaussian_nll,
@@ -48,7 +48,7 @@ class DenoiserBatch(NamedTuple):
     flows: tuple[Tensor, Tensor] | None
     matched: Tensor | None = None
     clean: Tensor | None = None  # as `noisy`, where it is learned from
-    noises: tuple[NoiseModel, ...] = ()  # of each sequence, where it is more than `sigma`
+    noises: tuple[NoiseLevelFunction, ...] = ()  # of each sequence, where it is more than `sigma`
 
 
 class DenoiserTask(nn.Module):

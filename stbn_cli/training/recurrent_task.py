@@ -15,6 +15,7 @@ from stbn_cli.flow.estimator import create_flow_estimator
 from stbn_cli.metrics import psnr
 from stbn_cli.models.config import TRAINED_FLOW
 from stbn_cli.models.recurrent import Recurrent
+from stbn_cli.noise.calibration import LEVEL_ERROR
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import level_map
 from stbn_cli.scale import BYTE_SCALE
@@ -28,8 +29,6 @@ from stbn_cli.training.validation import Validation
 # Sequences hardly wrong (0-255 scale) are not to be made perfect at the expense of others.
 NEGLIGIBLE_ERROR = 0.7
 SPREAD_WEIGHT = 0.03  # of the likelihood that teaches the spread; its gradient does not reach the estimate
-# Error of a measured noise level: standard deviation of its logarithm.
-LEVEL_ERROR = 0.3
 SINGLE_SHARE = 0.12  # of the steps that learn from single frames
 LARGE_SHARE = 0.28  # of the steps with crops of LARGE times the size, and fewer of them
 LARGE = 1.5

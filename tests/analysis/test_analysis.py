@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from stbn_cli.analysis.analysis import RUN_FRAMES, Analysis, analyze
 from stbn_cli.analysis.picture import clipped_shares, find_repeats, grid_strength
 from stbn_cli.noise.bars import Bars, find_bars, without_bars
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.synthesis.codec import H264
 from stbn_cli.synthesis.isp import CameraPipeline, Grain
 from stbn_cli.synthesis.sensor import SensorNoise, poisson_gaussian
@@ -37,7 +37,7 @@ def seeded() -> torch.Generator:
 
 
 def test_white_noise(clean: torch.Tensor) -> None:
-    found = analysed(SensorNoise(NoiseModel.white(15 / 255)).add_to(clean, seeded()))
+    found = analysed(SensorNoise(NoiseLevelFunction.white(15 / 255)).add_to(clean, seeded()))
     assert found.verdict.kind == "white" and not found.verdict.faint
     assert found.level * 255 == pytest.approx(15, rel=0.06)
     assert found.typical.correlation.length == pytest.approx(0.65, abs=0.1)
@@ -52,7 +52,7 @@ def test_sensor_noise(clean: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("size", [0.6, 1.0])
 def test_grain_is_correlated_noise(clean: torch.Tensor, size: float) -> None:
-    found = analysed(Grain(NoiseModel.white(20 / 255), size).add_to(clean, seeded()))
+    found = analysed(Grain(NoiseLevelFunction.white(20 / 255), size).add_to(clean, seeded()))
     assert found.verdict.kind == "camera"
     expected = {0.6: 1.2, 1.0: 2.0}[size]
     assert found.typical.correlation.length == pytest.approx(expected, abs=0.4)
@@ -69,7 +69,8 @@ def test_coded_noise_is_told_from_coded_pictures(clean: torch.Tensor, tmp_path: 
     """`bits` of a pixel; 0.15 is 2 Mbit/s for 960x540 at 25 frames a second, which leaves little of the noise."""
     coder = H264(bitrate=round(bits * 256 * 176 * 25))
     coder.write(
-        SensorNoise(NoiseModel.white(20 / 255), clipped=True).add_to(clean, seeded()), tmp_path / "n.mp4"
+        SensorNoise(NoiseLevelFunction.white(20 / 255), clipped=True).add_to(clean, seeded()),
+        tmp_path / "n.mp4",
     )
     assert analyze(tmp_path / "n.mp4").verdict.kind == "compressed"
     H264(crf=24).write(clean, tmp_path / "c.mp4")
@@ -78,20 +79,20 @@ def test_coded_noise_is_told_from_coded_pictures(clean: torch.Tensor, tmp_path: 
 
 
 def test_hardly_any_noise_is_said_to_be_that(clean: torch.Tensor) -> None:
-    found = analysed(SensorNoise(NoiseModel.white(0.4 / 255)).add_to(clean, seeded()))
+    found = analysed(SensorNoise(NoiseLevelFunction.white(0.4 / 255)).add_to(clean, seeded()))
     assert found.verdict.faint and found.verdict.kind == "white"
     assert "hardly any noise" in found.verdict.sentences[0]
 
 
 def test_a_single_frame_is_measured_and_said_to_tell_little(clean: torch.Tensor) -> None:
-    found = analysed(SensorNoise(NoiseModel.white(15 / 255)).add_to(clean[:1], seeded()))
+    found = analysed(SensorNoise(NoiseLevelFunction.white(15 / 255)).add_to(clean[:1], seeded()))
     assert found.frames == 1 and found.level * 255 == pytest.approx(15, rel=0.1)
     assert found.verdict.kind == "white" and "too few" in found.verdict.sentences[0]
 
 
 def test_runs_come_from_all_over_a_long_clip_and_no_more_than_asked_for(clean: torch.Tensor) -> None:
     strong, weak = (
-        SensorNoise(NoiseModel.white(sigma / 255)).add_to(clean.repeat(3, 1, 1, 1), seeded())
+        SensorNoise(NoiseLevelFunction.white(sigma / 255)).add_to(clean.repeat(3, 1, 1, 1), seeded())
         for sigma in (30, 10)
     )
     clip = frames_of(torch.cat((weak, strong)))
@@ -102,7 +103,7 @@ def test_runs_come_from_all_over_a_long_clip_and_no_more_than_asked_for(clean: t
 
 
 def test_bars_are_found_and_left_out(clean: torch.Tensor) -> None:
-    noisy = SensorNoise(NoiseModel.white(15 / 255)).add_to(clean, seeded())
+    noisy = SensorNoise(NoiseLevelFunction.white(15 / 255)).add_to(clean, seeded())
     framed = torch.zeros(8, 3, 216, 272)
     framed[:, :, 20:196, 6:262] = noisy
     assert find_bars(framed) == Bars(20, 20, 6, 10)
@@ -121,7 +122,7 @@ def test_clipped_values_are_counted() -> None:
 
 
 def test_a_grid_of_blocks_is_seen(clean: torch.Tensor) -> None:
-    noisy = SensorNoise(NoiseModel.white(4 / 255)).add_to(clean, seeded())
+    noisy = SensorNoise(NoiseLevelFunction.white(4 / 255)).add_to(clean, seeded())
     blocks = torch.rand((8, 3, 22, 32), generator=seeded()) * 0.05
     blocky = noisy + blocks.repeat_interleave(8, -1).repeat_interleave(8, -2)
     assert grid_strength(noisy) == pytest.approx(1.0, abs=0.04)
@@ -129,7 +130,7 @@ def test_a_grid_of_blocks_is_seen(clean: torch.Tensor) -> None:
 
 
 def test_repeated_frames_and_skipped_blocks(clean: torch.Tensor) -> None:
-    noisy = SensorNoise(NoiseModel.white(8 / 255)).add_to(clean, seeded())
+    noisy = SensorNoise(NoiseLevelFunction.white(8 / 255)).add_to(clean, seeded())
     noisy[3] = noisy[2]
     noisy[5] = noisy[4] + 0.0005 * torch.randn(noisy[4].shape, generator=seeded())
     noisy[7, :, :16, :128] = noisy[6, :, :16, :128]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.synthesis.isp import Grain
 from stbn_cli.synthesis.sensor import SensorNoise
 from tests.cli.conftest import save_tiny_model
@@ -31,12 +31,16 @@ def write_clip(path: Path, noise: SensorNoise | Grain, frames: int = 6) -> Path:
 
 @pytest.fixture(scope="module")
 def white_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_clip(tmp_path_factory.mktemp("clips") / "white.mkv", SensorNoise(NoiseModel.white(12 / 255)))
+    return write_clip(
+        tmp_path_factory.mktemp("clips") / "white.mkv", SensorNoise(NoiseLevelFunction.white(12 / 255))
+    )
 
 
 @pytest.fixture(scope="module")
 def grainy_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_clip(tmp_path_factory.mktemp("clips") / "grain.mkv", Grain(NoiseModel.white(20 / 255), 0.9))
+    return write_clip(
+        tmp_path_factory.mktemp("clips") / "grain.mkv", Grain(NoiseLevelFunction.white(20 / 255), 0.9)
+    )
 
 
 def test_the_table_and_the_verdict(stbn, white_clip: Path) -> None:

@@ -45,7 +45,7 @@ def test_sigma_is_on_the_8_bit_scale_and_warned_about(tiny_model_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"sigma": 300}, {"strength": 2}, {"chunk": 0}, {"tile": -1}, {"flow": "x"}]
+    "options", [{"sigma": 300}, {"strength": 4}, {"chunk": 0}, {"tile": -1}, {"flow": "x"}]
 )
 def test_options_out_of_range(tiny_model_path, options) -> None:
     with pytest.raises(OptionError):

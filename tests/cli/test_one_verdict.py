@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stbn_cli.finetuning.run import FinetuneRun
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.synthesis.isp import Grain
 from stbn_cli.synthesis.sensor import SensorNoise, poisson_gaussian
 from tests.cli.test_analyze import write_clip
@@ -16,10 +16,10 @@ from tests.cli.test_errors import assert_refused
 
 SMALL = ("--batch-size", 1, "--patch-size", 32, "--train-length", 2, "--precision", "fp32", "--steps", 1)
 NOISES = {
-    "white": (SensorNoise(NoiseModel.white(12 / 255)), False, False),
+    "white": (SensorNoise(NoiseLevelFunction.white(12 / 255)), False, False),
     "sensor": (poisson_gaussian(0.02, 0.01), False, False),
-    "grain": (Grain(NoiseModel.white(20 / 255), 0.9), True, False),
-    "clean": (SensorNoise(NoiseModel.white(0.1 / 255)), False, True),
+    "grain": (Grain(NoiseLevelFunction.white(20 / 255), 0.9), True, False),
+    "clean": (SensorNoise(NoiseLevelFunction.white(0.1 / 255)), False, True),
 }
 
 
@@ -65,7 +65,7 @@ def test_all_commands_agree(stbn, tiny_model_path: Path, tmp_path: Path, name: s
 
 
 def test_levels_by_brightness_are_those_of_the_headline(stbn, tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mkv", Grain(NoiseModel.white(20 / 255), 0.9))
+    clip = write_clip(tmp_path / "clip.mkv", Grain(NoiseLevelFunction.white(20 / 255), 0.9))
     found = json.loads(stbn("analyze", clip, "--json").out)
     (run,) = found["runs"]
     assert run["level"] == pytest.approx(found["level"], abs=1e-3)

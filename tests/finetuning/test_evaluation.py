@@ -11,12 +11,12 @@ from stbn_cli.finetuning.flows import BlindFlows, find_blind_flows
 from stbn_cli.finetuning.footage import NoisyRun
 from stbn_cli.flow.dis import DisFlow
 from stbn_cli.models.stbn import STBN
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.noise.posterior import GAUSSIAN_CHANNELS, posterior_mean
 from tests.networks import TINY
 
 ALL = 10**9
-NOISE = NoiseModel.white(0.1)
+NOISE = NoiseLevelFunction.white(0.1)
 
 
 def run_of(noisy: Tensor, seed: int = 0) -> NoisyRun:
@@ -161,7 +161,8 @@ def test_the_network_gets_frames_flow_and_level_of_the_same_place() -> None:
 def test_the_noise_model_weighs_the_pixel_itself(network: STBN) -> None:
     evaluator = evaluator_of(random_run(3, 40, 40))
     little, much = (
-        evaluator.evaluate(network, 0.1, NoiseModel.white(sigma), torch.float32) for sigma in (0.001, 10.0)
+        evaluator.evaluate(network, 0.1, NoiseLevelFunction.white(sigma), torch.float32)
+        for sigma in (0.001, 10.0)
     )
     assert torch.equal(little.predictions.outputs, much.predictions.outputs)
     assert little.residual_sigma < 0.1 * much.residual_sigma
@@ -216,7 +217,7 @@ def test_what_is_removed_is_measured() -> None:
     # All noise is removed: the network is certain that everything is grey.
     for noise, expected in ((white, 0.0), (smooth, 2 / 3)):
         evaluator = evaluator_of(run_of(0.5 + noise))
-        found = evaluator.evaluate(Certain(), 0.1, NoiseModel.white(1.0), torch.float32)
+        found = evaluator.evaluate(Certain(), 0.1, NoiseLevelFunction.white(1.0), torch.float32)
         assert found.residual_sigma == pytest.approx(float(noise.std()), rel=0.01)
         assert found.residual_correlation == pytest.approx(expected, abs=0.03)
         assert (found.picture - 0.5).abs().max() < 0.001
@@ -231,7 +232,7 @@ def test_frames_without_noise_have_no_correlation() -> None:
 def test_the_pictures_before_and_after_show_the_same_place() -> None:
     evaluator = evaluator_of(random_run(18, 40, 250), random_run(3, 36, 36, seed=1), pixels=1, seed=5)
     # With little noise assumed the pixels themselves shine through the grey.
-    after = evaluator.evaluate(Certain(), 0.1, NoiseModel.white(1e-3), torch.float32).picture
+    after = evaluator.evaluate(Certain(), 0.1, NoiseLevelFunction.white(1e-3), torch.float32).picture
     before = evaluator.noisy_picture()
     assert before.shape == after.shape
     assert torch.corrcoef(torch.stack((before.flatten(), after.flatten())))[0, 1] > 0.999

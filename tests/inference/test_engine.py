@@ -25,7 +25,7 @@ from stbn_cli.models.config import MODEL_SIZES
 from stbn_cli.models.seen import Seen
 from stbn_cli.models.stbn import STBN, Direction
 from stbn_cli.noise.levels import broadcast_sigma
-from stbn_cli.noise.model import LearnedNoise, NoiseModel, SceneNoise
+from stbn_cli.noise.model import LearnedNoise, NoiseLevelFunction, SceneNoise
 from stbn_cli.noise.posterior import posterior_mean
 from tests.networks import TINY
 
@@ -200,7 +200,7 @@ def test_strength_above_1_multiplies_the_noise_that_was_learned() -> None:
     frames = moving_clip(3)
 
     def with_learned(sigma: float, strength: float) -> np.ndarray:
-        learned = LearnedNoise(NoiseModel.white(sigma), sigma)
+        learned = LearnedNoise(NoiseLevelFunction.white(sigma), sigma)
         options = EngineOptions(strength=strength)
         return Denoiser(tiny_network(), DisFlow(), options, device=CPU, dtype=torch.float32, noise=learned)(
             frames
@@ -389,7 +389,7 @@ def test_flow_of_reduced_frames_is_that_of_the_whole_ones() -> None:
     still = moving_clip(1, 190, 246)[0]
     plan = denoiser_of(EngineOptions(sigma=SIGMA), flow=flow).plan_for(184, 240)
     for scale in (1, 2):
-        queue = SceneQueue(Scene(NoiseModel.white(SIGMA), SIGMA, SIGMA))
+        queue = SceneQueue(Scene(NoiseLevelFunction.white(SIGMA), SIGMA, SIGMA))
         for shift in (0, 4):  # noise and all: an easy motion, told exactly
             frame = np.ascontiguousarray(still[:184, shift : shift + 240])
             queue.pending.append(PendingFrame(torch.from_numpy(frame).permute(2, 0, 1)[None]))

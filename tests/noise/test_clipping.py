@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stbn_cli.noise.clipping import clipped_mean, find_clipping, lift, undo_clipping
-from stbn_cli.noise.model import Clipping, NoiseModel
+from stbn_cli.noise.model import Clipping, NoiseLevelFunction
 
 SIZE = 96
 
@@ -27,7 +27,7 @@ def test_lift_inverts_the_mean_of_clipped_noise() -> None:
 @pytest.mark.parametrize("level", [2.0, 5.0, 10.0, 20.0, 250.0])
 def test_a_perfect_mean_becomes_the_clean_level(level: float, sigma: float) -> None:
     noisy = noisy_frames(level, sigma)
-    found = find_clipping(noisy, NoiseModel.white(sigma / 255))
+    found = find_clipping(noisy, NoiseLevelFunction.white(sigma / 255))
     mean = noisy.mean().expand_as(noisy)
     clean, _ = undo_clipping(mean, noisy, found)
     assert float(clean.mean()) * 255 == pytest.approx(level, abs=0.7)
@@ -35,7 +35,7 @@ def test_a_perfect_mean_becomes_the_clean_level(level: float, sigma: float) -> N
 
 @pytest.mark.parametrize("level", [2.0, 20.0, 128.0, 250.0])
 def test_noise_that_was_not_cut_off_is_left_alone(level: float) -> None:
-    assert not find_clipping(noisy_frames(level, 15.0, clipped=False), NoiseModel.white(15 / 255)).any
+    assert not find_clipping(noisy_frames(level, 15.0, clipped=False), NoiseLevelFunction.white(15 / 255)).any
 
 
 def test_where_no_noise_was_removed_nothing_changes() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stbn_cli.noise.levelfunction import NoiseEstimate, estimate_noise
+from stbn_cli.noise.level_function import NoiseEstimate, estimate_noise
 from stbn_cli.synthesis.codec import sampled
 from stbn_cli.synthesis.sensor import SensorNoise, poisson_gaussian
 

@@ -6,17 +6,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.noise.posterior import posterior_mean
 from stbn_cli.noise.sure import Predictions, compare_risks
 
 COUNT = 60_000
-SHOT = NoiseModel(((0.001, 0.02), (0.002, 0.01), (0.004, 0.004)))
-WHITE = NoiseModel.white(0.1)
+SHOT = NoiseLevelFunction(((0.001, 0.02), (0.002, 0.01), (0.004, 0.004)))
+WHITE = NoiseLevelFunction.white(0.1)
 
 
 def made_predictions(
-    actual: NoiseModel, *, darkest: float = 0.0, brightest: float = 1.0, normal: bool = True, seed: int = 0
+    actual: NoiseLevelFunction,
+    *,
+    darkest: float = 0.0,
+    brightest: float = 1.0,
+    normal: bool = True,
+    seed: int = 0,
 ) -> tuple[Predictions, Tensor]:
     """Predictions that know nothing of their own pixels' noise, and the clean values `(3, COUNT, 1)`.
 
@@ -37,12 +42,14 @@ def made_predictions(
     return Predictions(torch.cat((mean, factors)), noisy, torch.arange(COUNT)), clean
 
 
-def estimate(predictions: Predictions, assumed: NoiseModel) -> Tensor:
+def estimate(predictions: Predictions, assumed: NoiseLevelFunction) -> Tensor:
     """The denoised values `(3, COUNT, 1)`, not clipped."""
     return posterior_mean(predictions.outputs, predictions.noisy, assumed.sigma_at(predictions.mean))
 
 
-def assert_unbiased(predictions: Predictions, clean: Tensor, assumed: NoiseModel, actual: NoiseModel) -> None:
+def assert_unbiased(
+    predictions: Predictions, clean: Tensor, assumed: NoiseLevelFunction, actual: NoiseLevelFunction
+) -> None:
     """That the mean risk is the mean squared error, as precisely as so many pixels can tell."""
     error = (estimate(predictions, assumed).clamp(0, 1) - clean).square().mean(0)[:, 0]
     risk = predictions.risk(assumed, actual)
@@ -57,15 +64,17 @@ def assert_unbiased(predictions: Predictions, clean: Tensor, assumed: NoiseModel
     ("assumed", "actual"),
     [
         (WHITE, WHITE),
-        (NoiseModel.white(0.05), WHITE),
-        (NoiseModel.white(0.2), WHITE),
+        (NoiseLevelFunction.white(0.05), WHITE),
+        (NoiseLevelFunction.white(0.2), WHITE),
         (SHOT, SHOT),
         (WHITE, SHOT),
         (SHOT, WHITE),
     ],
     ids=["right", "too little", "too much", "shot noise", "shot noise taken for white", "the reverse"],
 )
-def test_risk_is_unbiased_where_clipping_acts(assumed: NoiseModel, actual: NoiseModel) -> None:
+def test_risk_is_unbiased_where_clipping_acts(
+    assumed: NoiseLevelFunction, actual: NoiseLevelFunction
+) -> None:
     predictions, clean = made_predictions(actual)
     clean = clean.clamp(0, 1)
     # Shown pictures have no values outside the scale: neither here. The noise stays as it was drawn.
@@ -79,7 +88,7 @@ def test_risk_is_unbiased_where_clipping_acts(assumed: NoiseModel, actual: Noise
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
 def test_without_clipping_the_noise_need_not_be_normal(factor: float) -> None:
-    actual = NoiseModel.white(0.01)
+    actual = NoiseLevelFunction.white(0.01)
     predictions, clean = made_predictions(actual, normal=False)
     # The same around the middle, a tenth as wide: far from the bounds.
     outputs = 0.1 * predictions.outputs
@@ -87,7 +96,7 @@ def test_without_clipping_the_noise_need_not_be_normal(factor: float) -> None:
     noisy = predictions.noisy + outputs[:3] - predictions.mean - 0.9 * (clean - predictions.mean)
     clean = outputs[:3] + 0.1 * (clean - predictions.mean)
     narrow = Predictions(outputs, noisy, predictions.group)
-    assumed = NoiseModel.white(factor * 0.01)
+    assumed = NoiseLevelFunction.white(factor * 0.01)
     shown = estimate(narrow, assumed)
     assert shown.min() > 0 and shown.max() < 1
     assert_unbiased(narrow, clean, assumed, actual)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from stbn_cli.noise.kinds import KINDS, NoiseKind
-from stbn_cli.noise.model import NoiseModel
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.synthesis.codec import H264, sampled
 from stbn_cli.synthesis.isp import CameraPipeline, Grain, gaussian
 from stbn_cli.synthesis.kinds import degrade, lead_of
@@ -80,7 +80,7 @@ def test_demosaicing_spreads_noise_over_neighbours_and_sharpening_takes_some_bac
 @pytest.mark.parametrize("size", [0.5, 1.0, 1.4])
 def test_grain_has_its_level_and_its_size(size: float) -> None:
     clean = torch.full((2, 3, 128, 128), 0.5)
-    noise = Grain(NoiseModel.white(0.08), size).add_to(clean, generator()) - clean
+    noise = Grain(NoiseLevelFunction.white(0.08), size).add_to(clean, generator()) - clean
     assert float(noise.std()) == pytest.approx(0.08, rel=0.03)
     kernel = gaussian(size, noise)
     expected = float((kernel[1:] * kernel[:-1]).sum() / kernel.square().sum())
@@ -89,7 +89,7 @@ def test_grain_has_its_level_and_its_size(size: float) -> None:
 
 def test_shared_grain_is_grey() -> None:
     clean = torch.full((1, 3, 64, 64), 0.5)
-    noise = Grain(NoiseModel.white(0.08), 0.6, shared=1.0).add_to(clean, generator()) - clean
+    noise = Grain(NoiseLevelFunction.white(0.08), 0.6, shared=1.0).add_to(clean, generator()) - clean
     assert float((noise[:, 0] - noise[:, 2]).abs().max()) < 1e-6
 
 

@@ -26,7 +26,7 @@ from stbn_cli.noise.estimate import (
     plane_blocks,
     sigma_of,
 )
-from stbn_cli.noise.model import CHANNELS, NoiseModel, SceneNoise
+from stbn_cli.noise.model import CHANNELS, NoiseLevelFunction, SceneNoise
 
 # Groups of blocks of equal brightness, in each frame and channel.
 GROUPS = 10
@@ -50,7 +50,7 @@ SMALLEST_VARIANCE = (0.05 / 255) ** 2
 class NoiseEstimate:
     """The noise of a clip whose pixels are noisy independently of each other."""
 
-    model: NoiseModel
+    model: NoiseLevelFunction
     # Standard deviation on [0, 1]: root mean square over the frames and channels.
     level: float
     # What was measured: (channel, brightness, standard deviation) each, [0, 1] scale.
@@ -96,7 +96,9 @@ def estimate_with(frames: np.ndarray | Tensor, aligned: Sequence[BlockSet]) -> N
     white = sigma_of(sigmas)
     sets = [*flat, *aligned]
     if not sets or white.frames_used == 0:
-        return NoiseEstimate(NoiseModel.white(white.sigma), white.sigma, (), (0.0, 1.0), reliable=False)
+        return NoiseEstimate(
+            NoiseLevelFunction.white(white.sigma), white.sigma, (), (0.0, 1.0), reliable=False
+        )
     model = fit_level_function(sets)
     values = np.concatenate([picture.reshape(-1, CHANNELS)[::37] for picture in pictures])
     dark, bright = np.quantile(values, (0.05, 0.95)).clip(0.0, 1.0).tolist()
@@ -122,7 +124,7 @@ def _held(flat: Sequence[BlockSet], aligned: Sequence[BlockSet]) -> float:
     return float(np.clip(1.0 - np.median(ratios), 0.0, 1.0)) if ratios else 0.0
 
 
-def _level(model: NoiseModel, values: np.ndarray) -> float:
+def _level(model: NoiseLevelFunction, values: np.ndarray) -> float:
     import torch
 
     shown = torch.from_numpy(np.ascontiguousarray(values.T))[..., None]  # (3, n, 1)
@@ -138,13 +140,13 @@ def _luma_factor(white: SigmaEstimate) -> float:
     return white.luma / expected
 
 
-def fit_level_function(sets: Sequence[BlockSet]) -> NoiseModel:
+def fit_level_function(sets: Sequence[BlockSet]) -> NoiseLevelFunction:
     """The simplest variance function that the groups of blocks do not contradict."""
     channel = np.array([part.channel for part in sets])
     brightness = np.clip([part.brightness for part in sets], 0.0, 1.0)
     target = np.log(np.maximum([part.variance for part in sets], SMALLEST_VARIANCE))
     flat = _robust_row(brightness, target, 1)
-    model = NoiseModel((tuple(np.exp(flat).tolist()),))
+    model = NoiseLevelFunction((tuple(np.exp(flat).tolist()),))
     cost = _misfit(target - _predicted(flat, brightness))
     # Where a channel shows nothing that could be measured (all of it clipped), none has a function of its own.
     complete = len(np.unique(channel)) == CHANNELS
@@ -157,7 +159,7 @@ def fit_level_function(sets: Sequence[BlockSet]) -> NoiseModel:
             row = _robust_row(brightness[mine], target[mine], knots)
             predicted[mine] = _predicted(row, brightness[mine])
             rows.append(tuple(np.exp(row).tolist()))
-        trial = NoiseModel(tuple(rows))
+        trial = NoiseLevelFunction(tuple(rows))
         parameters = len(rows) * knots
         before = sum(len(row) for row in model.variances)
         worth = (1.0 - WORTH) ** max(parameters - before, 1)
@@ -169,7 +171,7 @@ def fit_level_function(sets: Sequence[BlockSet]) -> NoiseModel:
     return model
 
 
-def _all_predicted(model: NoiseModel, channel: np.ndarray, brightness: np.ndarray) -> np.ndarray:
+def _all_predicted(model: NoiseLevelFunction, channel: np.ndarray, brightness: np.ndarray) -> np.ndarray:
     rows = model.variances if len(model.variances) == CHANNELS else model.variances * CHANNELS
     result = np.empty_like(brightness)
     for index in range(CHANNELS):

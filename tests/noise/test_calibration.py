@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from stbn_cli.noise.kinds import COMPARED_LEVELS_SHARE, HIDDEN_LUMA
+from stbn_cli.noise.calibration import COMPARED_LEVELS_SHARE, HIDDEN_LUMA, assumed_levels
 from stbn_cli.noise.levels import white_levels
-from stbn_cli.noise.measurement import SceneMeasurement, assumed_levels, measure_scene, neighbours_share
+from stbn_cli.noise.measurement import SceneMeasurement, measure_scene, neighbours_share
 from tests.noise.test_flatness import LUMA, eight_bits, scene, spread
 
 
