@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stbn_cli.noise.fit import SUREST_PART, fit_level_function
 from stbn_cli.noise.luma import luma_of, weights_like
-from stbn_cli.noise.model import SUREST_PART, NoiseLevelFunction, fit_level_function
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.noise.posterior import (
     CHANNEL_AXIS,
     MEAN_CHANNELS,

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stbn_cli.noise.model import FEWEST_PIXELS, LearnedNoise, NoiseLevelFunction, fit_level_function
+from stbn_cli.noise.fit import FEWEST_PIXELS, fit_level_function
+from stbn_cli.noise.model import LearnedNoise, NoiseLevelFunction
 
 BENT = NoiseLevelFunction(((0.001, 0.004, 0.002), (0.003, 0.0, 0.001), (0.0, 0.0, 0.01)))
 START = NoiseLevelFunction.white(0.05)
