@@ -222,7 +222,7 @@ def _tell(report: RunReport, result: "DenoiseResult", verbosity: int) -> dict[st
     if verbosity >= VERBOSE:
         for scene in report.scenes():
             say(
-                f"From frame {scene['first_frame']}: noise level {scene['sigma']:.4g}, the network is told "
+                f"From frame {scene['first_frame']}: noise level {scene['sigma']:.4g}, conditioning level "
                 f"{scene['assumed']['sigma']:.4g}"
             )
     if verbosity >= NORMAL:

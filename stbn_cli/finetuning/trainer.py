@@ -63,7 +63,7 @@ class NoiseKnowledge:
     """What is known of the noise before anything is learned."""
 
     model: NoiseLevelFunction
-    told: float  # [0, 1]: what the network is told
+    told: float  # [0, 1]: what the network is conditioned on
 
 
 class ProgressReport(Protocol):

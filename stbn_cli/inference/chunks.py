@@ -58,7 +58,7 @@ class Scene:
 
     noise: NoiseLevelFunction  # what the posterior uses
     sigma: float  # its level, [0, 1]: what the flow is told
-    conditioning_sigma: float  # what the network is told (within its trained range)
+    conditioning_sigma: float  # what the network is conditioned on (within its trained range)
     # What it is told instead, where it was trained for maps: `noise` within this range.
     map_range: tuple[float, float] | None = None
     # Levels of luma and colour noise by brightness `(2, K)`, for networks that take maps of both.
@@ -68,7 +68,7 @@ class Scene:
     exaggerated: bool = False  # `levels` are more than there is
 
     def level(self, frame: Tensor) -> Tensor:
-        """What the network is told of a noisy `frame (N, C, H, W)`: one number, or a map of its shape.
+        """What the network is conditioned on for a noisy `frame (N, C, H, W)`: one number, or a map of its shape.
 
         The map is that of each pixel's own noisy value, so that a blind spot stays blind.
         """

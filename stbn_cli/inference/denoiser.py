@@ -44,7 +44,7 @@ class Denoiser:
     `device`: one, or several that share the chunks. `sigma_range`: noise levels ([0, 1]) the network was trained for.
     Outside, it is told the nearest one, while the posterior uses the true one. `noise`: that of the footage the model
     was finetuned on; it takes the place of the estimate where `options.sigma` is None. `noise_kind`: what the
-    network was trained for, which decides how noise is measured and what the network is told of it. `on_message`
+    network was trained for, which decides how noise is measured and what the network is conditioned on. `on_message`
     receives whole sentences about fallbacks as they happen.
     """
 

@@ -148,7 +148,7 @@ class SceneNoise:
 
 @dataclass(frozen=True, slots=True)
 class LearnedNoise:
-    """The noise that a model was finetuned for: what its posterior uses, and what its network is told."""
+    """The noise that a model was finetuned for: what its posterior uses, and what its network is conditioned on."""
 
     model: NoiseLevelFunction
     told: float  # [0, 1]
