@@ -72,7 +72,7 @@ def assumed_noise(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
 
 
 def assumed_levels(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
-    """What a network is conditioned on that takes levels of luma and colour by brightness, whatever neighbours share."""
+    """The conditioning of networks that take levels of luma and colour by brightness, whatever neighbours share."""
     full = measured.full
     if kind == "compressed":
         luma = assumed_noise(measured, kind).level
