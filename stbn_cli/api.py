@@ -125,6 +125,8 @@ def denoise_file(
         input: a video, a folder of images, a pattern such as frame_%04d.png, or "-": y4m from standard input.
         output: a video by its suffix, a folder or pattern of images, or "-": y4m to standard output.
         encode: how to encode; None: like the input.
+        denoiser: with the model "auto" and no kind of noise, the model for the kind that is measured takes its place;
+            its `report` is then empty.
         overwrite: replace `output` if it is there.
         start, end: half-open range in seconds from the beginning of the input.
         rate: frames per second of an image sequence; None: 25.
@@ -132,8 +134,8 @@ def denoise_file(
         max_pixels: of one picture; an input that states more is refused. None: 8192 x 8192.
         field: "on" denoises the two fields of each picture apart, "off" does not, "auto" goes by the input's marks.
         progress: called with the number of frames denoised so far.
-        uncertainty: a .mkv to write the standard deviation of every value to, times UNCERTAINTY_GAIN, in lossless RGB
-            of 16 bits; for a denoiser that was loaded with `uncertainty`.
+        uncertainty: a .mkv to write the standard deviation of every value to, times 8, in lossless RGB of
+            16 bits; for a denoiser that was loaded with `uncertainty`.
         keep_progress: keep finished frames in a hidden folder beside `output` until it is done.
         resume: go on where an interrupted call with the same options ended, if there was one; keeps progress.
         adapt_minutes: finetune the model on this input first, for about so long.
@@ -145,11 +147,13 @@ def denoise_file(
     from stbn_cli.jobs.denoise import DenoiseJob, write_denoised
     from stbn_cli.video.encoders import EncodeOptions
 
-    loaded = isinstance(denoiser, LoadedDenoiser)
+    loaded = denoiser if isinstance(denoiser, LoadedDenoiser) else None
     job = DenoiseJob(
-        source=Source(input, Span(start, end, rate, field, max_pixels or MAX_PIXELS, hardware)),
+        source=Source(
+            input, Span(start, end, rate, field, MAX_PIXELS if max_pixels is None else max_pixels, hardware)
+        ),
         output=output,
-        options=denoiser.requested if isinstance(denoiser, LoadedDenoiser) else DenoiserOptions(),
+        options=DenoiserOptions() if loaded is None else loaded.requested,
         encode=encode or EncodeOptions(),
         overwrite=overwrite,
         uncertainty=uncertainty,
@@ -159,11 +163,11 @@ def denoise_file(
         adapt_minutes=adapt_minutes,
         resume_command="Call denoise_file again with resume=True.",
     )
-    if not loaded and (job.keep_progress or adapt_minutes is not None):
+    if loaded is None and (job.keep_progress or adapt_minutes is not None):
         raise OptionError("To keep progress or to adapt a model, give a denoiser made by load_denoiser.")
-    tell = denoiser.on_message if isinstance(denoiser, LoadedDenoiser) else None
+    tell = None if loaded is None else loaded.on_message
     with job.prepare(Events(show_warning=tell or (lambda message: None)), denoiser) as prepared:
-        if loaded:
+        if loaded is not None:
             return prepared.run(progress).summary
         return write_denoised(
             prepared.reader,

@@ -154,8 +154,9 @@ class ChunkStore:
             with whole_file(self.folder / STATE_FILE, durable=True) as partial:
                 save_file(tensors, partial, {"stbn": json.dumps(content)})
         except (OutputError, SafetensorError) as error:
+            reason = getattr(error.__cause__, "strerror", None) or error
             raise OutputError(
-                f"The progress cannot be kept in {self.folder}: {error}. Free some space, or give --no-keep-progress."
+                f"The progress cannot be kept in {self.folder} ({reason}). Free some space, or give --no-keep-progress."
             ) from error
         self.state = state
 

@@ -5,12 +5,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stbn_cli.video.formats import STANDARD_STREAM
 from stbn_cli.video.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     from stbn_cli.video.frames import FrameReader
-
-PIPE = "-"  # as input: y4m from standard input; as output: to standard output
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class Source:
     @property
     def is_pipe(self) -> bool:
         """Whether it passes once."""
-        return self.path == PIPE
+        return self.path == STANDARD_STREAM
 
     def open(
         self, *, start: float | None = None, end: float | None = None, strict: bool = False

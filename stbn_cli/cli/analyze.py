@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, show, show_json, show_table
 from stbn_cli.cli.flags import RangeFlags, ReadFlags, flattened
-from stbn_cli.cli.parsing import PIPE
 from stbn_cli.cli.progress import FrameProgress
 from stbn_cli.errors import OptionError
+from stbn_cli.video.formats import STANDARD_STREAM
 
 if TYPE_CHECKING:
     from stbn_cli.analysis.analysis import Analysis, RunAnalysis
@@ -51,7 +51,7 @@ def analyze(
 
     Says what kind of noise it is, what that means for denoising, and what `stbn denoise` will do.
     """
-    if source == PIPE:
+    if source == STANDARD_STREAM:
         raise OptionError(
             "stbn analyze reads a clip more than once, which standard input cannot be. Name a file."
         )

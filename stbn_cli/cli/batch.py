@@ -11,9 +11,9 @@ from typing import Any
 
 from stbn_cli.cli.console import say, show_json
 from stbn_cli.cli.exits import sentence
-from stbn_cli.cli.parsing import DENOISED, PIPE, default_output
+from stbn_cli.cli.parsing import DENOISED, default_output
 from stbn_cli.errors import InputError, InterruptedByUserError, OptionError, OutputError, StbnError
-from stbn_cli.video.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from stbn_cli.video.formats import IMAGE_SUFFIXES, STANDARD_STREAM, VIDEO_SUFFIXES
 from stbn_cli.video.names import natural_key
 
 TEMPLATE = f"{{stem}}.{DENOISED}{{suffix}}"
@@ -89,7 +89,7 @@ def plan_batch(inputs: Sequence[str], naming: Naming, writable: Sequence[str]) -
 
 def _expand(inputs: Sequence[str]) -> tuple[list[str], bool]:
     """Single sources, each once, and whether they are a batch."""
-    if len(inputs) > 1 and PIPE in inputs:
+    if len(inputs) > 1 and STANDARD_STREAM in inputs:
         raise OptionError("Standard input (-) cannot be one of several inputs. Denoise it alone.")
     sources: dict[str, str] = {}
     many = len(inputs) > 1
@@ -97,7 +97,9 @@ def _expand(inputs: Sequence[str]) -> tuple[list[str], bool]:
         found = _members(name)
         many = many or found is not None
         for source in [name] if found is None else found:
-            sources.setdefault(os.path.abspath(source) if source != PIPE else PIPE, source)
+            sources.setdefault(
+                os.path.abspath(source) if source != STANDARD_STREAM else STANDARD_STREAM, source
+            )
     return list(sources.values()), many
 
 
@@ -106,7 +108,7 @@ def _members(name: str) -> list[str] | None:
     from stbn_cli.video.images import is_image_source, refuse_raw_pictures
 
     path = Path(name)
-    if name == PIPE or os.path.lexists(path):
+    if name == STANDARD_STREAM or os.path.lexists(path):
         if not path.is_dir() or is_image_source(path):
             return None
         found = [str(path / child) for child in os.listdir(path)]
@@ -149,7 +151,7 @@ def _folder(naming: Naming, many: bool) -> Path | None:
 
 
 def _names_folder(output: str) -> bool:
-    return output != PIPE and (output.endswith(SEPARATORS) or os.path.isdir(output))
+    return output != STANDARD_STREAM and (output.endswith(SEPARATORS) or os.path.isdir(output))
 
 
 def _check_template(template: str) -> None:
@@ -168,8 +170,8 @@ def _check_template(template: str) -> None:
 
 def _output(source: str, naming: Naming, folder: Path | None, writable: Sequence[str]) -> str:
     default = default_output(source, writable)
-    if default == PIPE or (folder is None and naming.template is None):
-        if default == PIPE and (folder is not None or naming.template is not None):
+    if default == STANDARD_STREAM or (folder is None and naming.template is None):
+        if default == STANDARD_STREAM and (folder is not None or naming.template is not None):
             raise OptionError("Standard input has no name to make another one of. Give -o.")
         return default
     images = default.endswith("/")

@@ -31,9 +31,9 @@ from stbn_cli.cli.progress import FinetuneDisplay, FrameProgress
 from stbn_cli.cli.report import RunReport, fields
 from stbn_cli.errors import InterruptedByUserError, OptionError
 from stbn_cli.jobs.events import Events
-from stbn_cli.source import PIPE, Source
+from stbn_cli.source import Source
 from stbn_cli.stopping import StopRequest
-from stbn_cli.video.formats import WRITABLE_SUFFIXES
+from stbn_cli.video.formats import STANDARD_STREAM, WRITABLE_SUFFIXES
 
 if TYPE_CHECKING:
     from stbn_cli.finetuning.result import FinetuneResult
@@ -112,7 +112,7 @@ def denoise(
         try:
             return _run(job, logging)
         except KeyboardInterrupt:
-            left = "" if item.output == PIPE else f"; nothing was written to {item.output}"
+            left = "" if item.output == STANDARD_STREAM else f"; nothing was written to {item.output}"
             raise InterruptedByUserError(f"Interrupted{left}.") from None
 
     if uncertainty is not None and batch.many:

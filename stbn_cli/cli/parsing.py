@@ -7,8 +7,7 @@ from pathlib import Path
 
 from stbn_cli.checkpoints.registry import AUTO
 from stbn_cli.errors import OptionError, StbnError
-from stbn_cli.source import PIPE
-from stbn_cli.video.formats import MUXERS
+from stbn_cli.video.formats import MUXERS, STANDARD_STREAM
 
 MAXIMUM_SIGMA = 255.0
 DENOISED = "denoised"
@@ -86,11 +85,11 @@ def parse_count(text: str, option: str, minimum: int) -> int | None:
 
 def check_pipes(source: str, output: str, *, adapt: bool, json: bool) -> None:
     """Refuse what a pipe, which passes once and carries nothing but pictures, cannot do. Raises OptionError."""
-    if source == PIPE and adapt:
+    if source == STANDARD_STREAM and adapt:
         raise OptionError(
             "--adapt reads the clip more than once, which standard input cannot be. Save it to a file first."
         )
-    if output == PIPE and json:
+    if output == STANDARD_STREAM and json:
         raise OptionError(
             "--json and -o - both want standard output. Leave out --json, or name an output file."
         )
@@ -98,8 +97,8 @@ def check_pipes(source: str, output: str, *, adapt: bool, json: bool) -> None:
 
 def default_output(source: str, writable_suffixes: Collection[str]) -> str:
     """`<stem>.denoised.<suffix>` beside the input; a folder (ends with /) for images; a pipe for a pipe."""
-    if source == PIPE:
-        return PIPE
+    if source == STANDARD_STREAM:
+        return STANDARD_STREAM
     path = Path(source)
     is_folder = os.path.isdir(path)  # unlike Path's, false for a name that is too long
     if is_folder or (not os.path.exists(path) and any(mark in path.name for mark in "%*?[")):

@@ -20,7 +20,8 @@ from stbn_cli.pipeline import (
     denoise_video,
     denoise_video_resumably,
 )
-from stbn_cli.source import PIPE, Source
+from stbn_cli.source import Source
+from stbn_cli.video.formats import STANDARD_STREAM
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -94,7 +95,7 @@ class PreparedDenoising:
             self.encoding: Encoding = plan_encoding(self.metadata, job.output, job.encode, events)
             if job.encode.strict:
                 refuse_changes(self.reader)
-            if not job.dry_run and job.output != PIPE:
+            if not job.dry_run and job.output != STANDARD_STREAM:
                 self.folder = stack.enter_context(WorkFolder(job.output))
                 take_over(self.folder, resume=job.resume, restart=job.restart)
             self._stack = stack.pop_all()

@@ -25,7 +25,7 @@ def _silent() -> "AbstractContextManager[Callable[[FinetuneProgress], None]]":
 class Events:
     """Where messages go. `warn`: what is not as the user may expect; each sentence comes once.
 
-    `say`: what is being done, at two levels of detail. `finetuning`: a display of a finetuning run, while that lasts.
+    `say`: what is being done. `finetuning`: a display of a finetuning run, while that lasts.
     """
 
     show_warning: Callable[[str], None] = _nothing

@@ -45,3 +45,5 @@ CONTAINER_NAMES = {
 }
 # Frames per second; used only where neither the user nor the source nor its frames state a rate.
 FALLBACK_RATE = Fraction(25)
+# The name of standard input (y4m) and output (y4m). A file called so is ./- to us.
+STANDARD_STREAM = "-"

@@ -9,11 +9,8 @@ from typing import IO, Any, Literal
 
 from stbn_cli.errors import OptionError, OutputError
 from stbn_cli.files import LONGEST_NAME
-from stbn_cli.video.formats import IMAGE_SUFFIXES, MUXERS, Y4M
+from stbn_cli.video.formats import IMAGE_SUFFIXES, MUXERS, STANDARD_STREAM, Y4M
 from stbn_cli.video.names import DEFAULT_NAME, is_pattern
-
-# The name of standard input and output. A file called so is ./- to us.
-STANDARD_STREAM = "-"
 
 
 @dataclass(frozen=True, slots=True)

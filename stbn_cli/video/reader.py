@@ -17,7 +17,7 @@ from stbn_cli.errors import InputError, OptionError
 from stbn_cli.video.alpha import has_alpha_layer
 from stbn_cli.video.decoding import Clock, Decoder, timing_of
 from stbn_cli.video.fields import AUTO, check_mode, with_fields
-from stbn_cli.video.formats import FALLBACK_RATE, Y4M
+from stbn_cli.video.formats import FALLBACK_RATE, STANDARD_STREAM, Y4M
 from stbn_cli.video.frames import (
     Damage,
     Frame,
@@ -28,7 +28,6 @@ from stbn_cli.video.frames import (
 from stbn_cli.video.hardware import DEVICE, HARDWARE, HardwareError, check_layout
 from stbn_cli.video.images import ImageReader, is_image_source, refuse_raw_pictures
 from stbn_cli.video.limits import MAX_PIXELS
-from stbn_cli.video.output import STANDARD_STREAM
 from stbn_cli.video.pixels import describe_format, frame_to_rgb
 from stbn_cli.video.probe import describe, find_video_stream, open_container, origin, stated_end
 from stbn_cli.video.sidedata import side_data

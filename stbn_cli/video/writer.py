@@ -22,7 +22,7 @@ from stbn_cli.video.encoders import (
     plan_encoder,
     software_options,
 )
-from stbn_cli.video.formats import FALLBACK_RATE, MATROSKA, MP4_MUXERS, Y4M
+from stbn_cli.video.formats import FALLBACK_RATE, MATROSKA, MP4_MUXERS, STANDARD_STREAM, Y4M
 from stbn_cli.video.frames import Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
 from stbn_cli.video.images import ImageWriter
 from stbn_cli.video.losses import (
@@ -33,7 +33,6 @@ from stbn_cli.video.losses import (
 )
 from stbn_cli.video.names import media_name
 from stbn_cli.video.output import (
-    STANDARD_STREAM,
     OutputTarget,
     check_output,
     image_pattern,

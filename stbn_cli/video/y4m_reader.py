@@ -24,9 +24,9 @@ from av.error import FFmpegError
 
 from stbn_cli.errors import InputError, OptionError
 from stbn_cli.video.fields import AUTO, with_fields
-from stbn_cli.video.formats import FALLBACK_RATE, Y4M
+from stbn_cli.video.formats import FALLBACK_RATE, STANDARD_STREAM, Y4M
 from stbn_cli.video.frames import Frame, FrameReader, VideoMetadata
-from stbn_cli.video.output import STANDARD_STREAM, is_terminal
+from stbn_cli.video.output import is_terminal
 from stbn_cli.video.pixels import describe_format, frame_to_rgb, to_fraction
 from stbn_cli.video.probe import describe, error_reason
 
