@@ -186,9 +186,18 @@ class RecipeFlags:
 class ScheduleFlags:
     """How the weights follow the gradients."""
 
-    learning_rate: Annotated[
-        float, opt.option(SCHEDULE, "--lr", help="Learning rate of Adam, at its highest.")
-    ] = DEFAULTS.learning_rate
+    learning_rate: Annotated[float, opt.option(SCHEDULE, "--lr", help="Learning rate, at its highest.")] = (
+        DEFAULTS.learning_rate
+    )
+    optimizer: Annotated[
+        str,
+        opt.option(
+            SCHEDULE,
+            "--optimizer",
+            metavar="adam|muon",
+            help="muon: for the hidden layers of recurrent networks, which then learn in fewer steps.",
+        ),
+    ] = DEFAULTS.optimizer
     schedule: Annotated[
         str,
         opt.option(

@@ -13,6 +13,7 @@ SMALLEST_PATCH = 16  # pixels
 FLOW_MULTIPLE = 32  # pixels: so that crops fill the flow network's coarsest level
 Schedule = Literal["milestones", "cosine", "timed"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Optimizer = Literal["adam", "muon"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,8 @@ class TrainOptions:
     validation_dirs: tuple[Path, ...] = ()  # as train_dirs, to validate on
     hold_out: tuple[str, ...] = ()  # names of clips in train_dirs to validate on instead of training
     model: str = "stbn"  # one of MODEL_SIZES, or FLOW_MODEL
-    learning_rate: float = 3e-4  # of Adam, at its highest
+    learning_rate: float = 3e-4  # at its highest
+    optimizer: Optimizer = "adam"  # "muon": for hidden convolutions of the recurrent networks
     epochs: int = 10
     batch_size: int = 4  # sequences a step, of all processes together
     patch_size: int = 96  # pixels
@@ -113,6 +115,10 @@ class TrainOptions:
             problem = f"--schedule is one of {', '.join(get_args(Schedule))}, not {self.schedule!r}"
         elif self.schedule == "timed" and not self.max_minutes:
             problem = "--schedule timed follows the time, and needs --max-minutes"
+        elif self.optimizer not in get_args(Optimizer):
+            problem = f"--optimizer is one of {', '.join(get_args(Optimizer))}, not {self.optimizer!r}"
+        elif self.optimizer == "muon" and not self.is_recurrent:
+            problem = f"--optimizer muon is for {', '.join(RECURRENT_SIZES)}, and no other model"
         elif self.precision not in get_args(Precision):
             problem = f"--precision is one of {', '.join(get_args(Precision))}, not {self.precision!r}"
         elif self.model == FLOW_MODEL and self.patch_size % FLOW_MULTIPLE:

@@ -50,7 +50,13 @@ class RecurrentTask(nn.Module):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimiser gets."""
-        return [{"params": list(self.network.parameters()), "factor": 1.0}]
+        if self.options.optimizer == "adam":
+            return [{"params": list(self.network.parameters()), "factor": 1.0}]
+        hidden, others = [], []
+        for name, parameter in self.network.named_parameters():
+            is_output = name.startswith(("fusion.leave", "fusion.spread"))
+            (others if parameter.ndim < 4 or is_output else hidden).append(parameter)
+        return [{"params": others, "factor": 1.0}, {"params": hidden, "factor": 1.0, "orthogonal": True}]
 
     @torch.no_grad()
     def prepare(self, source: Pool, numbers: range) -> PoolBatch:

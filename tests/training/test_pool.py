@@ -18,6 +18,7 @@ from stbn_cli.synthesis.mixture import draw_clip, measured_levels
 from stbn_cli.synthesis.processing import jpeg, spatially_reduced, temporally_reduced
 from stbn_cli.training import pool as pools
 from stbn_cli.training.footage import load_footage
+from stbn_cli.training.muon import orthogonalised
 from stbn_cli.training.options import TrainOptions
 from stbn_cli.training.pool import Pool, entry_path, make_pool
 from stbn_cli.training.trainer import Trainer
@@ -122,18 +123,34 @@ def test_an_empty_pool_is_refused(tmp_path: Path) -> None:
         Pool(tmp_path)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_a_run_from_a_pool_learns_validates_and_resumes(
-    pool_dir: Path, options_of: Callable[..., TrainOptions], monkeypatch: pytest.MonkeyPatch
+    pool_dir: Path, options_of: Callable[..., TrainOptions], monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
     monkeypatch.setitem(RECURRENT_SIZES, "real-fast", TINY)
-    options = options_of(model="real-fast", pool=pool_dir, still_dirs=(), epochs=2)
+    changes = {"model": "real-fast", "pool": pool_dir, "still_dirs": (), "optimizer": optimizer}
+    options = options_of(**changes, epochs=2)
     result = Trainer(options).run()
     assert result.finished and result.steps == 4 and result.best_score is not None
     checkpoint = load_checkpoint(options.log_dir / "best.safetensors")
     assert checkpoint.config == TINY and checkpoint.info.noise_kind == "camera"
     assert checkpoint.info.flow == "dis-half-fast"
-    result = Trainer(options_of(model="real-fast", pool=pool_dir, still_dirs=(), epochs=3, resume=True)).run()
-    assert result.steps == 6
+    resumed = Trainer(options_of(**changes, epochs=3, resume=True))
+    assert resumed.run().steps == 6
+    unbroken = Trainer(options_of(**changes, epochs=3, log_dir=options.log_dir / "unbroken"))
+    unbroken.run()
+    for name, average in unbroken.average.items():
+        torch.testing.assert_close(resumed.average[name], average)
+
+
+def test_muon_turns_a_matrix_into_its_directions() -> None:
+    """The update keeps the singular vectors, and makes every singular value about one."""
+    matrix = torch.randn(24, 60, generator=torch.Generator().manual_seed(0))
+    for given in (matrix, matrix.T, 1e-4 * matrix):
+        u, _, v = torch.linalg.svd(given, full_matrices=False)
+        values = u.T @ orthogonalised(given) @ v.T
+        assert (values.diagonal() > 0.6).all() and (values.diagonal() < 1.3).all()
+        assert (values - values.diagonal().diag()).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -141,6 +158,8 @@ def test_a_run_from_a_pool_learns_validates_and_resumes(
     [
         ({"model": "real"}, "--pool is what"),
         ({"pool": Path("pool")}, "--pool is what"),
+        ({"optimizer": "muon"}, "--optimizer muon is for"),
+        ({"optimizer": "sgd"}, "--optimizer is one of"),
         ({"model": "real", "pool": Path("pool"), "patch_size": 34}, "multiple of 4"),
     ],
 )
