@@ -25,7 +25,7 @@ class CheckpointSpec:
     sigma_range: tuple[float, float]  # noise levels it was trained for, 0-255 scale
     sha256: str
     size: int  # bytes
-    noise: str = "white"  # kind of noise it was trained for, one of noise.kinds.KINDS
+    noise: tuple[str, ...] = ("white",)  # kinds of noise it was trained for, of noise.kinds.KINDS
     kind: Literal["denoiser", "flow"] = "denoiser"  # "flow": a stand-alone network for --flow light
     bundled: bool = False  # comes with the package
     repo: str = ""  # Hub repository "owner/name"; "" = none
@@ -43,6 +43,7 @@ def load_registry() -> dict[str, CheckpointSpec]:
             **{
                 **row,
                 "sigma_range": tuple(row["sigma_range"]),
+                "noise": tuple(row.get("noise", ("white",))),
                 "default_on": tuple(row.get("default_on", ())),
             }
         )
@@ -58,7 +59,7 @@ def default_model(device: str, noise: str = "white") -> CheckpointSpec:
     """
     device_type = device.partition(":")[0]
     for spec in load_registry().values():
-        if spec.kind == "denoiser" and spec.noise == noise and device_type in spec.default_on:
+        if spec.kind == "denoiser" and noise in spec.noise and device_type in spec.default_on:
             return spec
     raise CheckpointError(
         f"This installation has no default model for {noise} noise on device {device_type!r}. "
@@ -73,6 +74,12 @@ def has_model(device: str, noise: str) -> bool:
     except CheckpointError:
         return False
     return True
+
+
+def is_for_several_kinds(model: str) -> bool:
+    """Whether the model of this name takes more than one kind of noise, so that a clip's own has to be measured."""
+    spec = load_registry().get(model)
+    return spec is not None and len(spec.noise) > 1
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -64,11 +64,12 @@ def parse_time(text: str | None, option: str) -> float | None:
 
 def check_choice(noise_model: str, model: str) -> None:
     """Refuse a kind of noise that is none, or that a named model is not asked for. Raises `OptionError`."""
+    from stbn_cli.checkpoints.registry import is_for_several_kinds
     from stbn_cli.noise.kinds import KINDS
 
     if noise_model != AUTO and noise_model not in KINDS:
         raise OptionError(f"--noise-model is one of {AUTO}, {', '.join(KINDS)}, not {noise_model!r}.")
-    if noise_model != AUTO and model != AUTO:
+    if noise_model != AUTO and model != AUTO and not is_for_several_kinds(str(model)):
         raise OptionError(
             f"--model {model} is for one kind of noise, which --noise-model cannot change. Give one of them."
         )

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from stbn_cli.inference.device import (
     resolve_precision,
 )
 from stbn_cli.jobs.options import DenoiserOptions
+from stbn_cli.models.config import RecurrentConfig
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.model import LearnedNoise
 from stbn_cli.scale import BYTE_SCALE
@@ -49,10 +51,11 @@ class LoadedDenoiser(Denoiser):
             dtype=resolve_precision(options.precision, devices[0]),
             sigma_range=(low / BYTE_SCALE, high / BYTE_SCALE),
             noise=loaded.noise,
-            noise_kind=info.noise_kind,
+            noise_kind=_conditioned_for(loaded.checkpoint, options),
             on_message=on_message,
         )
         self.requested = options
+        self._checkpoint = replace(loaded.checkpoint, weights={})
         self.on_message = on_message
         self.model_path, self.info, self.flow_name = loaded.path, info, loaded.flow.name
 
@@ -61,7 +64,15 @@ class LoadedDenoiser(Denoiser):
         if options == self.requested:
             return self
         path = resolve(str(options.model), device=self.devices[0], noise=options.noise_kind or "white")
-        return self if path == self.model_path else load(options, self.on_message)
+        same = path == self.model_path and _conditioned_for(self._checkpoint, options) == self.noise_kind
+        return self if same else load(options, self.on_message)
+
+
+def _conditioned_for(checkpoint: Checkpoint, options: DenoiserOptions) -> NoiseKind:
+    """The kind of noise whose level is measured: a recurrent network takes them all, others the one they learned."""
+    if isinstance(checkpoint.config, RecurrentConfig) and options.noise_kind is not None:
+        return options.noise_kind
+    return checkpoint.info.noise_kind
 
 
 def load(options: DenoiserOptions, on_message: Callable[[str], None] | None = None) -> LoadedDenoiser:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stbn_cli.checkpoints.registry import has_model
+from stbn_cli.checkpoints.registry import AUTO, has_model
 from stbn_cli.jobs.events import Events
 from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.source import Source
@@ -30,14 +30,14 @@ def measure_clip(options: DenoiserOptions, source: Source, events: Events) -> "A
 def with_kind(options: DenoiserOptions, found: "Analysis | None", events: Events) -> DenoiserOptions:
     """The options with the kind of noise that was found in place of an open one.
 
-    Where there is no model for that kind on the device, or nothing was measured, it is that for white noise.
+    Where "auto" has no model for that kind on the device, or nothing was measured, it is white noise.
     """
     if not options.open_kind or found is None:
         return options
     from stbn_cli.inference.device import resolve_devices
 
     kind = found.verdict.kind
-    if not has_model(str(resolve_devices(options.device)[0]), kind):
+    if str(options.model) == AUTO and not has_model(str(resolve_devices(options.device)[0]), kind):
         kind = "white"
     events.say(f"{found.verdict.sentences[0]} Noise model: {kind} (--noise-model changes it).")
     return replace(options, noise_kind=kind)

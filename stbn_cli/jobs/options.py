@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stbn_cli.checkpoints.registry import AUTO
+from stbn_cli.checkpoints.registry import AUTO, is_for_several_kinds
 from stbn_cli.errors import OptionError, checked_options
 from stbn_cli.noise.kinds import KINDS, NoiseKind
 from stbn_cli.scale import to_unit
@@ -24,7 +24,9 @@ class DenoiserOptions:
     chroma: float = 1.0
     keep_grain: float = 0.0
     uncertainty: bool = False
-    noise_kind: NoiseKind | None = None  # that the model "auto" is for; None: the clip's own
+    noise_kind: NoiseKind | None = (
+        None  # for models of several kinds, "auto" among them; None: the clip's own
+    )
     flow: str | None = None
     device: str = AUTO
     precision: str = AUTO
@@ -36,16 +38,20 @@ class DenoiserOptions:
 
     @property
     def open_kind(self) -> bool:
-        """Whether the clip's noise decides on the model."""
-        return self.noise_kind is None and str(self.model) == AUTO
+        """Whether the clip's noise decides on the model or its conditioning."""
+        return self.noise_kind is None and self._takes_several_kinds
+
+    @property
+    def _takes_several_kinds(self) -> bool:
+        return str(self.model) == AUTO or is_for_several_kinds(str(self.model))
 
     def check_kind(self) -> None:
-        """Refuse a kind of noise that is none, or that a named model is not asked for. Raises `OptionError`."""
+        """Refuse an unknown kind of noise, and any for a model of one kind. Raises `OptionError`."""
         if self.noise_kind is None:
             return
         if self.noise_kind not in KINDS:
             raise OptionError(f"The noise model {self.noise_kind!r} is none of {', '.join(KINDS)}.")
-        if str(self.model) != AUTO:
+        if not self._takes_several_kinds:
             raise OptionError(
                 f"The model {str(self.model)!r} is for one kind of noise, whatever the noise model says. Give one of "
                 "them."

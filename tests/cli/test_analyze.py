@@ -96,7 +96,7 @@ def models_of_two_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             sigma_range=(5.0, 55.0),
             sha256=store.sha256_of(file),
             size=file.stat().st_size,
-            noise=kind,
+            noise=(kind,),
             bundled=True,
             default_on=("cpu", "cuda", "mps"),
         )
@@ -119,6 +119,24 @@ def test_denoise_takes_the_model_for_the_noise(
     assert json.loads(told.out)["noise_model"] == "white" and "Noise model" not in told.err
     missing = stbn("denoise", grainy_clip, "-o", tmp_path / "none.mkv", "--noise-model", "compressed")
     assert missing.code == 4 and "compressed" in missing.err
+
+
+def test_a_model_for_several_kinds_is_conditioned_on_the_kind_found(
+    stbn, grainy_clip: Path, tmp_path: Path
+) -> None:
+    def denoised(name: str, *options: str) -> tuple[str, np.ndarray]:
+        out = tmp_path / f"{name}.mkv"
+        done = stbn("denoise", grainy_clip, "-o", out, "-m", "real", "--json", *options)
+        assert done.code == 0
+        return json.loads(done.out)["noise_model"], pictures(out)
+
+    found, named, coded = (
+        denoised("a"),
+        denoised("b", "--noise-model", "camera"),
+        denoised("c", "--noise-model", "compressed"),
+    )
+    assert [kind for kind, _ in (found, named, coded)] == ["camera", "camera", "compressed"]
+    assert (found[1] == named[1]).all() and (found[1] != coded[1]).any()
 
 
 def test_contradictions_are_refused(stbn, white_clip: Path, tiny_model_path: Path, tmp_path: Path) -> None:
