@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stbn_cli.models.blindspot import PhaseResidualBlock
-from stbn_cli.models.fused import without_kernels
 from stbn_cli.models.kernels import available
 from stbn_cli.models.kernels.tiles import BlockTile, block_tile, capability_of
 from stbn_cli.models.phases import to_phases
@@ -56,16 +55,6 @@ def milliseconds(action: Callable[[], Any], repeats: int) -> float:
         end.synchronize()
         times.append(begin.elapsed_time(end))
     return statistics.median(times)
-
-
-def plain(action: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """The same by PyTorch's own operations."""
-
-    def run() -> Tensor:
-        with without_kernels():
-            return action()
-
-    return run
 
 
 def matrix_rate(dtype: torch.dtype, repeats: int) -> float:
@@ -130,8 +119,8 @@ def measure_blocks(
         features = features.contiguous(memory_format=torch.channels_last)
         packed = pack_residual_block(block.spatial, block.pointwise, dtype)
         name = f"block {channels}/{groups} at {h}x{w}"
-        require_near(name, residual_block(features, packed), plain(lambda b=block, x=features: b(x))())
-        eager = milliseconds(plain(lambda b=block, x=features: b(x)), repeats)
+        require_near(name, residual_block(features, packed), block(features))
+        eager = milliseconds(lambda b=block, x=features: b(x), repeats)
         chosen = block_tile(channels, groups, capability_of(features.device))
         times = {}
         for tile in [chosen, *(alternatives(channels, groups) if search else ())]:
@@ -195,7 +184,7 @@ def measure_the_rest(report: Report, height: int, width: int, dtype: torch.dtype
         state = torch.randn(1, channels, height, width, device="cuda").to(dtype)
         state = state.contiguous(memory_format=torch.channels_last)
         flow = torch.randn(1, 2, height, width, device="cuda")
-        eager = plain(lambda x=state, flow=flow: to_phases(warp_nearest(x, flow)))
+        eager = lambda x=state, flow=flow: to_phases(warp_nearest(x, flow))  # noqa: E731
         if not torch.equal(warp.warp_nearest_phases(state, flow), eager()):
             raise SystemExit("the warp differs from PyTorch")
         report.add(

@@ -18,6 +18,8 @@ from pathlib import Path
 import torch
 
 from stbn_cli.models.config import MODEL_SIZES
+from stbn_cli.models.fused import using_kernels
+from stbn_cli.models.kernels import available
 from stbn_cli.models.stbn import STBN
 
 
@@ -49,7 +51,8 @@ def run_step(name: str, step: str, size: tuple[int, int], device: str) -> float:
         else:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-            compute()
+            with using_kernels(available(torch.device(device))):
+                compute()
             peak = torch.cuda.max_memory_allocated() - before
     return peak / (size[0] * size[1] * network.config.channels * dtype.itemsize)
 

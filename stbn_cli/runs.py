@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stbn_cli.errors import InputError
-from stbn_cli.inference.cuts import CutDetector
+from stbn_cli.inference.cuts import CutDetector, scenes_of
 from stbn_cli.source import Source, Span
 from stbn_cli.video.formats import FALLBACK_RATE
 
@@ -88,9 +88,14 @@ def _first(reader: "FrameReader", count: int) -> Iterator[np.ndarray]:
 
 def _scenes(frames: Iterable[np.ndarray], start: int, name: str, smallest_side: int) -> Iterator[Run]:
     """Frames `(H, W, 3)`, the first of which is number `start`, stacked scene by scene."""
-    detector = CutDetector()
-    scene: list[Tensor] = []
-    begin = start
+    for scene in scenes_of(_checked(frames, start, name, smallest_side), CutDetector().is_cut):
+        pictures = [torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1) for frame in scene]
+        yield Run(start, torch.stack(pictures))
+        start += len(pictures)
+
+
+def _checked(frames: Iterable[np.ndarray], start: int, name: str, smallest_side: int) -> Iterator[np.ndarray]:
+    """`frames`, if they are large enough and finite."""
     for index, frame in enumerate(frames, start):
         if min(frame.shape[:2]) < smallest_side:
             raise InputError(
@@ -101,9 +106,4 @@ def _scenes(frames: Iterable[np.ndarray], start: int, name: str, smallest_side: 
             raise InputError(
                 f"Frame {index} of {name} holds values that are not finite (NaN or infinity). Check the input."
             )
-        if detector.is_cut(frame) and scene:
-            yield Run(begin, torch.stack(scene))
-            scene, begin = [], index
-        scene.append(torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1))
-    if scene:
-        yield Run(begin, torch.stack(scene))
+        yield frame

@@ -10,6 +10,7 @@ from torch import Tensor
 from stbn_cli.errors import OutputError
 from stbn_cli.report.crops import encode_picture, strongest_part
 from stbn_cli.scale import BYTE_SCALE
+from stbn_cli.video.images import write_picture
 
 CROP_SIDE = 256  # pixels
 # A crop is 50 to 200 kB of page, one for each method: noise does not compress.
@@ -59,17 +60,12 @@ def save_frames(folder: Path, clip: str, sigma: float, method: str, frames: Tens
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(target, error.strerror) from error
+        raise OutputError(
+            f"The folder {target} cannot be made ({error.strerror}). Name another folder."
+        ) from error
     for index, frame in enumerate(frames):
         pixels = np.rint(_picture(frame) * BYTE_SCALE).astype(np.uint8)
-        if not cv2.imwrite(str(target / f"{index:05d}.png"), pixels[..., ::-1]):
-            raise _unwritable(target, None)
-
-
-def _unwritable(target: Path, reason: str | None) -> OutputError:
-    return OutputError(
-        f"Frames cannot be written to {target} ({reason or 'is the disk full?'}). Name another folder."
-    )
+        write_picture(target / f"{index:05d}.png", pixels)
 
 
 def _picture(frame: Tensor) -> np.ndarray:

@@ -7,8 +7,14 @@ Knows nothing of video files or networks.
 
 import math
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Generic, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 # Largest thumbnail, and the fewest picture pixels along a side of one of its cells: noise of std 50/255 is
 # 0.025 or less in the mean of 8x8 pixels.
@@ -31,6 +37,44 @@ HISTORY = 8
 # A picture whose contrast has grown by this factor since its scene began was faded in, and its noise with it: bus at
 # sigma 20 gained 5 dB afterwards. Where the noise was there before, beginning anew cost 0.3 to 0.5 dB during the fade.
 FADED_IN = 1.6
+
+
+@dataclass(frozen=True, slots=True)
+class SceneFrames(Generic[T]):
+    """One scene's frames, which are read as they are taken: as those of `itertools.groupby`, before the next scene."""
+
+    opening: list[T]  # the first ones, as many as were asked for, or all of a scene that is shorter
+    rest: Iterator[T]
+
+    def __iter__(self) -> Iterator[T]:
+        return chain(self.opening, self.rest)
+
+
+def scenes_of(
+    frames: Iterable[T], is_cut: Callable[[T], bool], opening: Callable[[], int] = lambda: 1
+) -> Iterator[SceneFrames[T]]:
+    """The scenes that `frames` consist of, each with its first `opening()` frames.
+
+    `is_cut`, which is asked for every frame in order, says whether a new scene begins with it; the first one does
+    whatever it says. Looks one frame ahead at a scene's end and nowhere else.
+    """
+    source = iter(frames)
+    following = list(islice(source, 1))  # the first frame of the next scene, once that is known
+    for frame in following:
+        is_cut(frame)
+
+    def scene() -> Iterator[T]:
+        yield following.pop()
+        for frame in source:
+            if is_cut(frame):
+                following.append(frame)
+                return
+            yield frame
+
+    while following:
+        rest = scene()
+        yield SceneFrames(list(islice(rest, opening())), rest)
+        deque(rest, maxlen=0)
 
 
 class CutDetector:

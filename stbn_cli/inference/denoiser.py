@@ -7,6 +7,8 @@ precision do not suffice. Knows nothing of files or the command line.
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 from stbn_cli.errors import InputError
 from stbn_cli.flow.estimator import FlowEstimator
 from stbn_cli.inference.chunks import Chunk, PendingFrame, Scene, SceneQueue
-from stbn_cli.inference.cuts import CutDetector
+from stbn_cli.inference.cuts import CutDetector, scenes_of
 from stbn_cli.inference.plan import EngineOptions, Plan
 from stbn_cli.inference.report import EngineReport, SceneReport
 from stbn_cli.inference.resume import ChunkSizes, StreamState, pinned
@@ -36,6 +38,14 @@ FOREIGN_NOISE = 1.4
 
 TINY_LEVEL = 1e-6  # [0, 1]
 INTEGER_MAXIMUM = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
+
+
+class _DistinctFrame(NamedTuple):
+    """A frame that does not repeat the one before."""
+
+    index: int  # in the stream
+    frame: PendingFrame
+    cut: bool  # a scene begins with it
 
 
 class Denoiser:
@@ -139,47 +149,56 @@ class Denoiser:
         for cuts alone, and the results of the others are yielded, equal to those of the first run.
         """
         self.report = EngineReport()
-        self._done = done = 0 if resume is None else resume.frames
+        self._done = 0 if resume is None else resume.frames
         if resume is not None:
             self.report.scenes = list(resume.scenes)
-        detector = CutDetector() if self.options.scene_cuts else None
-        waiting: list[PendingFrame] = []  # the scene's frames, until there are enough to estimate its noise
-        first_frame = 0  # of the scene
-        queue: SceneQueue | None = None
-        before: PendingFrame | None = None
+        source = iter(frames)
+        first = next(source, None)
+        if first is None:
+            return
+        self._start(first.shape[:2], None if resume is None else resume.sizes)
+        distinct = self._distinct(chain([first], source), CutDetector() if self.options.scene_cuts else None)
+        queue: SceneQueue | None = None  # of the scene that the run goes on with
+        if resume is not None:
+            before: PendingFrame | None = None
+            for item in distinct:
+                if item.index >= self._done:
+                    distinct = chain([item], distinct)
+                    break
+                before = item.frame
+            queue = self._resumed(resume, before)
         with self._schedule(self._workers) as schedule:
-            for index, frame, pending in self._distinct(frames):
-                if self.report.plan is None:
-                    self._start(frame.shape[:2], None if resume is None else resume.sizes)
-                cut = detector is not None and detector.is_cut(frame) and index > 0
-                if index < done:
-                    before = pending
-                    continue
-                if resume is not None:
-                    queue, resume = self._resumed(resume, before), None
-                    before, first_frame = None, index
-                if cut:
-                    yield from self._give(self._run_rest(schedule, queue, waiting, first_frame), on_chunk)
-                    queue, waiting, first_frame = None, [], index
-                if queue is not None:
-                    queue.pending.append(pending)
-                else:
-                    waiting.append(pending)
-                    if len(waiting) >= self._window():
-                        queue, waiting = self._open_scene(waiting, first_frame), []
-                while queue is not None and len(queue.pending) >= self._window():
+            for scene in scenes_of(distinct, lambda item: item.cut, self._window):
+                if queue is None:
+                    queue = self._open_scene([item.frame for item in scene.opening], scene.opening[0].index)
+                queue.pending.extend(item.frame for item in scene.opening)
+                scene.opening.clear()  # frames that are done need not be kept
+                while len(queue.pending) >= self._window():
                     yield from self._give(self._run(schedule, queue), on_chunk)
-            yield from self._give(self._run_rest(schedule, queue, waiting, first_frame), on_chunk)
+                for item in scene.rest:
+                    queue.pending.append(item.frame)
+                    while len(queue.pending) >= self._window():
+                        yield from self._give(self._run(schedule, queue), on_chunk)
+                yield from self._give(self._run_rest(schedule, queue), on_chunk)
+                queue = None
             yield from self._give(schedule.finish(), on_chunk)
 
-    def _distinct(self, frames: Iterable[np.ndarray]) -> Iterator[tuple[int, np.ndarray, PendingFrame]]:
-        """Index, values and tensor of the frames that differ from the one before, repeats counted.
+    def _distinct(
+        self, frames: Iterable[np.ndarray], detector: CutDetector | None = None
+    ) -> "Iterator[_DistinctFrame]":
+        """The frames that differ from the one before, repeats counted, and what the detector says of them.
 
         Raises `InputError` for a change of size, or values that are not finite.
         """
         held: tuple[int, np.ndarray, PendingFrame] | None = None
+
+        def found(index: int, frame: np.ndarray, pending: PendingFrame) -> _DistinctFrame:
+            return _DistinctFrame(index, pending, detector is not None and detector.is_cut(frame))
+
         for index, frame in enumerate(frames):
-            if held is not None:
+            if held is None:
+                self._size = frame.shape[:2]
+            else:
                 shown = held[1]
                 if frame.shape != shown.shape:
                     raise InputError(
@@ -190,10 +209,10 @@ class Denoiser:
                     held[2].repeats += 1
                     self.report.repeated_frames += 1
                     continue
-                yield held
+                yield found(*held)
             held = index, frame, PendingFrame(_to_tensor(frame, index, self._config.multiple))
         if held is not None:
-            yield held
+            yield found(*held)
 
     def stream_scene(
         self, frames: Iterable[np.ndarray], noise: SceneNoise, plan: Plan, *, skip: int = 0
@@ -209,9 +228,8 @@ class Denoiser:
         worker.start(plan, self.report)
         queue = self._new_scene(noise, first_frame=0)
         with self._schedule([worker]) as schedule:
-            for _, frame, pending in self._distinct(frames):
-                self._size = frame.shape[:2]
-                queue.pending.append(pending)
+            for item in self._distinct(frames):
+                queue.pending.append(item.frame)
                 if skip:
                     # No look-ahead: the forward pass does not need it.
                     if len(queue.pending) >= min(skip, plan.chunk):
@@ -220,7 +238,7 @@ class Denoiser:
                         yield from self._give(schedule.run(chunk))
                 elif len(queue.pending) >= self._window():
                     yield from self._give(self._run(schedule, queue))
-            yield from self._give(self._run_rest(schedule, queue, []))
+            yield from self._give(self._run_rest(schedule, queue))
             yield from self._give(schedule.finish())
 
     def scene_noise(self, opening: Sequence[np.ndarray]) -> SceneNoise:
@@ -258,7 +276,6 @@ class Denoiser:
 
         `sizes`: those of the run that goes on.
         """
-        self._size = size
         own = self.options
         if sizes is not None:
             self.options = pinned(own, sizes)
@@ -281,16 +298,10 @@ class Denoiser:
         yield from schedule.run(queue.next_chunk(self.report.plan, last=last))
 
     def _run_rest(
-        self,
-        schedule: ChunkScheduler,
-        queue: SceneQueue | None,
-        waiting: list[PendingFrame],
-        first_frame: int = 0,
+        self, schedule: ChunkScheduler, queue: SceneQueue
     ) -> Iterator[tuple[Chunk, list[np.ndarray]]]:
-        """Everything that is left of a scene, which is opened now if it is so short that it is all `waiting`."""
-        if waiting:
-            queue = self._open_scene(waiting, first_frame)
-        while queue is not None and queue.pending:
+        """Everything that is left of a scene."""
+        while queue.pending:
             yield from self._run(schedule, queue, last=True)
 
     def _give(
@@ -330,12 +341,10 @@ class Denoiser:
         )
         return SceneQueue(self._scene(noise), before, resume.state)
 
-    def _open_scene(self, waiting: list[PendingFrame], first_frame: int) -> SceneQueue:
-        """A scene that begins with the frames that wait, with its noise level."""
-        noise = self._found([frame.noisy for frame in waiting], first_frame)
-        queue = self._new_scene(noise, first_frame=first_frame)
-        queue.pending.extend(waiting)
-        return queue
+    def _open_scene(self, opening: list[PendingFrame], first_frame: int) -> SceneQueue:
+        """The empty queue of a scene that begins with these frames, whose noise is measured."""
+        noise = self._found([frame.noisy for frame in opening], first_frame)
+        return self._new_scene(noise, first_frame=first_frame)
 
     def _expected(self, frames: list[Tensor], estimated: float, first_frame: int) -> SceneNoise:
         """The learned noise in these frames; says so if that is not what was found there."""

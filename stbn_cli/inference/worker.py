@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +20,7 @@ from stbn_cli.inference.report import EngineReport
 from stbn_cli.inference.transfer import Transfers
 from stbn_cli.models import kernels
 from stbn_cli.models.config import MINIMUM_SIZE
-from stbn_cli.models.fused import without_kernels
+from stbn_cli.models.fused import using_kernels
 from stbn_cli.models.networks import Network
 from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.luma import luma_of
@@ -61,7 +60,8 @@ class Worker:
         self._transfers = Transfers(device)
         self._plan: Plan | None = None
         self._report = EngineReport()
-        self._kernels = self._kernels_are_right() if device.type == "cuda" else True
+        # Chosen once: float32 is left to PyTorch.
+        self._kernels = dtype != torch.float32 and kernels.available(device) and self._kernels_are_right()
         self.device = device
 
     def _kernels_are_right(self) -> bool:
@@ -70,7 +70,7 @@ class Worker:
         Compiles them too, which takes seconds the first time ever and is kept by triton.
         """
         network = self._network
-        if not isinstance(network, STBN) or not kernels.available(self._transfers.device):
+        if not isinstance(network, STBN):
             return True
         generator = torch.Generator().manual_seed(0)
         texture = F.interpolate(torch.rand(1, 3, 12, 12, generator=generator), (96, 96), mode="bicubic")
@@ -90,12 +90,12 @@ class Worker:
 
         with torch.inference_mode():
             try:
-                results = compute()
+                with using_kernels():
+                    results = compute()
             except Exception as error:  # compilers, drivers and cache folders fail in many ways
                 failure = str(error).splitlines()[0] if str(error) else type(error).__name__
             else:
-                with without_kernels():
-                    expected = compute()
+                expected = compute()
                 difference = max(
                     float((result - right).abs().mean() / right.abs().mean())
                     for result, right in zip(results, expected, strict=True)
@@ -136,7 +136,7 @@ class Worker:
         A chunk that is longer than the plan allows by now is done in parts.
         """
         try:
-            with nullcontext() if self._kernels else without_kernels():
+            with using_kernels(self._kernels):
                 return self._run_parts(chunk)
         except BaseException as error:
             if not chunk.following.done():

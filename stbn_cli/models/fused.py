@@ -1,7 +1,8 @@
 """Convolutions with their bias, ReLU and sum in one pass where nothing is to be learned from them.
 
 Memory traffic, not arithmetic, is what the layers between convolutions cost. On a CPU oneDNN's post-operations save it,
-on an NVIDIA GPU the project's own kernels. In training (autograd or autocast) the same functions are the plain layers.
+on an NVIDIA GPU the project's own kernels, where they are chosen (`using_kernels`). In training (autograd or autocast)
+the same functions are the plain layers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stbn_cli.models import kernels
 from stbn_cli.models.phases import apply_mask
 
 if TYPE_CHECKING:
@@ -127,13 +127,16 @@ def residual_block(
     return apply_mask(convolution(hidden, pointwise, add=features), mask)
 
 
-_KERNELS: ContextVar[bool] = ContextVar("kernels", default=True)
+_KERNELS: ContextVar[bool] = ContextVar("kernels", default=False)
 
 
 @contextmanager
-def without_kernels() -> Iterator[None]:
-    """Inside, GPUs compute with PyTorch's own operations alone."""
-    token = _KERNELS.set(False)
+def using_kernels(chosen: bool = True) -> Iterator[None]:
+    """Inside, the project's GPU kernels compute what is in half precision, if so chosen; elsewhere PyTorch does.
+
+    The caller has made sure of `kernels.available`, and keeps no gradient.
+    """
+    token = _KERNELS.set(chosen)
     try:
         yield
     finally:
@@ -142,9 +145,7 @@ def without_kernels() -> Iterator[None]:
 
 def runs_kernels(features: Tensor) -> bool:
     """Whether the project's own GPU kernels take `features`."""
-    if not _KERNELS.get() or features.dtype == torch.float32 or not is_inference(features):
-        return False
-    return kernels.available(features.device)
+    return _KERNELS.get() and features.dtype != torch.float32
 
 
 def is_inference(features: Tensor) -> bool:

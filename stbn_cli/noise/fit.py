@@ -1,6 +1,10 @@
-"""A noise-level function fitted to blind-spot predictions of noisy pixels. Knows nothing of video files or networks."""
+"""Variances at a few knots of brightness, fitted to measured points or to blind-spot predictions of noisy pixels.
+
+Knows nothing of video files or networks.
+"""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -24,6 +28,51 @@ FEWEST_PIXELS = 2000
 # error of the same size: nothing where there are pixels, all where there are none, so that those go on straight.
 SMOOTHNESS = 1e-3
 ROUNDS = 60
+
+
+def knot_weights(brightness: np.ndarray, knots: int) -> np.ndarray:
+    """Shares (n, knots) that evenly spaced knots on [0, 1] have in linear interpolation at `brightness` (n,)."""
+    position = brightness[:, None] * (knots - 1)
+    return np.clip(1.0 - np.abs(position - np.arange(knots)), 0.0, None)
+
+
+def fit_points(
+    shares: np.ndarray,
+    target: np.ndarray,
+    weights: Callable[[np.ndarray], np.ndarray],
+    roughness: np.ndarray,
+    *,
+    linear_variance: bool,
+    rounds: int = 40,
+) -> np.ndarray:
+    """Logarithms (knots,) of the variance at the knots, by reweighted least squares (Gauss-Newton).
+
+    Args:
+        shares: (n, knots), the `knot_weights` of the points.
+        target: (n,) logarithms of the variances measured there.
+        weights: of points, from what is left of them (n,).
+        roughness: (knots, knots), what it costs, as a quadratic form, not to be smooth.
+        linear_variance: it is the variance that is linear between knots, not its logarithm.
+        rounds: at most.
+    """
+    row = np.full(shares.shape[1], np.quantile(target, 0.3))
+    solvable = 1e-6 * len(target) * np.eye(len(row))
+    for _ in range(rounds):
+        if linear_variance:
+            variance = np.exp(row)
+            total = shares @ variance
+            residual, slope = target - np.log(total), shares * variance / total[:, None]
+        else:
+            residual, slope = target - shares @ row, shares
+        weight = weights(residual)
+        matrix = slope.T @ (weight[:, None] * slope) + roughness + solvable
+        step = np.linalg.solve(matrix, slope.T @ (weight * residual) - roughness @ row)
+        if linear_variance:
+            step = np.clip(step, -1.0, 1.0)  # further off, the exponential is another one
+        row = row + step
+        if np.abs(step).max() < 1e-4:
+            break
+    return row
 
 
 def fit_level_function(

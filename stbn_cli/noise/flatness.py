@@ -24,6 +24,7 @@ from torch import Tensor
 from stbn_cli.noise.bars import picture_area
 from stbn_cli.noise.dct import dct_matrix
 from stbn_cli.noise.estimate import LUMA_WEIGHTS
+from stbn_cli.noise.fit import fit_points, knot_weights
 from stbn_cli.scale import BYTE_SCALE
 
 # Side of a block in pixels of its scale, and the blocks taken of a frame at most, and of all frames.
@@ -53,7 +54,7 @@ GROUP_QUANTILE = 0.1
 KNOTS = 5
 SMOOTHNESS = 0.3
 TEXTURE_SCALE = 0.5
-ROUNDS = 15
+ROUNDS = 15  # not always enough, but what the networks learned from
 # A block with more than this part of its pixels at 0 or 1 says little; if fewer than a part are better, the best count.
 CLIPPED_PART = 0.04
 SMALLEST_PART = 0.04
@@ -276,16 +277,15 @@ def _curve(brightness: np.ndarray, energy: np.ndarray) -> tuple[LevelFunction, n
     low = np.array([np.quantile(logs[group], GROUP_QUANTILE) for group in groups])
     lower = np.array([np.quantile(logs[group], GROUP_QUANTILE / 4) for group in groups])
     knots = np.linspace(0.0, 1.0, KNOTS)
-    hats = np.clip(1.0 - np.abs(centre[:, None] - knots) * (KNOTS - 1), 0.0, None)
-    hats[:, 0] += centre < 0
-    hats[:, -1] += centre > 1
     slope = np.diff(np.eye(KNOTS), axis=0)
-    row = np.full(KNOTS, np.quantile(low, 0.3))
-    for _ in range(ROUNDS):
-        residual = low - hats @ row
-        weights = np.where(residual > 0, 1.0 / (1.0 + np.square(residual / TEXTURE_SCALE)), 1.0)
-        matrix = hats.T @ (weights[:, None] * hats) + SMOOTHNESS * slope.T @ slope + 1e-6 * np.eye(KNOTS)
-        row = np.linalg.solve(matrix, hats.T @ (weights * low) + 1e-6 * row)
+    row = fit_points(
+        knot_weights(np.clip(centre, 0.0, 1.0), KNOTS),
+        low,
+        lambda residual: np.where(residual > 0, 1.0 / (1.0 + np.square(residual / TEXTURE_SCALE)), 1.0),
+        SMOOTHNESS * slope.T @ slope,
+        linear_variance=False,
+        rounds=ROUNDS,
+    )
     # No further than what was seen: there the nearest brightness stands for the rest.
     inner = np.clip(knots, centre.min(), centre.max())
     sigmas = np.exp(0.5 * np.interp(inner, knots, row))

@@ -26,6 +26,7 @@ from stbn_cli.noise.estimate import (
     plane_blocks,
     sigma_of,
 )
+from stbn_cli.noise.fit import fit_points, knot_weights
 from stbn_cli.noise.model import CHANNELS, NoiseLevelFunction, SceneNoise
 
 # Groups of blocks of equal brightness, in each frame and channel.
@@ -35,7 +36,6 @@ SHAPES = ((False, 1), (True, 1), (False, 2), (True, 2), (False, 5), (True, 5))
 # A point that lies above the function by this much (logarithm of the variance) counts half: texture. Below it, all do.
 TEXTURE_SCALE = 0.08
 BELOW_SCALE = 0.25
-ROUNDS = 40
 # A richer shape has to make the misfit smaller by this part for each parameter, and to change the standard deviation
 # by so much at some brightness.
 WORTH = 0.06
@@ -180,14 +180,9 @@ def _all_predicted(model: NoiseLevelFunction, channel: np.ndarray, brightness: n
     return result
 
 
-def _hats(brightness: np.ndarray, knots: int) -> np.ndarray:
-    position = brightness[:, None] * (knots - 1)
-    return np.clip(1.0 - np.abs(position - np.arange(knots)), 0.0, None)
-
-
 def _predicted(row: np.ndarray, brightness: np.ndarray) -> np.ndarray:
     """Logarithm of the variance; it is the variance that is linear between knots."""
-    return np.log(_hats(brightness, len(row)) @ np.exp(row))
+    return np.log(knot_weights(brightness, len(row)) @ np.exp(row))
 
 
 def _weights(residual: np.ndarray) -> np.ndarray:
@@ -202,23 +197,10 @@ def _misfit(residual: np.ndarray) -> float:
 
 
 def _robust_row(brightness: np.ndarray, target: np.ndarray, knots: int) -> np.ndarray:
-    """Logarithms of the variance at the knots, by reweighted least squares on the logarithm (Gauss-Newton)."""
-    row = np.full(knots, np.quantile(target, 0.3))
-    hats = _hats(brightness, knots)
+    """Logarithms of the variance at the knots."""
+    # Between knots without points the function goes on as its neighbours do.
     bend = np.diff(np.eye(knots), n=2, axis=0) if knots > 2 else np.zeros((0, knots))
-    for _ in range(ROUNDS):
-        variance = np.exp(row)
-        total = hats @ variance
-        residual = target - np.log(total)
-        weights = _weights(residual)
-        slope = hats * variance / total[:, None]
-        # Between knots without points the function goes on as its neighbours do.
-        penalty = SMOOTHNESS * len(target) * bend.T @ bend + 1e-6 * len(target) * np.eye(knots)
-        matrix = slope.T @ (weights[:, None] * slope) + penalty
-        gradient = slope.T @ (weights * residual) - SMOOTHNESS * len(target) * bend.T @ (bend @ row)
-        step = np.linalg.solve(matrix, gradient)
-        step = np.clip(step, -1.0, 1.0)
-        row = row + step
-        if np.abs(step).max() < 1e-4:
-            break
+    roughness = SMOOTHNESS * len(target) * bend.T @ bend
+    shares = knot_weights(brightness, knots)
+    row = fit_points(shares, target, _weights, roughness, linear_variance=True)
     return np.clip(row, math.log(SMALLEST_VARIANCE), 0.0)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from stbn_cli.errors import InputError, OptionError
-from stbn_cli.inference.cuts import HISTORY, CutDetector
+from stbn_cli.inference.cuts import HISTORY, CutDetector, SceneFrames, scenes_of
 from stbn_cli.inference.denoiser import Denoiser, is_repeat
 from stbn_cli.inference.plan import Plan
 from stbn_cli.noise.model import SceneNoise
@@ -136,20 +136,9 @@ def locate(source: Source, denoiser: Denoiser, moment: Moment) -> LocatedMoment:
         raise _beyond_the_end(float(moment.at), metadata.duration_seconds) from None
     with reader:
         locator = MomentLocator(denoiser, moment, metadata, begin is None)
-        offset = seconds_before(reader, begin)
-        shown: np.ndarray | None = None
-        for frame in reader:
-            time = offset + frame.pts * frame.time_base
-            if shown is not None and is_repeat(frame.rgb, shown):
-                locator.ends[-1] = time
-                continue
-            shown = frame.rgb
-            locator.see(rows_by_field(frame.rgb) if metadata.by_fields else frame.rgb, time)
-            if locator.done:
-                break
-        else:
-            locator.finish()
-            end = locator.ends[-1] + _duration(frame, frames_per_second)
+        locator.read(reader, seconds_before(reader, begin))
+        if locator.last_frame is not None:
+            end = locator.ends[-1] + _duration(locator.last_frame, frames_per_second)
             if moment.at >= end:
                 raise _beyond_the_end(float(moment.at), float(end))
     wanted = range(locator.first, locator.last + 1)
@@ -196,7 +185,7 @@ def _duration(frame: Frame, rate: Fraction) -> Fraction:
 
 
 class MomentLocator:
-    """Takes the frames one by one, without repetitions; what it has found is in its public attributes."""
+    """Reads the frames one by one; what it has found is in its public attributes."""
 
     def __init__(
         self, denoiser: Denoiser, moment: Moment, metadata: VideoMetadata, at_beginning: bool
@@ -207,17 +196,39 @@ class MomentLocator:
         self.first = self.last = 0  # frames wanted
         self.parts: list[Part] = []
         self.detection = StageTiming()
-        self.done = False
+        self.last_frame: Frame | None = None  # the video's, where it was read up to there
         self._denoiser = denoiser
         self._moment = moment
+        self._by_fields = metadata.by_fields
         self._at_beginning = at_beginning
         self._detector = CutDetector() if denoiser.options.scene_cuts else None
         self._scene = 0  # first frame of the current scene
-        self._opening: list[np.ndarray] = []  # its frames, as many as its noise level is measured on
         self._complete = False  # all wanted frames were seen
 
-    def see(self, rgb: np.ndarray, time: Fraction) -> None:
-        """The next frame `(H, W, 3)` and its time in seconds."""
+    def read(self, frames: Iterable[Frame], offset: Fraction) -> None:
+        """Read as far as the network has to look ahead; `offset`: the seconds of the frames' time 0."""
+        window = self.plan.chunk + self.plan.chunk_overlap
+        for scene in scenes_of(self._seen(frames, offset), self._is_cut, lambda: window):
+            end = self._end_of(scene)
+            self._end_scene(end, scene.opening)
+            self._scene = end
+            if self._complete:
+                return
+
+    def _seen(self, frames: Iterable[Frame], offset: Fraction) -> Iterator[np.ndarray]:
+        """The pictures `(H, W, 3)` as the network takes them, without repetitions; notes their times."""
+        shown: np.ndarray | None = None
+        for frame in frames:
+            time = offset + frame.pts * frame.time_base
+            if shown is not None and is_repeat(frame.rgb, shown):
+                self.ends[-1] = time
+                continue
+            shown = frame.rgb
+            self._note(time)
+            yield rows_by_field(shown) if self._by_fields else shown
+        self.last_frame = frame
+
+    def _note(self, time: Fraction) -> None:
         index = len(self.times)
         self.times.append(time)
         self.ends.append(time)
@@ -227,24 +238,14 @@ class MomentLocator:
             self.last = index
         else:
             self._complete = True
-        if self._is_cut(rgb) and index:
-            self._end_scene(index)
-            self._scene, self._opening = index, []
-            self.done = self._complete
-        if len(self._opening) < self._window:
-            self._opening.append(rgb)
-        # One frame more than the network sees, so that the locator knows where those end.
-        if self._complete and not self.done and index >= self._denoised()[1] + self.plan.chunk_overlap:
-            self._end_scene(index)
-            self.done = True
 
-    def finish(self) -> None:
-        """The video is at its end."""
-        self._end_scene(len(self.times))
-
-    @property
-    def _window(self) -> int:
-        return self.plan.chunk + self.plan.chunk_overlap
+    def _end_of(self, scene: SceneFrames[np.ndarray]) -> int:
+        """One behind the scene's last frame, or behind the last that the network sees."""
+        for index, _ in enumerate(scene, self._scene):
+            # One frame more than the network sees, so that the locator knows where those end.
+            if self._complete and index >= self._denoised()[1] + self.plan.chunk_overlap:
+                return index
+        return index + 1
 
     def _is_cut(self, rgb: np.ndarray) -> bool:
         if self._detector is None:
@@ -266,7 +267,7 @@ class MomentLocator:
         # One more, because the first chunk says little about speed: caches and kernels have to warm up.
         return (first - chunk, stop) if first > self._scene else (first, stop + chunk)
 
-    def _end_scene(self, end: int) -> None:
+    def _end_scene(self, end: int, opening: list[np.ndarray]) -> None:
         """The current scene ends before frame `end`, or what is needed of it does."""
         if end <= self.first:
             return
@@ -276,7 +277,7 @@ class MomentLocator:
         start = self._scene
         if not known or not self._within_reach(wanted - self._scene):
             start = min(first, self._chunk_start(max(wanted - WARMUP, self._scene)))
-        noise = self._denoiser.scene_noise(self._opening)
+        noise = self._denoiser.scene_noise(opening)
         exact = known and start == self._scene
         self.parts.append(Part(start, first, min(stop, end), end, noise, known, exact))
 

@@ -4,10 +4,9 @@ import cv2
 import numpy as np
 
 from stbn_cli.scale import BYTE_SCALE
+from stbn_cli.video.images import encode_image
 
 LARGEST_SIDE = 16383  # pixels, WebP's limit
-# OpenCV writes WebP without loss from 101 on. It takes a third off PNG for clean crops and a tenth for noisy ones.
-_LOSSLESS = 101
 
 
 def encode_picture(rgb: np.ndarray) -> bytes:
@@ -23,12 +22,7 @@ def encode_picture(rgb: np.ndarray) -> bytes:
         rgb = np.rint(BYTE_SCALE * levels).astype(np.uint8)
     elif rgb.dtype != np.uint8:
         raise ValueError(f"A picture is uint8 or floating point, not {rgb.dtype}.")
-    written, data = cv2.imencode(
-        ".webp", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, _LOSSLESS]
-    )
-    if not written:
-        raise ValueError(f"OpenCV could not encode a picture of shape {rgb.shape}.")
-    return data.tobytes()
+    return encode_image(".webp", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)).tobytes()
 
 
 def square_sums(score: np.ndarray, rows: int, columns: int) -> np.ndarray:

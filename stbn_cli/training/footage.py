@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stbn_cli.errors import InputError
-from stbn_cli.inference.cuts import CutDetector
+from stbn_cli.inference.cuts import CutDetector, scenes_of
 from stbn_cli.machine import available_cores
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.training.options import BayerFormat
@@ -198,9 +198,8 @@ def _scenes_of(source: Path, maximum_frames: int | None, bayer: BayerFormat | No
     if clip is None:
         return []
     detector = CutDetector()
-    cuts = [t for t, frame in enumerate(clip) if detector.is_cut(frame.astype(np.float32) / BYTE_SCALE)]
-    pieces = np.split(clip, [cut for cut in cuts if cut > 0])
-    return [torch.from_numpy(np.ascontiguousarray(piece.transpose(0, 3, 1, 2))) for piece in pieces]
+    scenes = scenes_of(clip, lambda frame: detector.is_cut(frame.astype(np.float32) / BYTE_SCALE))
+    return [torch.from_numpy(np.stack([frame.transpose(2, 0, 1) for frame in scene])) for scene in scenes]
 
 
 def _read_clip(source: Path, maximum_frames: int | None) -> np.ndarray | None:

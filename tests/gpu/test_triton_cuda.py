@@ -1,8 +1,6 @@
 """The Triton kernels on a real GPU against PyTorch there. Run with: python -m pytest -m gpu"""
 
 import itertools
-from collections.abc import Iterator
-from contextvars import Context
 
 import pytest
 import torch
@@ -13,7 +11,7 @@ from stbn_cli.checkpoints.flow import load_flow_checkpoint
 from stbn_cli.checkpoints.store import find_flow
 from stbn_cli.models.blindspot import PhaseResidualBlock
 from stbn_cli.models.correlation import cost_volume
-from stbn_cli.models.fused import without_kernels
+from stbn_cli.models.fused import using_kernels
 from stbn_cli.models.kernels import available
 from stbn_cli.models.kernels.tiles import BLOCK_SHAPES
 from stbn_cli.models.lightflow import _bilinear_warp
@@ -32,13 +30,6 @@ UNITS = 4  # roundings by which results may differ
 def _kernels() -> None:
     if not available(torch.device("cuda")):
         pytest.skip("no Triton kernels for this GPU")
-
-
-@pytest.fixture(autouse=True)
-def _plain_reference() -> Iterator[None]:
-    """What the kernels are compared with must not run them itself."""
-    with without_kernels():
-        yield
 
 
 def assert_near(result: Tensor, expected: Tensor) -> None:
@@ -166,5 +157,7 @@ def test_flow_with_kernels_is_that_without() -> None:
     network = load_flow_checkpoint(find_flow()).build().to("cuda", torch.bfloat16)
     texture = F.interpolate(torch.rand(1, 3, 20, 30, device="cuda"), (160, 240), mode="bicubic")
     frames = (texture, texture.roll(3, -1), 0.1)
-    plain, launched = network(*frames), Context().run(network, *frames)
+    plain = network(*frames)
+    with using_kernels():
+        launched = network(*frames)
     assert (launched - plain).abs().mean() < 0.05 * plain.abs().mean()

@@ -1,10 +1,14 @@
 """Scene cuts: found in noise, and not found in motion, flashes and black, nor in fades but those that begin a scene."""
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from stbn_cli.inference.cuts import CutDetector
+from stbn_cli.inference.cuts import CutDetector, scenes_of
 
 HEIGHT, WIDTH = 180, 320
 STRONG_NOISE = 50 / 255
@@ -114,3 +118,25 @@ def test_small_frames(size):
 def test_wrong_shape_is_refused():
     with pytest.raises(ValueError, match="expected a frame"):
         CutDetector().is_cut(np.zeros((4, 4), dtype=np.float32))
+
+
+@given(st.lists(st.booleans(), max_size=20), st.integers(1, 6), st.booleans())
+def test_scenes_hold_every_frame_once_and_begin_at_cuts(cuts: list[bool], opening: int, whole: bool) -> None:
+    asked: list[int] = []
+
+    def is_cut(frame: int) -> bool:
+        asked.append(frame)
+        return cuts[frame]
+
+    scenes: list[tuple[list[int], list[int]]] = []
+    for scene in scenes_of(range(len(cuts)), is_cut, lambda: opening):
+        head = list(scene.opening)
+        # No further ahead than to the first frame of the next scene.
+        assert len(asked) <= head[-1] + 2
+        scenes.append((head, list(scene.rest) if whole else []))
+    assert asked == list(range(len(cuts)))
+    starts = [frame for frame, cut in enumerate(cuts) if cut or frame == 0]
+    expected = [list(range(start, end)) for start, end in pairwise([*starts, len(cuts)])]
+    assert [head for head, _ in scenes] == [frames[:opening] for frames in expected]
+    if whole:
+        assert [head + rest for head, rest in scenes] == expected

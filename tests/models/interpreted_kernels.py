@@ -4,8 +4,6 @@ Not collected on its own: `TRITON_INTERPRET=1` must be set before triton is impo
 """
 
 import itertools
-from collections.abc import Iterator
-from contextvars import Context
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +15,14 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime import interpreter
 
-from stbn_cli.models import fused
+from stbn_cli.flow.estimator import NoFlow
+from stbn_cli.inference.denoiser import Denoiser
+from stbn_cli.inference.plan import EngineOptions
+from stbn_cli.models import kernels
 from stbn_cli.models.blindspot import PhaseResidualBlock
 from stbn_cli.models.config import MODEL_SIZES
 from stbn_cli.models.correlation import cost_volume
-from stbn_cli.models.fused import without_kernels
+from stbn_cli.models.fused import using_kernels
 from stbn_cli.models.kernels import available
 from stbn_cli.models.kernels import posterior as posterior_kernel
 from stbn_cli.models.kernels import residual_block as block_kernel
@@ -37,13 +38,6 @@ from stbn_cli.noise.posterior import posterior_mean
 HALF, BRAIN = torch.float16, torch.bfloat16
 # Both results are rounded a few times where the other's is not: each by half a unit in the last place.
 UNITS = 4
-
-
-@pytest.fixture(autouse=True)
-def plain_reference() -> Iterator[None]:
-    """What the kernels are compared with must not run them itself."""
-    with without_kernels():
-        yield
 
 
 @pytest.fixture(autouse=True)
@@ -292,7 +286,9 @@ def test_flow_with_kernels_is_the_same() -> None:
     network = LightFlowNet(config).eval().to(BRAIN)
     texture = F.interpolate(torch.rand(1, 3, 5, 6), (20, 24), mode="bicubic")
     frames = (texture, texture.roll(1, -1), 0.1)
-    launched, plain = Context().run(network, *frames), network(*frames)
+    plain = network(*frames)
+    with using_kernels():
+        launched = network(*frames)
     assert not torch.equal(launched, plain)  # else no kernel ran
     assert (launched - plain).abs().mean() < 0.05 * plain.abs().mean()
 
@@ -340,27 +336,26 @@ def test_states_have_room_and_are_the_same(changes: dict[str, Any], level: str) 
     pairs = torch.rand(2, 2, network.config.image_channels, 9, 14)
     flow = torch.randn(4, 2, 9, 14)
 
-    def two_steps(network: STBN, first: Context, second: Context, dtype: torch.dtype) -> Tensor:
+    def two_steps(network: STBN, first: bool, second: bool, dtype: torch.dtype) -> Tensor:
         earlier, later = (network.see(frames, sigma) for frames in pairs.to(dtype).contiguous())
-        states = first.run(network.advance_both, (earlier, later), None)
-        aligned = second.run(warp_nearest, states, flow)
-        return second.run(network.advance_both, (later, earlier), (aligned,))
+        with using_kernels(first):
+            states = network.advance_both((earlier, later), None)
+        with using_kernels(second):
+            return network.advance_both((later, earlier), (warp_nearest(states, flow),))
 
-    plain = Context()
-    plain.run(fused._KERNELS.set, False)
-    expected = two_steps(exact, plain, plain, torch.float32)
+    expected = two_steps(exact, False, False, torch.float32)
     used = expected.shape[1]
-    error = (two_steps(network, plain, plain, HALF) - expected).abs().mean()
-    for first, second in ((Context(), Context()), (plain, Context()), (Context(), plain)):
+    error = (two_steps(network, False, False, HALF) - expected).abs().mean()
+    for first, second in ((True, True), (False, True), (True, False)):
         result = two_steps(network, first, second, HALF)
-        assert result.shape[1] == (used if second is plain else network.config.padded_state_channels)
+        assert result.shape[1] == (network.config.padded_state_channels if second else used)
         assert (result[:, :used] - expected).abs().mean() < 1.5 * error
         assert not result[:, used:].any()
 
 
 def with_kernels(network: STBN, noisy: Tensor, flow: Tensor) -> Tensor:
-    """A context of its own knows nothing of `plain_reference`."""
-    return Context().run(network, noisy.to(HALF), 0.1, flow, flow)
+    with using_kernels():
+        return network(noisy.to(HALF), 0.1, flow, flow)
 
 
 @torch.inference_mode()
@@ -386,3 +381,33 @@ def test_the_network_with_kernels_does_not_see_the_pixel_it_predicts(clip: tuple
         after = with_kernels(network, changed, flow)
         assert torch.equal(before[:, 1, :, row, column], after[:, 1, :, row, column])
         assert not torch.equal(before[:, 1], after[:, 1])
+
+
+def test_a_denoiser_chooses_the_kernels_and_does_without_wrong_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.random.default_rng(0).random((2, 9, 14, 3), dtype=np.float32)
+
+    def denoised() -> tuple[np.ndarray, list[str]]:
+        messages: list[str] = []
+        options = EngineOptions(sigma=0.1, chunk=2, chunk_overlap=0)
+        denoiser = Denoiser(
+            network_of(torch.float32),
+            NoFlow(),
+            options,
+            device=torch.device("cpu"),
+            dtype=BRAIN,
+            on_message=messages.append,
+        )
+        return denoiser(frames), messages
+
+    launched, messages = denoised()
+    assert not messages
+    monkeypatch.setattr(kernels, "available", lambda device: False)
+    plain, messages = denoised()
+    assert not messages
+    assert not np.array_equal(launched, plain)  # else no kernel ran
+    assert np.abs(launched - plain).mean() < 0.01
+    monkeypatch.setattr(kernels, "available", lambda device: True)
+    monkeypatch.setattr(warp_kernel, "warp_nearest", lambda state, *rest: torch.zeros_like(state))
+    without, messages = denoised()
+    assert np.array_equal(without, plain)
+    assert ["going on without" in message for message in messages] == [True]

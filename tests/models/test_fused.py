@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stbn_cli.models import fused
 from stbn_cli.models.expansion import ReceptiveFieldExpansion
-from stbn_cli.models.fused import Derived, PointwiseChain, convolution, without_kernels
+from stbn_cli.models.fused import Derived, PointwiseChain, convolution, runs_kernels, using_kernels
 
 
 def layer_of(
@@ -121,7 +121,12 @@ def test_a_chain_is_its_layers_one_after_the_other() -> None:
         torch.testing.assert_close(PointwiseChain((first, True), (second, False))(features, mask), expected)
 
 
-def test_kernels_are_off_only_inside() -> None:
-    with without_kernels():
-        assert not fused._KERNELS.get()
-    assert fused._KERNELS.get()
+def test_kernels_run_only_where_they_are_chosen_and_in_half_precision() -> None:
+    half, single = torch.zeros(1, dtype=torch.float16), torch.zeros(1)
+    assert not runs_kernels(half)
+    with using_kernels():
+        assert runs_kernels(half)
+        assert not runs_kernels(single)
+        with using_kernels(False):
+            assert not runs_kernels(half)
+    assert not runs_kernels(half)

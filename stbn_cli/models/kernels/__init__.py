@@ -32,7 +32,6 @@ def available(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= MINIMUM_CAPABILITY and _launches(str(device))
 
 
-@functools.cache  # asked before every layer
 def _installed() -> bool:
     if importlib.util.find_spec("triton") is None:
         return False
