@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from stbn_cli.cli import options as opt
-from stbn_cli.cli.console import say, show, show_json, show_table
+from stbn_cli.cli.console import say, say_beginning, show, show_json, show_table
 from stbn_cli.cli.flags import RangeFlags, ReadFlags, flattened
 from stbn_cli.cli.progress import FrameProgress
 from stbn_cli.errors import OptionError
@@ -55,6 +55,8 @@ def analyze(
         raise OptionError(
             "stbn analyze reads a clip more than once, which standard input cannot be. Name a file."
         )
+    if not quiet:
+        say_beginning(source, measuring=True)
     from stbn_cli.analysis.analysis import analyze as measure
 
     if plot is not None:

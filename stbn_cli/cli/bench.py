@@ -35,6 +35,21 @@ EXAMPLES = opt.epilog(
     "stbn bench clean.mkv frames/ --sigma 10,30,50 --frames 10 --rivals all",
     "stbn bench clips/ --model stbn-xs --model mine.safetensors --save-frames out/",
 )
+# What the short help shows.
+MAIN_OPTIONS = (
+    "--data",
+    "--sigma",
+    "--frames",
+    "--model",
+    "--rivals",
+    "--device",
+    "--csv",
+    "--report",
+    "--save-frames",
+    "--overwrite",
+    "--quiet",
+    "--json",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,21 @@ EXAMPLES = opt.epilog(
     "stbn compare noisy.mp4 denoised.mp4 -o difference.mkv --layout difference --gain 8",
     "stbn compare frames/ frames.denoised/ --start 10 --frames 50 --json",
 )
+# What the short help shows.
+MAIN_OPTIONS = (
+    "--reference",
+    "--frames",
+    "--output",
+    "--layout",
+    "--gain",
+    "--csv",
+    "--report",
+    "--overwrite",
+    "--start",
+    "--end",
+    "--quiet",
+    "--json",
+)
 
 ReferenceOpt = Annotated[
     str | None,

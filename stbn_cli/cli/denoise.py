@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.adaptation import describe, explanation, gained
 from stbn_cli.cli.batch import Item, Naming, output_folder, plan_batch, run_batch
-from stbn_cli.cli.console import say, show_json, show_table, warn
+from stbn_cli.cli.console import say, say_beginning, show_json, show_table, warn
 from stbn_cli.cli.flags import (
     NORMAL,
     QUIET,
@@ -49,6 +49,23 @@ EXAMPLES = opt.epilog(
     "stbn denoise 'frames/%05d.png' -o clean/",
     "stbn denoise a.mp4 clips/ 'raw/*.mkv' --output-dir clean/ --skip-existing",
     "ffmpeg -i in.mp4 -f yuv4mpegpipe -strict -1 - | stbn denoise - | ffmpeg -i - out.mp4",
+)
+# What the short help shows.
+MAIN_OPTIONS = (
+    "--output",
+    "--overwrite",
+    "--start",
+    "--end",
+    "--dry-run",
+    "--resume",
+    "--sigma",
+    "--strength",
+    "--chroma",
+    "--adapt",
+    "--device",
+    "--crf",
+    "--codec",
+    "--quiet",
 )
 
 
@@ -91,6 +108,8 @@ def denoise(
     batch = plan_batch(sources, names, WRITABLE_SUFFIXES)
 
     def run(item: Item) -> dict[str, Any] | None:
+        if not logging.quiet:
+            say_beginning(item.source, measuring=options.needs_measuring)
         from stbn_cli.jobs.denoise import DenoiseJob
 
         job = DenoiseJob(

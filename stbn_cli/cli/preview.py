@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from stbn_cli.cli import options as opt
-from stbn_cli.cli.console import say, show_json, warn
+from stbn_cli.cli.console import say, say_beginning, show_json, warn
 from stbn_cli.cli.flags import (
     DenoisingFlags,
     EncodingFlags,
@@ -41,6 +41,21 @@ EXAMPLES = opt.epilog(
     "stbn preview clip.mp4 --at 1:23",
     "stbn preview clip.mp4 --at 1:23 -o moment.mp4 --duration 4",
     "stbn preview clip.mp4 --sigma 25 --strength 0.8 --crf 14 --json",
+)
+# What the short help shows.
+MAIN_OPTIONS = (
+    "--at",
+    "--output",
+    "--overwrite",
+    "--duration",
+    "--split",
+    "--sigma",
+    "--strength",
+    "--chroma",
+    "--device",
+    "--crf",
+    "--codec",
+    "--quiet",
 )
 
 OutputOpt = Annotated[
@@ -121,6 +136,8 @@ def preview(
         split=split,
         overwrite=overwrite,
     )
+    if not logging.quiet:
+        say_beginning(source, measuring=job.options.needs_measuring)
     try:
         _run(job, encoding, logging)
     except KeyboardInterrupt:

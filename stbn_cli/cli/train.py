@@ -4,11 +4,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer.core import TyperCommand
-
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, show_json, warn
 from stbn_cli.cli.flags import flattened, gathered
+from stbn_cli.cli.help import HelpCommand
 from stbn_cli.cli.parsing import AUTO
 from stbn_cli.errors import InterruptedByUserError, MemoryExhaustedError, OptionError, OutputError
 from stbn_cli.training.options import TrainOptions
@@ -24,9 +23,24 @@ EXAMPLES = opt.epilog(
     "stbn train --train-dir footage/ -o runs/mine --resume",
     "torchrun --nproc-per-node 2 -m stbn_cli train --train-dir footage/ -o runs/mine",
 )
+MAIN_OPTIONS = (
+    "--log-dir",
+    "--train-dir",
+    "--still-dir",
+    "--hold-out",
+    "--model",
+    "--initial",
+    "--resume",
+    "--epochs",
+    "--noise",
+    "--lr",
+    "--schedule",
+    "--max-minutes",
+    "--device",
+)
 
 
-class TrainCommand(TyperCommand):
+class TrainCommand(HelpCommand):
     """`--milestones 2 4 6 8` is one list, as the reference repository takes it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -39,6 +39,11 @@ class DenoiserOptions:
         """Whether the clip's noise decides on the model."""
         return self.noise_kind is None and str(self.model) == AUTO
 
+    @property
+    def needs_measuring(self) -> bool:
+        """Whether the clip's noise has to be known before it is denoised."""
+        return self.sigma is None or self.open_kind
+
     def check_kind(self) -> None:
         """Refuse a kind of noise that is none, or that a named model is not asked for. Raises `OptionError`."""
         if self.noise_kind is None:
