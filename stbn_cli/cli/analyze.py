@@ -64,7 +64,7 @@ def analyze(
 
         check_plot(plot, overwrite=overwrite)
     span = read.span(part)
-    with FrameProgress(None, quiet=quiet) as progress:
+    with FrameProgress(None, phase="analysing", quiet=quiet) as progress:
         found = measure(source, span, progress=progress)
     if plot is not None:
         from stbn_cli.analysis.plot import draw_plot
@@ -105,7 +105,7 @@ def _described_run(run: "RunAnalysis") -> dict[str, Any]:
     return {
         "first_frame": run.first_frame,
         "frames": run.frames,
-        "level": BYTE * run.level,
+        "level": run.level,
         "high_frequency_level": BYTE * run.noise.level,
         "variances": [[BYTE**2 * value for value in row] for row in run.measured.full.model.variances],
         "brightness": list(run.noise.brightness),
@@ -130,10 +130,10 @@ def _level_function(run: "RunAnalysis") -> list[list[float]]:
 
 def _rows(found: "Analysis") -> list[tuple[str, str]]:
     run = found.typical
-    levels = [BYTE * part.level for part in found.runs]
+    levels = [part.level for part in found.runs]
     rows = [
         ("kind of noise", found.verdict.kind + (" (hardly any)" if found.verdict.faint else "")),
-        ("noise level", f"{BYTE * found.level:.3g} on the 0-255 scale"),
+        ("noise level", f"{found.level:.3g} on the 0-255 scale"),
     ]
     if len(levels) > 1:
         places = zip(found.runs, levels, strict=True)

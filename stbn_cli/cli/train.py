@@ -9,6 +9,7 @@ from stbn_cli.cli.console import say, show_json, warn
 from stbn_cli.cli.flags import flattened, gathered
 from stbn_cli.cli.help import HelpCommand
 from stbn_cli.cli.parsing import AUTO
+from stbn_cli.cli.progress import StepProgress
 from stbn_cli.errors import InterruptedByUserError, MemoryExhaustedError, OptionError, OutputError
 from stbn_cli.training.options import TrainOptions
 
@@ -381,7 +382,17 @@ def _run(options: TrainOptions) -> None:
     if warning and trainer.processes.is_main:
         warn(warning)
     try:
-        result = trainer.run(lambda row: say(_line(row, options.steps)))
+        with StepProgress(
+            "training", "steps", options.steps, quiet=not trainer.processes.is_main
+        ) as progress:
+
+            def report(row: dict[str, Any]) -> None:
+                if progress.has_bar:
+                    progress.show(row["step"], options.steps, _words(row))
+                if not progress.has_bar or "loss" not in row:  # rows of losses come often
+                    say(f"Step {row['step']} of {options.steps}, {_words(row)}")
+
+            result = trainer.run(report)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise MemoryExhaustedError(
             f"Memory ran out with {options.batch_size} sequences of {options.train_length} frames of "
@@ -401,9 +412,9 @@ def _run(options: TrainOptions) -> None:
         )
 
 
-def _line(row: dict[str, Any], steps: int) -> str:
-    """A log row for people."""
-    words = [f"step {row['step']} of {steps}", f"{row['minutes']:.1f} min"]
+def _words(row: dict[str, Any]) -> str:
+    """A log row for people, without its step."""
+    words = [f"{row['minutes']:.1f} min"]
     if "minutes_left" in row:
         words.append(f"{row['minutes_left']:.1f} min left")
     for name, value in row.items():

@@ -21,7 +21,8 @@ def measure_clip(options: DenoiserOptions, source: Source, events: Events) -> "A
         return None
     from stbn_cli.analysis.analysis import analyze
 
-    found = analyze(source.path, source.span)
+    with events.analysing() as progress:
+        found = analyze(source.path, source.span, progress=progress)
     if found.verdict.hint is not None:
         events.warn(found.verdict.hint)
     return found

@@ -111,7 +111,7 @@ def test_the_finetuned_model_denoises(stbn: Stbn, shots: Path, tiny_model_path: 
     document = json.loads(denoised.out)
     assert document["model"] == "tiny-finetuned" and document["warnings"] == []
     (scene,) = document["scenes"]
-    assert scene["learned"] and not scene["estimated"] and scene["sigma"] == pytest.approx(SIGMA, abs=0.01)
+    assert scene["learned"] and not scene["estimated"] and scene["level"] == pytest.approx(SIGMA, abs=0.01)
 
 
 def test_json_is_one_document_on_stdout(
