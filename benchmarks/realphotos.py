@@ -64,7 +64,7 @@ def row_of(name: str, noisy: Tensor, clean: Tensor, setting: argparse.Namespace)
         "kind": found.verdict.kind,
         "shared": found.verdict.shared,
         "true": BYTE_SCALE * levels_of(noisy - clean)[2],
-        "measured": BYTE_SCALE * found.level,
+        "measured": found.level,
         "told": BYTE_SCALE * noise.level,
         "noisy": score(frames, clean),
     }

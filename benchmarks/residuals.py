@@ -76,9 +76,7 @@ def main() -> None:
                     statistics.add(a, b)
                 residual = statistics.summary()
                 a, b = (analyze(part) for part in pairs)
-                verdict = judge(
-                    residual, BYTE_SCALE * a.level, BYTE_SCALE * b.level, reliable=a.typical.noise.reliable
-                )
+                verdict = judge(residual, a.level, b.level, reliable=a.typical.noise.reliable)
                 verdicts.setdefault(name, Counter())[verdict.kind] += 1
                 print(
                     f"{path.stem:20} {noise:7} {name:15} {verdict.kind:19} "

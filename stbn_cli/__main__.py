@@ -2,7 +2,7 @@
 
 import sys
 
-from stbn_cli.cli.app import main
+from stbn_cli.cli.app import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

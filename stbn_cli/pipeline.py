@@ -90,14 +90,17 @@ def denoise_video(
     *,
     spread: UncertaintyWriter | None = None,
     progress: Callable[[int], None] | None = None,
+    verifying: Callable[[], None] = lambda: None,
 ) -> DenoiseSummary:
     """Denoise every frame of `reader` into `writer` and finish the writer (verify and put in place).
 
     spread: for a denoiser whose frames have six channels. progress: called in the calling thread with the number of
-    frames denoised so far. Raises whatever reader, denoiser or writer raise, KeyboardInterrupt included; the threads
-    have ended by then.
+    frames denoised so far. verifying: called when all frames are encoded, before the output is checked. Raises whatever
+    reader, denoiser or writer raise, KeyboardInterrupt included; the threads have ended by then.
     """
-    return _run(reader, lambda frames, encoded: denoiser.stream(frames), writer, None, progress, spread)
+    return _run(
+        reader, lambda frames, encoded: denoiser.stream(frames), writer, None, progress, verifying, spread
+    )
 
 
 def denoise_video_resumably(
@@ -108,6 +111,7 @@ def denoise_video_resumably(
     *,
     progress: Callable[[int], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
+    verifying: Callable[[], None] = lambda: None,
 ) -> DenoiseSummary:
     """As `denoise_video`, keeping finished chunks in `store`, and going on where the store ends.
 
@@ -126,7 +130,7 @@ def denoise_video_resumably(
         return denoiser.stream(frames, resume=store.state, on_chunk=on_chunk)
 
     try:
-        return _run(reader, stream, writer, store, progress)
+        return _run(reader, stream, writer, store, progress, verifying)
     finally:
         store.close()
 
@@ -137,6 +141,7 @@ def _run(
     writer: FrameWriter,
     store: "ChunkStore | None",
     progress: Callable[[int], None] | None,
+    verifying: Callable[[], None],
     spread: UncertaintyWriter | None = None,
 ) -> DenoiseSummary:
     begin = time.perf_counter()
@@ -174,6 +179,7 @@ def _run(
         raise
     encoded.raise_error()
     spreads.raise_error()
+    verifying()
     writer.finish()
     notes = [*reader.warnings, *writer.warnings]
     if spread is not None:

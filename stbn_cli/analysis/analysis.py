@@ -41,8 +41,8 @@ class RunAnalysis:
 
     @property
     def level(self) -> float:
-        """The noise level, [0, 1]."""
-        return self.measured.level
+        """The noise level, 0-255 scale."""
+        return BYTE_SCALE * self.measured.level
 
     @property
     def noise(self) -> NoiseEstimate:
@@ -62,7 +62,7 @@ class RunAnalysis:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What was found in a clip; noise on the [0, 1] scale."""
+    """What was found in a clip: `level` is on the 0-255 scale, as everywhere; details in `runs` are on [0, 1]."""
 
     width: int
     height: int
@@ -85,7 +85,7 @@ class Analysis:
 
     @property
     def level(self) -> float:
-        """Noise level of the clip, [0, 1]: that of the typical run."""
+        """Noise level of the clip, 0-255 scale: that of the typical run."""
         return self.typical.level
 
     def summary(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Analysis:
         luma, chroma = median_correlation([run.measured for run in self.runs])
         return {
             "kind": self.verdict.kind,
-            "level": round(BYTE_SCALE * self.level, 3),
+            "level": round(self.level, 3),
             "faint": self.verdict.faint,
             "shared_by_neighbours": self.verdict.shared,
             "correlation": {"luma": round(luma, 3), "chroma": round(chroma, 3)},

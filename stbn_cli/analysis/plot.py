@@ -62,7 +62,7 @@ def draw_plot(found: Analysis, path: Path) -> None:
     )
     time.plot(
         frames,
-        [BYTE_SCALE * part.level for part in found.runs],
+        [part.level for part in found.runs],
         "s--",
         color="#999999",
         label="all of it",

@@ -33,7 +33,7 @@ def gained(result: "FinetuneResult") -> str:
 def _level(result: "FinetuneResult") -> float:
     """The noise level to show, on the 0-255 scale: as given, or as every command measures it."""
     if result.known or result.measured is None:
-        return BYTE_SCALE * result.level
+        return result.level
     return BYTE_SCALE * result.measured.level
 
 
@@ -81,7 +81,7 @@ def describe(result: "FinetuneResult") -> dict[str, Any]:
         "noise_level": round(_level(result), 3),
         "noise": None if result.measured is None else result.measured.summary(),
         "assumed": {
-            "sigma": round(BYTE_SCALE * result.level, 3),
+            "sigma": round(result.level, 3),
             "sigma_by_brightness": result.noise_levels(),
         },
         "noise_correlation": None

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from stbn_cli.cli import options as opt
-from stbn_cli.cli.console import say, show, show_json, show_table
+from stbn_cli.cli.console import say, say_beginning, show, show_json, show_table
 from stbn_cli.cli.flags import RangeFlags, ReadFlags, flattened
 from stbn_cli.cli.progress import FrameProgress
 from stbn_cli.errors import OptionError
@@ -55,6 +55,8 @@ def analyze(
         raise OptionError(
             "stbn analyze reads a clip more than once, which standard input cannot be. Name a file."
         )
+    if not quiet:
+        say_beginning(source, measuring=True)
     from stbn_cli.analysis.analysis import analyze as measure
 
     if plot is not None:
@@ -62,7 +64,7 @@ def analyze(
 
         check_plot(plot, overwrite=overwrite)
     span = read.span(part)
-    with FrameProgress(None, quiet=quiet) as progress:
+    with FrameProgress(None, phase="analysing", quiet=quiet) as progress:
         found = measure(source, span, progress=progress)
     if plot is not None:
         from stbn_cli.analysis.plot import draw_plot
@@ -103,7 +105,7 @@ def _described_run(run: "RunAnalysis") -> dict[str, Any]:
     return {
         "first_frame": run.first_frame,
         "frames": run.frames,
-        "level": BYTE * run.level,
+        "level": run.level,
         "high_frequency_level": BYTE * run.noise.level,
         "variances": [[BYTE**2 * value for value in row] for row in run.measured.full.model.variances],
         "brightness": list(run.noise.brightness),
@@ -128,10 +130,10 @@ def _level_function(run: "RunAnalysis") -> list[list[float]]:
 
 def _rows(found: "Analysis") -> list[tuple[str, str]]:
     run = found.typical
-    levels = [BYTE * part.level for part in found.runs]
+    levels = [part.level for part in found.runs]
     rows = [
         ("kind of noise", found.verdict.kind + (" (hardly any)" if found.verdict.faint else "")),
-        ("noise level", f"{BYTE * found.level:.3g} on the 0-255 scale"),
+        ("noise level", f"{found.level:.3g} on the 0-255 scale"),
     ]
     if len(levels) > 1:
         places = zip(found.runs, levels, strict=True)

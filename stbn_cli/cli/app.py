@@ -1,5 +1,6 @@
 """The `stbn` command: its subcommands, and the boundary where errors become messages and exit codes."""
 
+import atexit
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from stbn_cli import __version__
 from stbn_cli.cli import analyze, bench, compare, denoise, doctor, finetune, preview, train, weights
 from stbn_cli.cli.console import show
 from stbn_cli.cli.exits import FAILED, report_error
+from stbn_cli.cli.help import HelpCommand, HelpGroup, with_main_options
 from stbn_cli.cli.options import EXIT_CODES
 
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
@@ -19,26 +21,37 @@ UNDERSCORES = {"token_normalize_func": lambda name: name.replace("_", "-")}
 
 app = typer.Typer(
     name="stbn",
+    cls=HelpGroup,
     help="Self-supervised video denoising with a spatiotemporal blind-spot network.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings=HELP_NAMES,
 )
-app.command("denoise", epilog=denoise.EXAMPLES, no_args_is_help=True)(denoise.denoise)
-app.command("preview", epilog=preview.EXAMPLES, no_args_is_help=True)(preview.preview)
-app.command("analyze", epilog=analyze.EXAMPLES, no_args_is_help=True)(analyze.analyze)
-app.command("compare", epilog=compare.EXAMPLES, no_args_is_help=True)(compare.compare)
-app.command("finetune", epilog=finetune.EXAMPLES, no_args_is_help=True)(finetune.finetune)
-app.command("bench", epilog=bench.EXAMPLES)(bench.bench)
+app.command(
+    "denoise", cls=with_main_options(*denoise.MAIN_OPTIONS), epilog=denoise.EXAMPLES, no_args_is_help=True
+)(denoise.denoise)
+app.command(
+    "preview", cls=with_main_options(*preview.MAIN_OPTIONS), epilog=preview.EXAMPLES, no_args_is_help=True
+)(preview.preview)
+app.command("analyze", cls=HelpCommand, epilog=analyze.EXAMPLES, no_args_is_help=True)(analyze.analyze)
+app.command(
+    "compare", cls=with_main_options(*compare.MAIN_OPTIONS), epilog=compare.EXAMPLES, no_args_is_help=True
+)(compare.compare)
+app.command(
+    "finetune", cls=with_main_options(*finetune.MAIN_OPTIONS), epilog=finetune.EXAMPLES, no_args_is_help=True
+)(finetune.finetune)
+app.command("bench", cls=with_main_options(*bench.MAIN_OPTIONS), epilog=bench.EXAMPLES)(bench.bench)
 # The reference repository calls its measurement "test".
-app.command("test", epilog=bench.EXAMPLES, hidden=True, context_settings=UNDERSCORES)(bench.bench)
+app.command("test", cls=HelpCommand, epilog=bench.EXAMPLES, hidden=True, context_settings=UNDERSCORES)(
+    bench.bench
+)
 app.add_typer(weights.app, name="weights")
-app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command("doctor", cls=HelpCommand, epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(
     "train",
-    cls=train.TrainCommand,
+    cls=with_main_options(*train.MAIN_OPTIONS, base=train.TrainCommand),
     epilog=train.EXAMPLES,
     no_args_is_help=True,
     context_settings=UNDERSCORES,
@@ -73,3 +86,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         return report_error(error)
     return 0
+
+
+def run() -> int:
+    """The command of the shell: as `main`, and the process ends with it.
+
+    What Python does at its end takes half a second of CPU once torch is loaded, and frees what the system frees anyway.
+    """
+    code = FAILED
+
+    def leave() -> None:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:
+            os._exit(FAILED)  # nobody reads what was printed
+        os._exit(code)
+
+    atexit.register(leave)  # the first to be registered: it comes after all others
+    code = main()
+    return code

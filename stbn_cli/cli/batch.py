@@ -12,6 +12,7 @@ from typing import Any
 from stbn_cli.cli.console import say, show_json
 from stbn_cli.cli.exits import sentence
 from stbn_cli.cli.parsing import DENOISED, default_output
+from stbn_cli.cli.progress import BatchPlace
 from stbn_cli.errors import InputError, InterruptedByUserError, OptionError, OutputError, StbnError
 from stbn_cli.video.formats import IMAGE_SUFFIXES, STANDARD_STREAM, VIDEO_SUFFIXES
 from stbn_cli.video.names import natural_key
@@ -230,7 +231,7 @@ def output_folder(folder: Path | None) -> Iterator[None]:
 
 def run_batch(
     items: Sequence[Item],
-    run: Callable[[Item], dict[str, Any] | None],
+    run: Callable[[Item, BatchPlace], dict[str, Any] | None],
     *,
     skip_existing: bool,
     fail_fast: bool,
@@ -243,7 +244,7 @@ def run_batch(
     """
     outcomes: list[_Outcome] = []
     interrupted = False
-    for item in items:
+    for number, item in enumerate(items, 1):
         if interrupted or (fail_fast and any(outcome.status == FAILED for outcome in outcomes)):
             outcomes.append(_Outcome(item.source, item.output, LEFT))
             continue
@@ -252,7 +253,7 @@ def run_batch(
             outcome.status, outcome.reason = SKIPPED, f"{item.output} exists already"
             continue
         try:
-            result = run(item)
+            result = run(item, BatchPlace(number, len(items)))
             outcome.result = result if json else None
         except (KeyboardInterrupt, InterruptedByUserError) as error:
             # The run's own sentence says what became of its output.

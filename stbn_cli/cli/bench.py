@@ -14,6 +14,7 @@ from stbn_cli.cli.console import say, show_json, show_tables, warn
 from stbn_cli.cli.doctor import installed_versions
 from stbn_cli.cli.flags import MessageFlags, flattened
 from stbn_cli.cli.parsing import AUTO, parse_names, parse_sigmas
+from stbn_cli.cli.progress import StepProgress
 from stbn_cli.errors import BenchError, InterruptedByUserError, OptionError, OutputError
 
 if TYPE_CHECKING:
@@ -34,6 +35,21 @@ EXAMPLES = opt.epilog(
     "stbn bench set8 --data ~/Set8 --report set8.html",
     "stbn bench clean.mkv frames/ --sigma 10,30,50 --frames 10 --rivals all",
     "stbn bench clips/ --model stbn-xs --model mine.safetensors --save-frames out/",
+)
+# What the short help shows.
+MAIN_OPTIONS = (
+    "--data",
+    "--sigma",
+    "--frames",
+    "--model",
+    "--rivals",
+    "--device",
+    "--csv",
+    "--report",
+    "--save-frames",
+    "--overwrite",
+    "--quiet",
+    "--json",
 )
 
 
@@ -163,7 +179,9 @@ def bench(
     options = BenchOptions(sigmas=parse_sigmas(sigma), frames=frames, seed=seed)
     methods, titles = _methods(model or [AUTO], rivals, engine)
     clips, missing, dataset = _clips(sources or [], data)
-    watch = _Watch(outputs, quiet=messages.quiet, total=len(clips) * len(options.sigmas) * len(methods))
+    total = len(clips) * len(options.sigmas) * len(methods)
+    progress = StepProgress("measuring", "measurements", total, quiet=messages.quiet)
+    watch = _Watch(outputs, progress, quiet=messages.quiet, total=total)
     try:
         _run(clips, missing, dataset, methods, titles, options, outputs, watch, messages.json)
     except KeyboardInterrupt:
@@ -192,7 +210,8 @@ def _run(
     if missing:
         where = f" {dataset.where}" if dataset else ""
         warn(f"Averages are partial; {len(missing)} sequences are missing: {', '.join(missing)}.{where}")
-    scores, failures = run_bench(clips, methods, options, watch)
+    with watch.progress:
+        scores, failures = run_bench(clips, methods, options, watch)
     result = BenchResult(
         title=dataset.title if dataset else ", ".join(clip.name for clip in clips),
         clips=tuple(clip.name for clip in clips),
@@ -230,6 +249,7 @@ class _Watch:
     """Tells what is being found out, and keeps what the outputs need of the frames."""
 
     outputs: OutputFlags
+    progress: StepProgress
     quiet: bool
     total: int
     done: int = 0
@@ -262,10 +282,11 @@ class _Watch:
         if not self.quiet:
             decibels = sum(score.psnr) / score.frames
             speed = score.frames / score.seconds
-            of = f"[{self.done}/{self.total}]"
-            say(
-                f"{of} {score.clip}, sigma {score.sigma:g}, {score.method}: {decibels:.2f} dB, {speed:.3g} frames/s"
-            )
+            words = f"{score.clip}, sigma {score.sigma:g}, {score.method}: {decibels:.2f} dB, {speed:.3g} fps"
+            if self.progress.has_bar:
+                self.progress.show(self.done, self.total, words)
+            else:
+                say(f"[{self.done}/{self.total}] {words}")
 
     def failed(self, failure: "Failure") -> None:
         self.done += 1

@@ -33,6 +33,21 @@ EXAMPLES = opt.epilog(
     "stbn compare noisy.mp4 denoised.mp4 -o difference.mkv --layout difference --gain 8",
     "stbn compare frames/ frames.denoised/ --start 10 --frames 50 --json",
 )
+# What the short help shows.
+MAIN_OPTIONS = (
+    "--reference",
+    "--frames",
+    "--output",
+    "--layout",
+    "--gain",
+    "--csv",
+    "--report",
+    "--overwrite",
+    "--start",
+    "--end",
+    "--quiet",
+    "--json",
+)
 
 ReferenceOpt = Annotated[
     str | None,
@@ -225,7 +240,9 @@ def _compare(
             )
             stack.enter_context(writer)
         expected = [count for count in (clips.expected_frames, job.limit) if count]
-        progress = stack.enter_context(FrameProgress(min(expected, default=None), quiet=quiet))
+        progress = stack.enter_context(
+            FrameProgress(min(expected, default=None), phase="comparing", quiet=quiet)
+        )
         sinks = [sink for sink in (keeper, writer) if sink is not None]
         # Image sequences have the rate that they were opened with.
         span = replace(job.span, rate=clips.metadata.average_rate)

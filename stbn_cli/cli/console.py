@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from stbn_cli.video.formats import STANDARD_STREAM
+
 if TYPE_CHECKING:
     from stbn_cli.report.model import Table
 
@@ -22,6 +24,12 @@ def say(message: str) -> None:
 def warn(message: str) -> None:
     """A line for people that something is not as they may expect."""
     typer.echo(f"Warning: {message}", err=True)
+
+
+def say_beginning(source: str, *, measuring: bool) -> None:
+    """What happens first, before the libraries for it are loaded, which takes seconds on a cold disk."""
+    named = "standard input" if source == STANDARD_STREAM else source
+    say(f"Analysing the noise of {named}" if measuring and source != STANDARD_STREAM else f"Reading {named}")
 
 
 def show(text: str) -> None:

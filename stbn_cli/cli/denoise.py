@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.adaptation import describe, explanation, gained
 from stbn_cli.cli.batch import Item, Naming, output_folder, plan_batch, run_batch
-from stbn_cli.cli.console import say, show_json, show_table, warn
+from stbn_cli.cli.console import say, say_beginning, show_json, show_table, warn
 from stbn_cli.cli.flags import (
     NORMAL,
     QUIET,
@@ -27,7 +27,7 @@ from stbn_cli.cli.flags import (
     flattened,
 )
 from stbn_cli.cli.parsing import check_pipes
-from stbn_cli.cli.progress import FinetuneDisplay, FrameProgress
+from stbn_cli.cli.progress import BatchPlace, FinetuneDisplay, FrameProgress
 from stbn_cli.cli.report import RunReport, fields
 from stbn_cli.errors import InterruptedByUserError, OptionError
 from stbn_cli.jobs.events import Events
@@ -49,6 +49,23 @@ EXAMPLES = opt.epilog(
     "stbn denoise 'frames/%05d.png' -o clean/",
     "stbn denoise a.mp4 clips/ 'raw/*.mkv' --output-dir clean/ --skip-existing",
     "ffmpeg -i in.mp4 -f yuv4mpegpipe -strict -1 - | stbn denoise - | ffmpeg -i - out.mp4",
+)
+# What the short help shows.
+MAIN_OPTIONS = (
+    "--output",
+    "--overwrite",
+    "--start",
+    "--end",
+    "--dry-run",
+    "--resume",
+    "--sigma",
+    "--strength",
+    "--chroma",
+    "--adapt",
+    "--device",
+    "--crf",
+    "--codec",
+    "--quiet",
 )
 
 
@@ -90,7 +107,9 @@ def denoise(
     names = Naming(naming.output, naming.output_dir, naming.template)
     batch = plan_batch(sources, names, WRITABLE_SUFFIXES)
 
-    def run(item: Item) -> dict[str, Any] | None:
+    def run(item: Item, place: BatchPlace | None = None) -> dict[str, Any] | None:
+        if not logging.quiet:
+            say_beginning(item.source, measuring=options.needs_measuring)
         from stbn_cli.jobs.denoise import DenoiseJob
 
         job = DenoiseJob(
@@ -110,7 +129,7 @@ def denoise(
             resume_command=f"Go on with: {_command()}",
         )
         try:
-            return _run(job, logging)
+            return _run(job, logging, place)
         except KeyboardInterrupt:
             left = "" if item.output == STANDARD_STREAM else f"; nothing was written to {item.output}"
             raise InterruptedByUserError(f"Interrupted{left}.") from None
@@ -142,13 +161,14 @@ def _command() -> str:
     return shlex.join(["stbn", *words[:place], "--resume", *words[place:]])
 
 
-def _run(job: "DenoiseJob", logging: LoggingFlags) -> dict[str, Any]:
+def _run(job: "DenoiseJob", logging: LoggingFlags, place: BatchPlace | None) -> dict[str, Any]:
     """Run one job, or print its plan; what was done, as plain values."""
     verbosity = logging.verbosity
     events = Events(
         show_warning=warn,
         say=(lambda message: None) if logging.quiet else say,
-        finetuning=lambda: FinetuneDisplay(quiet=logging.quiet),
+        analysing=lambda: FrameProgress(None, phase="analysing", quiet=logging.quiet, place=place),
+        finetuning=lambda: FinetuneDisplay(purpose="adapting", quiet=logging.quiet, place=place),
         adapted=lambda result: _tell_adaptation(result, events, verbosity),
     )
     with job.prepare(events) as prepared:
@@ -166,9 +186,15 @@ def _run(job: "DenoiseJob", logging: LoggingFlags) -> dict[str, Any]:
             say(f"Going on after frame {store.frames} of an interrupted run.")
         with (
             StopRequest(_finishing) if store is not None else nullcontext() as stop,
-            FrameProgress(prepared.metadata.frame_count, quiet=verbosity <= QUIET) as progress,
+            FrameProgress(
+                prepared.metadata.frame_count,
+                quiet=verbosity <= QUIET,
+                start=0 if store is None else store.frames,
+                place=place,
+            ) as progress,
         ):
-            result = prepared.run(progress, stop or bool)
+            prepared.denoiser.on_work = progress.working
+            result = prepared.run(progress, stop or bool, lambda: progress.phase("verifying"))
     return _tell(report, result, verbosity)
 
 
@@ -220,14 +246,14 @@ def _tell(report: RunReport, result: "DenoiseResult", verbosity: int) -> dict[st
     if warning := report.strong_noise():
         report.events.warn(warning)
     if verbosity >= VERBOSE:
-        for scene in report.scenes():
+        for scene in report.scenes(conditioning=True):
             say(
-                f"From frame {scene['first_frame']}: noise level {scene['sigma']:.4g}, conditioning level "
-                f"{scene['assumed']['sigma']:.4g}"
+                f"From frame {scene['first_frame']}: noise level {scene['level']:.4g}, conditioning level "
+                f"{scene['conditioning']['level']:.4g}"
             )
     if verbosity >= NORMAL:
         say(report.summary(result.summary))
-    document = report.result(result.summary)
+    document = report.result(result.summary, verbose=verbosity >= VERBOSE)
     adapted = None if result.adaptation is None else result.adaptation.result
     if adapted is not None:
         document["adaptation"] = describe(adapted)

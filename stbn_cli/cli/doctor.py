@@ -2,7 +2,6 @@
 
 import platform
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
@@ -58,6 +57,8 @@ def _ask(question: Callable[[], dict[str, Any]], what: str, problems: list[str])
 
 def installed_versions() -> dict[str, str]:
     """Versions of stbn, Python and the packages that results may depend on, and the system."""
+    from importlib.metadata import PackageNotFoundError, version
+
     found = {"stbn": __version__, "python": platform.python_version(), "system": platform.platform()}
     for package in PACKAGES:
         try:

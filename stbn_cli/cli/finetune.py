@@ -8,7 +8,7 @@ import typer
 
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.adaptation import describe, explanation, gained
-from stbn_cli.cli.console import say, show_json, warn
+from stbn_cli.cli.console import say, say_beginning, show_json, warn
 from stbn_cli.cli.flags import MessageFlags, RangeFlags, ReadFlags, flattened, gathered
 from stbn_cli.cli.parsing import AUTO, parse_sigma
 from stbn_cli.cli.progress import FinetuneDisplay
@@ -26,6 +26,20 @@ EXAMPLES = opt.epilog(
     "stbn denoise clip.mp4 --model mine.safetensors",
     "stbn finetune night*.mov -o night.safetensors --minutes 30",
     "stbn finetune clip.mp4 -o mine.safetensors --resume",
+)
+# What the short help shows.
+MAIN_OPTIONS = (
+    "--output",
+    "--preview",
+    "--overwrite",
+    "--start",
+    "--end",
+    "--model",
+    "--minutes",
+    "--resume",
+    "--device",
+    "--quiet",
+    "--json",
 )
 
 ClipsArg = Annotated[
@@ -167,6 +181,8 @@ def finetune(
     target = outputs.output or _default_output(clips[0])
     span = read.span(part)
     options = gathered(FinetuneOptions, learning, steps, sigma=to_unit(parse_sigma(learning.sigma)))
+    if not messages.quiet:
+        say_beginning(clips[0], measuring=True)
     try:
         from stbn_cli.jobs.finetune import FinetuneJob
 

@@ -19,8 +19,8 @@ EXIT_CODES = (
 
 
 def epilog(*examples: str) -> str:
-    """Examples and exit codes for the end of a command's help, one paragraph each."""
-    return "\n\n".join(["Examples:", *(f"$ {example}" for example in examples), EXIT_CODES])
+    """Examples for the end of a command's help, one paragraph each."""
+    return "\n\n".join(["Examples:", *(f"$ {example}" for example in examples)])
 
 
 def option(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from stbn_cli.cli import options as opt
-from stbn_cli.cli.console import say, show_json, warn
+from stbn_cli.cli.console import say, say_beginning, show_json, warn
 from stbn_cli.cli.flags import (
     DenoisingFlags,
     EncodingFlags,
@@ -41,6 +41,21 @@ EXAMPLES = opt.epilog(
     "stbn preview clip.mp4 --at 1:23",
     "stbn preview clip.mp4 --at 1:23 -o moment.mp4 --duration 4",
     "stbn preview clip.mp4 --sigma 25 --strength 0.8 --crf 14 --json",
+)
+# What the short help shows.
+MAIN_OPTIONS = (
+    "--at",
+    "--output",
+    "--overwrite",
+    "--duration",
+    "--split",
+    "--sigma",
+    "--strength",
+    "--chroma",
+    "--device",
+    "--crf",
+    "--codec",
+    "--quiet",
 )
 
 OutputOpt = Annotated[
@@ -121,6 +136,8 @@ def preview(
         split=split,
         overwrite=overwrite,
     )
+    if not logging.quiet:
+        say_beginning(source, measuring=job.options.needs_measuring)
     try:
         _run(job, encoding, logging)
     except KeyboardInterrupt:
@@ -140,7 +157,11 @@ def _run(job: PreviewJob, encoding: EncodingFlags, logging: LoggingFlags) -> Non
     from stbn_cli.preview.make import check_preview, make_preview, timestamp
 
     duration = _duration(job)
-    events = Events(show_warning=warn, say=(lambda message: None) if logging.quiet else say)
+    events = Events(
+        show_warning=warn,
+        say=(lambda message: None) if logging.quiet else say,
+        analysing=lambda: FrameProgress(None, phase="analysing", quiet=logging.quiet),
+    )
     with job.source.open() as reader:
         check_preview(job.source.path, job.output, job.overwrite)
         metadata = reader.metadata
@@ -156,7 +177,7 @@ def _run(job: PreviewJob, encoding: EncodingFlags, logging: LoggingFlags) -> Non
         for name, value in fields(report.plan()):
             say(f"{name}: {value}")
     elif not logging.quiet:
-        where = f"{denoiser.info.name} on {denoiser.device_names}"
+        where = f"{denoiser.model_name} on {denoiser.device_names}"
         say(f"Previewing {job.source.path} at {timestamp(moment.at)} with model {where}")
     found = locate(job.source, denoiser, moment)
     with FrameProgress(found.frames, quiet=logging.quiet) as progress:
@@ -213,7 +234,7 @@ def _plan_full_run(
 
 
 def _level(job: RunReport) -> float | None:
-    """The noise level to show, [0, 1]: that of the clip; None where only the scenes' are known."""
+    """The noise level to show, 0-255 scale: that of the clip; None where only the scenes' are known."""
     if job.sigma is not None or job.measured is None:
         return None
     return job.measured.level
@@ -221,10 +242,9 @@ def _level(job: RunReport) -> float | None:
 
 def _headline(request: PreviewJob, job: RunReport, made: "Preview") -> str:
     from stbn_cli.preview.make import timestamp
-    from stbn_cli.scale import BYTE_SCALE
 
     clip = _level(job)
-    levels = sorted(BYTE_SCALE * sigma for sigma in (made.sigmas if clip is None else (clip,)))
+    levels = sorted(made.levels if clip is None else (clip,))
     noise = f"noise level {levels[0]:.3g}" + (f" to {levels[-1]:.3g}" if len(levels) > 1 else "")
     how = "estimated" if job.sigma is None else "as given"
     frames = "the frame at" if made.shown == 1 else f"{made.shown} frames from"
@@ -257,15 +277,13 @@ def _memory(job: RunReport, made: "Preview") -> str:
 
 
 def _document(request: PreviewJob, job: RunReport, made: "Preview") -> dict[str, Any]:
-    from stbn_cli.scale import BYTE_SCALE
-
     expected = made.forecast
     return {
         "preview": request.output,
         "begin": round(float(made.begin), 6),
         "frames_shown": made.shown,
         "noise": job.noise(),
-        "sigmas": [round(BYTE_SCALE * sigma, 3) for sigma in made.sigmas],
+        "levels": [round(level, 3) for level in made.levels],
         "as_the_full_run": not made.differences,
         "forecast": {
             "frames": expected.frames,

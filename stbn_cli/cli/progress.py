@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -13,22 +14,42 @@ if TYPE_CHECKING:
     from stbn_cli.finetuning.result import FinetuneProgress
 
 LINE_SECONDS = 5.0  # between lines where stderr is no terminal
+# A forecast needs so many seconds and frames of the work itself: loading and measuring come before and tell nothing.
+FORECAST_SECONDS = 1.0
+FORECAST_FRAMES = 1.0
 
 
-class _Display:
-    """A bar on a terminal, a line every LINE_SECONDS elsewhere, nothing if `quiet`."""
+@dataclass(frozen=True, slots=True)
+class BatchPlace:
+    """Which of several inputs is being worked on."""
 
-    def __init__(self, unit: str, total: int | None, status: str, *, quiet: bool) -> None:
-        self._unit, self._total, self._opening = unit, total, status
-        self._quiet = quiet
+    number: int  # from 1
+    of: int
+
+
+class Display:
+    """A bar on a terminal, a line every LINE_SECONDS elsewhere, nothing if `quiet`. A context manager.
+
+    place: in a batch, which gets a bar of its own.
+    """
+
+    def __init__(
+        self, phase: str, unit: str, total: int | None, *, quiet: bool, place: BatchPlace | None = None
+    ) -> None:
+        self._phase, self._unit, self._total = phase, unit, total
+        self._quiet, self._place = quiet, place
         self._bar: Progress | None = None
         self._task: TaskID | None = None
+        self._all: TaskID | None = None
 
     def __enter__(self) -> Self:
         self._begin = self._last_line = time.monotonic()
         if not self._quiet and sys.stderr.isatty():
-            self._bar = _create_bar(self._unit)
-            self._task = self._bar.add_task("", total=self._total, status=self._opening)
+            self._bar = _create_bar()
+            if self._place is not None:
+                self._all = self._bar.add_task("all inputs", total=self._place.of, unit="inputs", status="")
+            self._task = self._bar.add_task(self._phase, total=self._total, unit=self._unit, status="")
+            self._show(0, self._total, "", self._begin)
             self._bar.start()
         return self
 
@@ -38,66 +59,123 @@ class _Display:
         if self._bar is not None:
             self._bar.stop()
 
-    def _show(self, count: int, total: int | None, status: str, now: float, *, at_once: bool = False) -> None:
-        """`at_once`: a line even if the last one was a moment ago."""
+    def phase(self, name: str) -> None:
+        """What is being done now."""
+        self._phase = name
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=name, status="")
+        elif not self._quiet:
+            self._last_line = time.monotonic()
+            say(f"{self._prefix}{name.capitalize()}")
+
+    def _show(self, count: int, total: int | None, status: str, now: float) -> None:
         if self._quiet:
             return
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=count, total=total, status=status)
-        elif at_once or now - self._last_line >= LINE_SECONDS:
+            self._bar.update(self._task, description=self._phase, completed=count, total=total, status=status)
+            if self._place is not None and self._all is not None:
+                share = min(count / total, 1.0) if total else 0.0
+                self._bar.update(self._all, completed=self._place.number - 1 + share)
+        elif now - self._last_line >= LINE_SECONDS:
             self._last_line = now
-            of = f"/{total}" if total else ""
-            say(f"{count}{of} {self._unit}, {status}" if count or not at_once else status)
+            of = f" of {total}" if total else ""
+            say(
+                f"{self._prefix}{self._phase.capitalize()}: {count}{of} {self._unit}{status and f', {status}'}"
+            )
+
+    @property
+    def _prefix(self) -> str:
+        return "" if self._place is None else f"[{self._place.number}/{self._place.of}] "
 
 
-class FrameProgress(_Display):
+class FrameProgress(Display):
     """A context manager; call it with the number of frames done so far.
 
-    `total` is an estimate, or None where the length is not known.
+    total: an estimate, or None where the length is not known. start: frames that an earlier run has done.
     """
 
-    def __init__(self, total: int | None, *, quiet: bool = False) -> None:
-        super().__init__("frames", total, "reading ahead", quiet=quiet)
+    def __init__(
+        self,
+        total: int | None,
+        *,
+        phase: str = "denoising",
+        quiet: bool = False,
+        start: int = 0,
+        place: BatchPlace | None = None,
+    ) -> None:
+        super().__init__(phase, "frames", total, quiet=quiet, place=place)
+        self._start = start
+        self._first: tuple[float, float] | None = (
+            None  # when work was first seen, and how much there was by then
+        )
+        self._reached = 0.0
 
     def __call__(self, count: int) -> None:
         """`count` frames are done."""
+        self.working(count)
+
+    def working(self, done: float) -> None:
+        """As much work is done as for so many frames, those within a chunk counted by their parts."""
         now = time.monotonic()
-        total = self._total
-        if self._bar is not None and total is not None:
+        self._reached = max(self._reached, done)  # whole chunks are given out after they were worked on
+        if self._first is None and self._reached > self._start:
+            self._first = now, self._reached
+        count, total = int(self._reached), self._total
+        if total is not None:
             total = max(total, count)  # the true number of frames may exceed the estimate
-        self._show(count, total, self._status(count, now), now)
+        self._show(count, total, self._status(now), now)
 
-    def _status(self, count: int, now: float) -> str:
-        """Speed and, where the length is known, the remaining time."""
-        speed = count / max(now - self._begin, 1e-6)
+    def _status(self, now: float) -> str:
+        """Speed and, where the length is known, the remaining time; "" where too little was seen of the work."""
+        if self._first is None:
+            return ""
+        seconds, frames = now - self._first[0], self._reached - self._first[1]
+        if seconds < FORECAST_SECONDS or frames < FORECAST_FRAMES:
+            return ""
+        speed = frames / seconds
         if not self._total:
-            return f"{speed:.2f} fps"
-        return f"{speed:.2f} fps, {clock(max(self._total - count, 0) / speed)} left"
+            return f"{speed:.3g} fps"
+        return f"{speed:.3g} fps, {clock(max(self._total - self._reached, 0) / speed)} left"
 
 
-class FinetuneDisplay(_Display):
-    """A context manager; call it with how far a finetuning run is."""
+class StepProgress(Display):
+    """A context manager for work in steps whose words the caller has."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        super().__init__("steps", None, "reading", quiet=quiet)
-        self._phase = ""
+    def show(self, step: int, total: int | None, status: str) -> None:
+        """`step` steps of `total` are done."""
+        self._show(step, total, status, time.monotonic())
+
+    @property
+    def has_bar(self) -> bool:
+        """Whether it is shown on a terminal."""
+        return self._bar is not None
+
+
+class FinetuneDisplay(Display):
+    """A context manager; call it with how far a finetuning run is. purpose: what it is called: finetuning, adapting."""
+
+    def __init__(
+        self, *, purpose: str = "finetuning", quiet: bool = False, place: BatchPlace | None = None
+    ) -> None:
+        super().__init__(purpose, "steps", None, quiet=quiet, place=place)
+        self._purpose, self._part = purpose, ""
         self._first = 0  # steps made when training began, more than 0 in a resumed run
 
     def __call__(self, progress: "FinetuneProgress") -> None:
         """The run is here."""
         now = time.monotonic()
-        began = progress.phase != self._phase
-        if began:
-            self._phase, self._begin, self._first = progress.phase, now, progress.step
-        words = [progress.phase]
+        if progress.phase != self._part:
+            self._part, self._begin, self._first = progress.phase, now, progress.step
+            self.phase(f"{self._purpose}: {progress.phase}")
+        words = []
         if progress.gain is not None:
-            words.append(f"{progress.gain.decibel:+.2f} dB by its own estimate")
+            words.append(f"{progress.gain.decibel:+.2f} dB (its own estimate)")
         if progress.step > self._first:
             left = (progress.steps - progress.step) * (now - self._begin) / (progress.step - self._first)
             if progress.seconds_left is not None:
                 left = min(left, progress.seconds_left)
             words.append(f"{clock(left)} left")
-        self._show(progress.step, progress.steps or None, ", ".join(words), now, at_once=began)
+        self._show(progress.step, progress.steps or None, ", ".join(words), now)
 
 
 def clock(seconds: float) -> str:
@@ -107,7 +185,7 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _create_bar(unit: str) -> "Progress":
+def _create_bar() -> "Progress":
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -120,9 +198,10 @@ def _create_bar(unit: str) -> "Progress":
 
     return Progress(
         SpinnerColumn(),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(unit),
+        TextColumn("{task.fields[unit]}"),
         TimeElapsedColumn(),
         TextColumn("{task.fields[status]}"),
         console=Console(stderr=True),

@@ -50,8 +50,8 @@ class RunReport:
             "warnings": self.events.warnings,
         }
 
-    def result(self, summary: "DenoiseSummary") -> dict[str, Any]:
-        """What was done, as plain values."""
+    def result(self, summary: "DenoiseSummary", *, verbose: bool = False) -> dict[str, Any]:
+        """What was done, as plain values; verbose: with what the network was conditioned on."""
         report = self.denoiser.report
         return {
             "input": self.source,
@@ -64,7 +64,7 @@ class RunReport:
             **self._shares(),
             **self._engine(),
             "noise": self.noise(),
-            "scenes": self.scenes(),
+            "scenes": self.scenes(conditioning=verbose),
             "repeated_frames": report.repeated_frames,
             "damage": {
                 "missing_frames": summary.damage.missing,
@@ -79,30 +79,33 @@ class RunReport:
         """The clip's noise as `stbn analyze` has it; None where it was not measured."""
         return None if self.measured is None else self.measured.summary()
 
-    def scenes(self) -> list[dict[str, Any]]:
+    def scenes(self, *, conditioning: bool = False) -> list[dict[str, Any]]:
         """The scenes found, with noise levels on the 0-255 scale.
 
-        `assumed` is what the network and the posterior were told, before `--strength` above 1 multiplied it.
+        conditioning: also what the network and the posterior were conditioned on, before `--strength` above 1
+        multiplied it.
         """
-        return [
-            {
+        found = []
+        for scene in self.denoiser.report.scenes:
+            row: dict[str, Any] = {
                 "first_frame": scene.first_frame,
-                "sigma": round(BYTE_SCALE * scene.level, 3),
+                "level": round(scene.level, 3),
                 "estimated": scene.estimated,
                 "learned": scene.learned,
-                "assumed": {
-                    "sigma": round(BYTE_SCALE * scene.sigma, 3),
-                    "variances": [[BYTE_SCALE**2 * value for value in row] for row in scene.variances],
-                },
             }
-            for scene in self.denoiser.report.scenes
-        ]
+            if conditioning:
+                row["conditioning"] = {
+                    "level": round(BYTE_SCALE * scene.sigma, 3),
+                    "variances": [[BYTE_SCALE**2 * value for value in row] for row in scene.variances],
+                }
+            found.append(row)
+        return found
 
     def strong_noise(self) -> str | None:
         """A warning if scenes are noisier than the model was trained for; weaker noise does no harm."""
         info = self.denoiser.info
         highest = info.sigma_range[1]
-        levels = [scene["sigma"] for scene in self.scenes() if scene["estimated"]]
+        levels = [scene["level"] for scene in self.scenes() if scene["estimated"]]
         beyond = [level for level in levels if level > highest]
         if not beyond:
             return None
@@ -135,7 +138,7 @@ class RunReport:
         denoiser = self.denoiser
         plan = denoiser.report.plan or denoiser.plan_for(self.metadata.height, self.metadata.width)
         return {
-            "model": denoiser.info.name,
+            "model": denoiser.model_name,
             "noise_model": denoiser.noise_kind,
             "model_file": str(denoiser.model_path),
             "flow": denoiser.flow_name,
@@ -145,9 +148,7 @@ class RunReport:
         }
 
     def _how(self) -> str:
-        kind = self.denoiser.noise_kind
-        model = self.denoiser.info.name + ("" if kind == "white" else f" for {kind} noise")
-        return f"model {model} on {self.denoiser.device_names}, {self._precision()}"
+        return f"model {self.denoiser.model_name} on {self.denoiser.device_names}, {self._precision()}"
 
     def _precision(self) -> str:
         from stbn_cli.inference.device import precision_name
@@ -161,9 +162,9 @@ class RunReport:
         learned = bool(scenes) and scenes[0]["learned"]
         if self.measured is not None:
             source = "estimated; the model goes by what it has learned" if learned else "estimated"
-            return f"noise level {BYTE_SCALE * self.measured.level:.3g} ({source})"
+            return f"noise level {self.measured.level:.3g} ({source})"
         source = "learned with the model" if learned else "estimated"
-        levels = sorted(scene["sigma"] for scene in scenes)
+        levels = sorted(scene["level"] for scene in scenes)
         if not levels:
             return "noise level unknown"
         if len(levels) == 1:

@@ -4,12 +4,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer.core import TyperCommand
-
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, show_json, warn
 from stbn_cli.cli.flags import flattened, gathered
+from stbn_cli.cli.help import HelpCommand
 from stbn_cli.cli.parsing import AUTO
+from stbn_cli.cli.progress import StepProgress
 from stbn_cli.errors import InterruptedByUserError, MemoryExhaustedError, OptionError, OutputError
 from stbn_cli.training.options import TrainOptions
 
@@ -24,9 +24,24 @@ EXAMPLES = opt.epilog(
     "stbn train --train-dir footage/ -o runs/mine --resume",
     "torchrun --nproc-per-node 2 -m stbn_cli train --train-dir footage/ -o runs/mine",
 )
+MAIN_OPTIONS = (
+    "--log-dir",
+    "--train-dir",
+    "--still-dir",
+    "--hold-out",
+    "--model",
+    "--initial",
+    "--resume",
+    "--epochs",
+    "--noise",
+    "--lr",
+    "--schedule",
+    "--max-minutes",
+    "--device",
+)
 
 
-class TrainCommand(TyperCommand):
+class TrainCommand(HelpCommand):
     """`--milestones 2 4 6 8` is one list, as the reference repository takes it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -376,7 +391,17 @@ def _run(options: TrainOptions) -> None:
     if warning and trainer.processes.is_main:
         warn(warning)
     try:
-        result = trainer.run(lambda row: say(_line(row, options.steps)))
+        with StepProgress(
+            "training", "steps", options.steps, quiet=not trainer.processes.is_main
+        ) as progress:
+
+            def report(row: dict[str, Any]) -> None:
+                if progress.has_bar:
+                    progress.show(row["step"], options.steps, _words(row))
+                if not progress.has_bar or "loss" not in row:  # rows of losses come often
+                    say(f"Step {row['step']} of {options.steps}, {_words(row)}")
+
+            result = trainer.run(report)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise MemoryExhaustedError(
             f"Memory ran out with {options.batch_size} sequences of {options.train_length} frames of "
@@ -396,9 +421,9 @@ def _run(options: TrainOptions) -> None:
         )
 
 
-def _line(row: dict[str, Any], steps: int) -> str:
-    """A log row for people."""
-    words = [f"step {row['step']} of {steps}", f"{row['minutes']:.1f} min"]
+def _words(row: dict[str, Any]) -> str:
+    """A log row for people, without its step."""
+    words = [f"{row['minutes']:.1f} min"]
     if "minutes_left" in row:
         words.append(f"{row['minutes_left']:.1f} min left")
     for name, value in row.items():

@@ -8,10 +8,13 @@ import typer
 
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, show, show_json, show_table
+from stbn_cli.cli.help import HelpCommand, HelpGroup
 from stbn_cli.cli.parsing import AUTO
 from stbn_cli.errors import CheckpointError, OptionError, OutputError, StbnError
 
 app = typer.Typer(
+    cls=HelpGroup,
+    rich_markup_mode=None,
     help="Models: list, find, import, verify and publish.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -19,7 +22,7 @@ app = typer.Typer(
 JsonOpt = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
-@app.command("list", epilog=opt.EXIT_CODES)
+@app.command("list", cls=HelpCommand)
 def list_models(json: JsonOpt = False) -> None:
     """List the models known by name, the best first."""
     from stbn_cli.checkpoints.registry import load_registry
@@ -55,7 +58,7 @@ def list_models(json: JsonOpt = False) -> None:
     show_table(table)
 
 
-@app.command("path", epilog=opt.EXIT_CODES)
+@app.command("path", cls=HelpCommand)
 def path(
     model: Annotated[
         str, typer.Argument(help="A model as --model takes it, or any name of the list.")
@@ -70,7 +73,9 @@ def path(
     show(str(_find(model, device)))
 
 
-@app.command("import", epilog=opt.epilog("stbn weights import model.pth -o model.safetensors"))
+@app.command(
+    "import", cls=HelpCommand, epilog=opt.epilog("stbn weights import model.pth -o model.safetensors")
+)
 def import_model(
     source: Annotated[Path, typer.Argument(metavar="PTH", help="An official STBN checkpoint (.pth).")],
     output: Annotated[
@@ -110,7 +115,7 @@ def import_model(
     show(str(target))
 
 
-@app.command("verify", epilog=opt.EXIT_CODES)
+@app.command("verify", cls=HelpCommand)
 def verify_models(
     models: Annotated[
         list[str] | None,
@@ -143,7 +148,11 @@ def verify_models(
         raise CheckpointError(f"{failed} of {len(names)} models failed the check. Get those files again.")
 
 
-@app.command("push", epilog=opt.epilog("stbn weights push mine.safetensors --repo me/stbn-models --dry-run"))
+@app.command(
+    "push",
+    cls=HelpCommand,
+    epilog=opt.epilog("stbn weights push mine.safetensors --repo me/stbn-models --dry-run"),
+)
 def push_models(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Models (.safetensors).")],
     repo: Annotated[str, typer.Option("--repo", metavar="OWNER/NAME", help="Hub repository to push to.")],

@@ -17,7 +17,6 @@ from stbn_cli.compare.residual import FrameResidual, ResidualStatistics, Residua
 from stbn_cli.compare.verdict import ComparisonVerdict, judge
 from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
 from stbn_cli.metrics import SSIM_WINDOW, psnr, ssim, temporal_error
-from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.source import Span
 from stbn_cli.video.frames import Warnings
 
@@ -205,8 +204,8 @@ class _Measured:
             noise_b=noise_b,
             verdict=judge(
                 residual,
-                BYTE_SCALE * noise_a.level,
-                BYTE_SCALE * noise_b.level,
+                noise_a.level,
+                noise_b.level,
                 reliable=noise_a.typical.noise.reliable,
             ),
             frames=tuple(self._frames),
@@ -264,7 +263,7 @@ def _mean(values: Sequence[float]) -> float:
 def _level(found: Analysis) -> dict[str, Any]:
     measured = found.typical.measured
     return {
-        "sigma": BYTE_SCALE * found.level if measured.found else None,
+        "sigma": found.level if measured.found else None,
         "reliable": measured.independent.reliable,
     }
 

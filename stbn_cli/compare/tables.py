@@ -5,7 +5,6 @@ import math
 from stbn_cli.analysis.analysis import Analysis
 from stbn_cli.compare.comparison import CHANNELS, AverageQuality, Comparison
 from stbn_cli.report.model import Table
-from stbn_cli.scale import BYTE_SCALE
 
 NOT_MEASURED = "-"
 
@@ -52,10 +51,10 @@ def _residual_table(found: Comparison) -> Table:
         ("largest difference", "", "", "", _number(residual.largest, 1)),
     )
     note = (
-        'Noise levels are those of stbn analyze: root mean squares of red, green and blue, as all under "together". '
-        "A mean other than 0 says that colours moved."
+        "RMS: root mean square over red, green and blue, as stbn analyze states noise levels. A mean other than 0 says "
+        "that colours moved."
     )
-    return Table("Residual A - B, 0-255 scale", ("", *CHANNELS, "together"), rows, note)
+    return Table("Residual A - B, 0-255 scale", ("", *CHANNELS, "RMS"), rows, note)
 
 
 def _noise_table(found: Comparison) -> Table:
@@ -76,7 +75,7 @@ def _noise_table(found: Comparison) -> Table:
 def _noise(found: Analysis) -> str:
     if not found.typical.measured.found:
         return NOT_MEASURED
-    return f"{BYTE_SCALE * found.level:.3g} ({'hardly any' if found.verdict.faint else found.verdict.kind})"
+    return f"{found.level:.3g} ({'hardly any' if found.verdict.faint else found.verdict.kind})"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -38,7 +38,7 @@ class Probe:
     @property
     def level(self) -> float:
         """The noise level to show, [0, 1]."""
-        return self.clip.level
+        return self.measured.level
 
     @property
     def faint(self) -> bool:

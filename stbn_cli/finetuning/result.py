@@ -44,7 +44,7 @@ class FinetuneResult:
     gain: Gain | None  # over the start by the run's own estimate; None where nothing was trained
     against: str  # what `gain` compares with: the model started from, or the noisy frames
     noise: NoiseLevelFunction  # as known or learned
-    level: float  # of that noise over the clips, [0, 1]
+    level: float  # of that noise over the clips, 0-255 scale
     correlation: NoiseCorrelation | None
     flow_distilled: bool
     luma_only: bool  # learned from luma alone, and `gain` is that of the luma

@@ -102,7 +102,7 @@ class FinetuneRun:
             gain=None,
             against="the noisy frames" if self.options.from_scratch else info.name,
             noise=knowledge.model,
-            level=found.level,
+            level=BYTE_SCALE * found.level,
             correlation=found.correlation,
             flow_distilled=False,
             luma_only=False,

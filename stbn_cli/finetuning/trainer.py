@@ -340,7 +340,7 @@ class FinetuneTrainer:
             gain=gain,
             against="the noisy frames" if self._options.from_scratch else name,
             noise=self._noise,
-            level=self._level,
+            level=BYTE_SCALE * self._level,
             correlation=self._correlation,
             flow_distilled=improved and self._distilled,
             luma_only=self._luma,

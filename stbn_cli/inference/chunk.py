@@ -46,7 +46,9 @@ def find_flows(flow: FlowEstimator, plan: Plan, chunk: Chunk, transfers: Transfe
         # They are at the end: whatever an earlier chunk looked at has its flows.
         frames = frames[missing[0] - 1 :]
         for start in range(0, len(frames) - 1, plan.flow_batch):
-            _find_some(flow, plan, frames[start : start + plan.flow_batch + 1], chunk, transfers)
+            some = frames[start : start + plan.flow_batch + 1]
+            _find_some(flow, plan, some, chunk, transfers)
+            chunk.stepped(len(some) - 1)
 
 
 def _find_some(
@@ -108,6 +110,7 @@ def forward_states(
             before = frame
             finite.append(_is_finite(state))
             states.append(state.to(plan.state_device))
+            chunk.stepped(1)
     _check(finite)
     return states
 
@@ -134,6 +137,7 @@ def denoise(
             if len(waiting) == plan.fusion_batch or not index:
                 estimates += _estimate(network, plan, chunk.scene, waiting)
                 waiting.clear()
+        chunk.stepped(1)
     _check([_is_finite(estimate) for estimate in estimates])
     return estimates[::-1]
 
@@ -176,6 +180,7 @@ def denoise_in_pairs(
                 assert ahead is not None
                 forward.append(ahead)
             backward.append(back)
+            chunk.stepped(2 if step < count else 1)
     backward = backward[::-1]
     estimates: list[Tensor] = []
     for start in range(0, count, plan.fusion_batch):

@@ -4,6 +4,7 @@ The forward hidden state is handed from chunk to chunk, so it is what a whole-cl
 files, cuts or noise estimation.
 """
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -79,6 +80,10 @@ class Scene:
         return self.noise.sigma_at(frame).clamp(*self.map_range).expand_as(frame)
 
 
+def _uncounted(frames: int) -> None:
+    """For steps that nobody counts."""
+
+
 @dataclass(slots=True, eq=False)
 class Chunk:
     """`window[:count]` are denoised, the rest of the window is looked ahead at."""
@@ -91,6 +96,15 @@ class Chunk:
     following: "Future[Tensor | None]" = field(default_factory=Future)  # that of the chunk's last frame
     skip: bool = False  # only carry the forward state on
     ends_scene: bool = False
+    # Called with a number of frames as one step of the work on them is done: flow, or either direction.
+    stepped: Callable[[int], None] = _uncounted
+
+    @property
+    def steps(self) -> int:
+        """How many steps there are to do."""
+        followers = self.window if self.before is not None else self.window[1:]
+        flows = sum(frame.to_previous is None for frame in followers)
+        return flows + self.count + (0 if self.skip else len(self.window))
 
     @property
     def frames(self) -> int:
@@ -101,7 +115,7 @@ class Chunk:
         """The chunk of `length` frames from `start` on, with as much overlap as there is."""
         window = self.window[start : start + length + overlap]
         before = self.window[start - 1] if start else self.before
-        return Chunk(self.scene, before, window, length, Future(), skip=self.skip)
+        return Chunk(self.scene, before, window, length, Future(), skip=self.skip, stepped=self.stepped)
 
 
 class SceneQueue:

@@ -89,6 +89,9 @@ class Denoiser:
         self._noise = noise if options.sigma is None else None
         self.noise_kind: NoiseKind = noise_kind
         self._on_message = on_message
+        # Called with the frames that are done and the parts of those that are being worked on, from any thread.
+        self.on_work: Callable[[float], None] | None = None
+        self._begun = 0  # frames of chunks that were begun
         self._size = (0, 0)  # height and width of the frames in work
         self._done = 0  # frames given out
         self.device = self.devices[0]
@@ -149,7 +152,7 @@ class Denoiser:
         for cuts alone, and the results of the others are yielded, equal to those of the first run.
         """
         self.report = EngineReport()
-        self._done = 0 if resume is None else resume.frames
+        self._done = self._begun = 0 if resume is None else resume.frames
         if resume is not None:
             self.report.scenes = list(resume.scenes)
         source = iter(frames)
@@ -295,7 +298,24 @@ class Denoiser:
     ) -> Iterator[tuple[Chunk, list[np.ndarray]]]:
         """Start the next chunk; yields chunks that are finished. last: no more frames come."""
         assert self.report.plan is not None
-        yield from schedule.run(queue.next_chunk(self.report.plan, last=last))
+        chunk = queue.next_chunk(self.report.plan, last=last)
+        self._watch(chunk)
+        yield from schedule.run(chunk)
+
+    def _watch(self, chunk: Chunk) -> None:
+        """Have `on_work` called as the chunk is computed."""
+        on_work, before, frames, steps = self.on_work, self._begun, chunk.frames, chunk.steps
+        self._begun += frames
+        if on_work is None:
+            return
+        made = 0
+
+        def stepped(count: int) -> None:
+            nonlocal made
+            made = min(made + count, steps)  # what has to be done again adds nothing
+            on_work(before + frames * made / steps)
+
+        chunk.stepped = stepped
 
     def _run_rest(
         self, schedule: ChunkScheduler, queue: SceneQueue

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from stbn_cli.inference.plan import Plan
 from stbn_cli.noise.model import UNCLIPPED, Clipping
+from stbn_cli.scale import BYTE_SCALE
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,8 @@ class SceneReport:
 
     @property
     def level(self) -> float:
-        """The level to show, [0, 1]."""
-        return self.sigma if self.measured is None else self.measured
+        """The noise level, 0-255 scale: as measured, or as given."""
+        return BYTE_SCALE * (self.sigma if self.measured is None else self.measured)
 
 
 @dataclass(slots=True)

@@ -163,12 +163,16 @@ class PreparedDenoising:
         return self.job.options.deciding() | times | others
 
     def run(
-        self, progress: Callable[[int], None] | None = None, stop: Callable[[], bool] = _never
+        self,
+        progress: Callable[[int], None] | None = None,
+        stop: Callable[[], bool] = _never,
+        verifying: Callable[[], None] = lambda: None,
     ) -> "DenoiseResult":
         """Denoise, verify, put in place.
 
-        stop: asked after each chunk, where progress is kept; True ends the run once that chunk is kept. Raises
-        InterruptedByUserError for that and for Ctrl-C where something is kept, else KeyboardInterrupt.
+        verifying: called before the output is checked. stop: asked after each chunk, where progress is kept; True ends
+        the run once that chunk is kept. Raises InterruptedByUserError for that and for Ctrl-C where something is kept,
+        else KeyboardInterrupt.
         """
         denoiser = self.denoiser
         self.open_progress()
@@ -184,6 +188,7 @@ class PreparedDenoising:
                 store=self.store,
                 progress=progress,
                 stop=stop,
+                verifying=verifying,
             )
         except BaseException as error:
             folder, store = self.folder, self.store
@@ -228,6 +233,7 @@ def write_denoised(
     store: "ChunkStore | None" = None,
     progress: Callable[[int], None] | None = None,
     stop: Callable[[], bool] = _never,
+    verifying: Callable[[], None] = lambda: None,
 ) -> DenoiseSummary:
     """Denoise the frames of an open reader into a new output, which appears whole and verified, or not at all.
 
@@ -247,10 +253,14 @@ def write_denoised(
                 coding = EncodeOptions(codec="ffv1", pix_fmt="gbrp16le", dither=False)
                 made = create_video(uncertainty, without_streams(reader), coding, overwrite=overwrite)
                 spread = UncertaintyWriter(stack.enter_context(made), UNCERTAINTY_GAIN)
-            summary = denoise_video(reader, denoiser, writer, spread=spread, progress=progress)
+            summary = denoise_video(
+                reader, denoiser, writer, spread=spread, progress=progress, verifying=verifying
+            )
         else:
             store.begin(writer.layout, asdict(writer.color))
-            summary = denoise_video_resumably(reader, denoiser, writer, store, progress=progress, stop=stop)
+            summary = denoise_video_resumably(
+                reader, denoiser, writer, store, progress=progress, stop=stop, verifying=verifying
+            )
     # Only video files have damage to live with; a damaged image ends the run.
     damage = getattr(reader, "damage", None)
     return summary if damage is None else replace(summary, damage=damage)

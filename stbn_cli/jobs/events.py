@@ -21,15 +21,21 @@ def _silent() -> "AbstractContextManager[Callable[[FinetuneProgress], None]]":
     return nullcontext(lambda progress: None)
 
 
+def _uncounted() -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(lambda count: None)
+
+
 @dataclass(slots=True)
 class Events:
     """Where messages go. `warn`: what is not as the user may expect; each sentence comes once.
 
-    `say`: what is being done. `finetuning`: a display of a finetuning run, while that lasts.
+    `say`: what is being done. `analysing`: a display of how many frames were looked at, while that lasts.
+    `finetuning`: one of a finetuning run.
     """
 
     show_warning: Callable[[str], None] = _nothing
     say: Callable[[str], None] = _nothing
+    analysing: Callable[[], AbstractContextManager[Callable[[int], None]]] = _uncounted
     finetuning: "Callable[[], AbstractContextManager[Callable[[FinetuneProgress], None]]]" = _silent
     adapted: "Callable[[FinetuneResult], None]" = _unheard  # receives what that run came to
     warnings: list[str] = field(default_factory=list)

@@ -59,6 +59,11 @@ class LoadedDenoiser(Denoiser):
         self.on_message = on_message
         self.model_path, self.info, self.flow_name = loaded.path, info, loaded.flow.name
 
+    @property
+    def model_name(self) -> str:
+        """What the model is called: the name of its file, which knows models for other noise apart."""
+        return self.model_path.stem
+
     def for_options(self, options: DenoiserOptions) -> "LoadedDenoiser":
         """A denoiser with these options: this one, if they choose the same model."""
         if options == self.requested:

@@ -17,11 +17,12 @@ def measure_clip(options: DenoiserOptions, source: Source, events: Events) -> "A
 
     A pipe passes once, and cannot be measured all over.
     """
-    if source.is_pipe or not (options.sigma is None or options.open_kind):
+    if source.is_pipe or not options.needs_measuring:
         return None
     from stbn_cli.analysis.analysis import analyze
 
-    found = analyze(source.path, source.span)
+    with events.analysing() as progress:
+        found = analyze(source.path, source.span, progress=progress)
     if found.verdict.hint is not None:
         events.warn(found.verdict.hint)
     return found

@@ -45,6 +45,11 @@ class DenoiserOptions:
     def _takes_several_kinds(self) -> bool:
         return str(self.model) == AUTO or is_for_several_kinds(str(self.model))
 
+    @property
+    def needs_measuring(self) -> bool:
+        """Whether the clip's noise has to be known before it is denoised."""
+        return self.sigma is None or self.open_kind
+
     def check_kind(self) -> None:
         """Refuse an unknown kind of noise, and any for a model of one kind. Raises `OptionError`."""
         if self.noise_kind is None:

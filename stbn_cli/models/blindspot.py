@@ -44,7 +44,8 @@ class BlindMean(nn.Module):
 
     def __init__(self, radius: int = 4, std: float = 2.2) -> None:
         super().__init__()
-        offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
+        # On the CPU wherever the layers are: on "meta", where shapes are compared, it would import a compiler.
+        offsets = torch.arange(-radius, radius + 1, dtype=torch.float32, device="cpu")
         profile = torch.exp(-0.5 * (offsets / std).square())
         kernel = profile[:, None] * profile[None, :]
         kernel[radius, radius] = (

@@ -27,7 +27,7 @@ class Preview:
 
     begin: Fraction  # time of the first frame shown, in seconds from the video's beginning
     shown: int  # frames
-    sigmas: tuple[float, ...]  # noise level of each scene shown, [0, 1]
+    levels: tuple[float, ...]  # noise level of each scene shown, 0-255 scale
     differences: tuple[str, ...]  # why the full run may differ by more than 1e-3; none: it does not
     forecast: Forecast
     warnings: tuple[str, ...]  # on what the full run's output cannot keep
@@ -72,7 +72,7 @@ def make_preview(
         full_output: where the full run would write; its name decides container and codec of the prediction.
         encode: how the full run would encode.
         split: a video shows the left of one and the right of the other instead of both side by side.
-        level: the noise level to write into a picture, [0, 1]; None: that of its scene.
+        level: the noise level to write into a picture, 0-255 scale; None: that of its scene.
         progress: called with the number of frames denoised so far, of `found.frames`.
 
     Raises:
@@ -101,7 +101,7 @@ def make_preview(
     return Preview(
         begin=found.times[found.wanted.start],
         shown=len(found.wanted),
-        sigmas=tuple(part.noise.shown for part in found.parts),
+        levels=tuple(BYTE_SCALE * part.noise.shown for part in found.parts),
         differences=tuple(differences(found)),
         forecast=forecast(found, timings, tried),
         warnings=tried.warnings,
@@ -115,11 +115,11 @@ def timestamp(seconds: Fraction) -> str:
 
 
 def _sheet(found: LocatedMoment, shot: Shot, level: float | None) -> np.ndarray:
-    sigma = BYTE_SCALE * (found.parts[0].noise.shown if level is None else level)
+    shown = BYTE_SCALE * found.parts[0].noise.shown if level is None else level
     return compose_sheet(
         shot.before.rgb,
         shot.after,
-        f"{timestamp(shot.time)}    noise level {sigma:.3g}",
+        f"{timestamp(shot.time)}    noise level {shown:.3g}",
         turns=found.metadata.rotation // 90 % 4,
         aspect=found.metadata.sample_aspect_ratio,
     )

@@ -39,7 +39,7 @@ def seeded() -> torch.Generator:
 def test_white_noise(clean: torch.Tensor) -> None:
     found = analysed(SensorNoise(NoiseLevelFunction.white(15 / 255)).add_to(clean, seeded()))
     assert found.verdict.kind == "white" and not found.verdict.faint
-    assert found.level * 255 == pytest.approx(15, rel=0.06)
+    assert found.level == pytest.approx(15, rel=0.06)
     assert found.typical.correlation.length == pytest.approx(0.65, abs=0.1)
     assert (found.repeated, found.near_duplicates, found.skipped) == (0.0, 0.0, 0.0)
     assert not found.bars.any
@@ -56,7 +56,7 @@ def test_grain_is_correlated_noise(clean: torch.Tensor, size: float) -> None:
     assert found.verdict.kind == "camera"
     expected = {0.6: 1.2, 1.0: 2.0}[size]
     assert found.typical.correlation.length == pytest.approx(expected, abs=0.4)
-    assert found.level * 255 == pytest.approx(20, rel=0.2)
+    assert found.level == pytest.approx(20, rel=0.2)
 
 
 def test_noise_through_a_camera_is_correlated_noise(clean: torch.Tensor) -> None:
@@ -86,7 +86,7 @@ def test_hardly_any_noise_is_said_to_be_that(clean: torch.Tensor) -> None:
 
 def test_a_single_frame_is_measured_and_said_to_tell_little(clean: torch.Tensor) -> None:
     found = analysed(SensorNoise(NoiseLevelFunction.white(15 / 255)).add_to(clean[:1], seeded()))
-    assert found.frames == 1 and found.level * 255 == pytest.approx(15, rel=0.1)
+    assert found.frames == 1 and found.level == pytest.approx(15, rel=0.1)
     assert found.verdict.kind == "white" and "too few" in found.verdict.sentences[0]
 
 
@@ -110,7 +110,7 @@ def test_bars_are_found_and_left_out(clean: torch.Tensor) -> None:
     assert torch.equal(without_bars(framed, Bars(20, 20, 6, 10)), noisy)
     found = analysed(framed)
     assert found.bars == Bars(20, 20, 6, 10)
-    assert found.level * 255 == pytest.approx(15, rel=0.06)
+    assert found.level == pytest.approx(15, rel=0.06)
     assert find_bars(torch.zeros(2, 3, 16, 16)) == Bars()
 
 

@@ -45,10 +45,9 @@ def test_json_is_one_document_on_stdout(stbn, make_clip, tiny_model_path) -> Non
     assert document["scenes"] == [
         {
             "first_frame": 0,
-            "sigma": 25.0,
+            "level": 25.0,
             "estimated": False,
             "learned": False,
-            "assumed": {"sigma": 25.0, "variances": [[625.0]]},
         }
     ]
     assert document["plan"]["frame"] == "32x24"

@@ -111,7 +111,7 @@ def test_the_finetuned_model_denoises(stbn: Stbn, shots: Path, tiny_model_path: 
     document = json.loads(denoised.out)
     assert document["model"] == "tiny-finetuned" and document["warnings"] == []
     (scene,) = document["scenes"]
-    assert scene["learned"] and not scene["estimated"] and scene["sigma"] == pytest.approx(SIGMA, abs=0.01)
+    assert scene["learned"] and not scene["estimated"] and scene["level"] == pytest.approx(SIGMA, abs=0.01)
 
 
 def test_json_is_one_document_on_stdout(
@@ -402,8 +402,8 @@ def test_when_adapting_fails_nothing_is_written(
 
 
 def test_help_is_complete_and_light(stbn: Stbn) -> None:
-    text = stbn("finetune", "--help").out
-    for word in ("--from-scratch", "--resume", "--preview", "130 interrupted", "stbn finetune clip.mp4"):
+    text = stbn("finetune", "--help-all").out
+    for word in ("--from-scratch", "--resume", "--preview", "stbn finetune clip.mp4"):
         assert word in text
     done = subprocess.run(
         [sys.executable, "-c", PROBE, "finetune", "--help"], capture_output=True, text=True, timeout=PATIENCE

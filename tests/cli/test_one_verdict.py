@@ -42,7 +42,9 @@ def test_all_commands_agree(stbn, tiny_model_path: Path, tmp_path: Path, name: s
     document = json.loads(denoised.out)
     assert document["noise"] == expected
     (scene,) = document["scenes"]
-    assert scene["sigma"] == pytest.approx(expected["level"], rel=0.1, abs=0.1) and "assumed" in scene
+    assert (
+        scene["level"] == pytest.approx(expected["level"], rel=0.1, abs=0.1) and "conditioning" not in scene
+    )
 
     previewed = stbn("preview", clip, "-o", tmp_path / "p.png", *model, "--json")
     assert previewed.code == 0 and f"noise level {number} (estimated)" in previewed.err

@@ -61,19 +61,52 @@ def test_closed_pipe_is_silent() -> None:
     assert done.returncode == 1 and done.stderr == ""
 
 
-@pytest.mark.parametrize("command", ["denoise", "finetune", "train", "weights", "doctor"])
-def test_help_states_exit_codes(stbn, command) -> None:
-    result = stbn(command, "--help")
-    assert result.code == 0
+def test_a_dry_run_loads_no_compiler(make_clip) -> None:
+    """Shapes are compared without torch's compiler, which takes longer to import than all else."""
+    code = (
+        "import sys; from stbn_cli.cli.app import main; code = main(sys.argv[1:]); "
+        "print(code, [name for name in ('sympy', 'torch._dynamo') if name in sys.modules])"
+    )
+    arguments = ["denoise", make_clip(), "--dry-run", "-q", "--sigma", "9", "--noise-model"]
+    for kind in ("white", "camera"):
+        command = [sys.executable, "-c", code, *map(str, arguments), kind]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+
+
+def test_help_is_short_and_all_of_it_is_a_word_away(stbn, monkeypatch) -> None:
     assert stbn().code == 2  # no arguments: the help, as a usage error
+    assert "130 interrupted" in stbn("--help").out
+    for width in (60, 80, 120):
+        monkeypatch.setenv("COLUMNS", str(width))
+        for command in COMMANDS:
+            short, whole = (stbn(command, option) for option in ("--help", "--help-all"))
+            assert short.code == whole.code == 0
+            assert len(short.out) <= len(whole.out) + 100
+            for text in (short.out, whole.out):
+                assert "Exit codes" not in text and "<bool>" not in text
+                prose = [line for line in text.splitlines() if "$ " not in line and "://" not in line]
+                assert all(len(line) <= width or len(line.split()) <= 3 for line in prose)
 
 
-def test_denoise_help_shows_panels_defaults_and_codes(stbn) -> None:
-    text = stbn("denoise", "--help").out
+def test_denoise_help_shows_panels_and_defaults(stbn) -> None:
+    text = stbn("denoise", "--help-all").out
     for panel in ("Input and output", "Denoising", "Memory and speed", "Video encoding", "Logging"):
         assert panel in text
-    for word in ("<stem>.denoised.<suffix>", "--no-scene-cuts", "130 interrupted", "stbn denoise clip.mp4"):
+    for word in ("<stem>.denoised.<suffix>", "--no-scene-cuts", "stbn denoise clip.mp4"):
         assert word in text
+    assert "--keep-grain" not in stbn("denoise", "--help").out
+
+
+def test_short_helps_name_real_options() -> None:
+    import typer
+
+    from stbn_cli.cli.app import app
+
+    for command in typer.main.get_command(app).commands.values():
+        chosen = getattr(command, "main_options", ())
+        names = {name for option in command.params for name in option.opts}
+        assert set(chosen) <= names
 
 
 def test_training_and_arrays_need_no_pyav() -> None:

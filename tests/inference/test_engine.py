@@ -78,6 +78,18 @@ def test_enough_overlap_makes_chunks_exact() -> None:
     np.testing.assert_allclose(denoiser_of(options)(frames), whole_clip(tiny_network(), frames), atol=2e-6)
 
 
+@pytest.mark.parametrize("chunk", [3, 8])
+def test_work_is_told_as_it_is_done(chunk: int) -> None:
+    frames = moving_clip(9)
+    frames[4] = frames[3]  # a repeat counts, too
+    denoiser = denoiser_of(EngineOptions(sigma=SIGMA, chunk=chunk, chunk_overlap=2, tile=0))
+    told: list[float] = []
+    denoiser.on_work = told.append
+    denoiser(frames)
+    assert told == sorted(told) and told[-1] == pytest.approx(9)
+    assert len(told) > 2 * 8  # both directions of every frame, not whole chunks
+
+
 class RecordingSTBN(STBN):
     """Keeps every forward state."""
 
