@@ -18,7 +18,7 @@ def available_cores() -> int:
 
 
 def peak_memory() -> int | None:
-    """Bytes of resident memory at their highest so far, or since `reset_peak_memory`; None where nobody tells."""
+    """Bytes of resident memory at their highest so far, or since `reset_peak_memory`; None where none is known."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             for line in file:

@@ -253,7 +253,7 @@ def _splitter(
 
 
 def _join_all(threads: list[threading.Thread]) -> None:
-    """Wait for threads told to stop, also through more Ctrl-C: they use files that are closed next."""
+    """Wait for threads asked to stop, also through more Ctrl-C: they use files that are closed next."""
     for thread in threads:
         while thread.is_alive():
             with contextlib.suppress(KeyboardInterrupt):

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 
 class StopRequest:
-    """A context manager that catches the first of `signals`; calling it tells whether there was one.
+    """A context manager that catches the first of `signals`; calling it returns whether there was one.
 
     `on_request` is called in the signal handler. Outside the main thread, where Python takes no signal handlers, and
     for signals that the process ignores, nothing changes.

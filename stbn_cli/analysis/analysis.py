@@ -28,7 +28,7 @@ LOSSY_BITS = 2.0
 FAITHFUL_CODECS = frozenset(
     {"ffv1", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "magicyuv", "png", "v210", "prores", "dnxhd"}
 )
-FEWEST_FRAMES = 2  # of a run, to tell noise from picture
+FEWEST_FRAMES = 2  # of a run, to separate noise from picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class RunAnalysis:
 
     @property
     def noise(self) -> NoiseEstimate:
-        """What high frequencies tell."""
+        """What high frequencies show."""
         return self.measured.independent
 
     @property

@@ -28,10 +28,10 @@ HELD = 0.4
 TINY_RANGE = 0.02
 
 
-TOLD: dict[NoiseKind, str] = {
+CONSEQUENCES: dict[NoiseKind, str] = {
     "white": "It is about equally strong everywhere: `stbn denoise` takes the model for white noise.",
-    "sensor": "It depends on brightness or colour, as a sensor's does: `stbn denoise` takes the model that is told the "
-    "noise of every pixel.",
+    "sensor": "It depends on brightness or colour, as a sensor's does: `stbn denoise` uses the model that takes the "
+    "noise of every pixel into account.",
     "camera": "That is what demosaicing, sharpening, scaling, 4:2:0 sampling or film leave: `stbn denoise` takes the "
     "model for noise of that kind.",
     "compressed": "Traces of a coder lie in it: `stbn denoise` takes the model for compressed noise.",
@@ -100,7 +100,7 @@ def _judged(evidence: Evidence) -> tuple[NoiseKind, bool, bool, *tuple[str, ...]
             True,
             f"Neighbouring pixels share their noise ({measured}): a blind spot of one pixel would see it, and "
             "`stbn finetune` cannot learn from it.",
-            TOLD[kind],
+            CONSEQUENCES[kind],
         )
     kind = _independent_kind(evidence)
     if not known:
@@ -108,14 +108,14 @@ def _judged(evidence: Evidence) -> tuple[NoiseKind, bool, bool, *tuple[str, ...]
             f"Frames do not tell picture and noise apart (too few, or all alike), so the noise ({number}) is taken to "
             "be independent from pixel to pixel."
         )
-        return kind, False, False, text, TOLD[kind]
+        return kind, False, False, text, CONSEQUENCES[kind]
     return (
         kind,
         False,
         False,
         f"The noise is independent from pixel to pixel ({measured}): a blind spot of one pixel sees none of it, and "
         "`stbn finetune` can learn it.",
-        TOLD[kind],
+        CONSEQUENCES[kind],
     )
 
 

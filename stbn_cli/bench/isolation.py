@@ -1,4 +1,4 @@
-"""Every method in a process of its own: its memory can be told apart, and its crash ends nothing else."""
+"""Every method in a process of its own: its memory can be measured, and its crash ends nothing else."""
 
 import multiprocessing
 import signal

@@ -14,7 +14,7 @@ Run = Callable[[np.ndarray, float], tuple[np.ndarray, dict[str, Any]]]
 
 
 class Method(Protocol):
-    """A denoiser that is told the noise level."""
+    """A denoiser that is given the noise level."""
 
     @property
     def name(self) -> str:
@@ -60,8 +60,8 @@ class ModelMethod:
             denoised = denoiser(noisy)
             assert denoiser.report.plan is not None
             plan = denoiser.report.plan.describe()
-            told = {key: plan[key] for key in ("chunk", "chunk_overlap", "tile", "device", "precision")}
-            return denoised, {"model": denoiser.info.name, "flow": denoiser.flow_name, **told}
+            used = {key: plan[key] for key in ("chunk", "chunk_overlap", "tile", "device", "precision")}
+            return denoised, {"model": denoiser.info.name, "flow": denoiser.flow_name, **used}
 
         return run
 

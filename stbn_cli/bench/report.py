@@ -46,8 +46,10 @@ def _facts(result: BenchResult) -> list[tuple[str, object]]:
     for score in result.scores:
         if score.details:
             first.setdefault(f"{score.method} at sigma {score.sigma:g}", score)
-    told = [(name, ", ".join(f"{k} {v}" for k, v in score.details.items())) for name, score in first.items()]
-    return [*facts, *told]
+    details = [
+        (name, ", ".join(f"{k} {v}" for k, v in score.details.items())) for name, score in first.items()
+    ]
+    return [*facts, *details]
 
 
 def _frame_plots(result: BenchResult, titles: dict[str, str]) -> list[Plot]:

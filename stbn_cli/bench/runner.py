@@ -34,7 +34,7 @@ class BenchOptions:
 
 
 class Observer(Protocol):
-    """Is told of everything as it happens."""
+    """Receives everything as it happens."""
 
     def clip_begins(self, clip: str, clean: Tensor) -> None:
         """`clean (T, 3, H, W)` float32 on [0, 1] has been read."""
@@ -52,7 +52,7 @@ class Observer(Protocol):
 def run_bench(
     clips: Sequence[Clip], methods: Sequence[Method], options: BenchOptions, observer: Observer
 ) -> tuple[list[Score], list[Failure]]:
-    """Every method on every clip at every noise level; a method that fails is left out there, and said to have failed.
+    """Every method on every clip at every noise level; a method that fails is left out there, and reported as failed.
 
     Raises `InputError` for a clip that cannot be read or is smaller than `SMALLEST_SIDE`.
     """

@@ -146,7 +146,7 @@ def _download(source: HubFile, by_hand: str, *, force: bool = False) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import logging
 
-    # Its retries would be told line by line; what became of them is told once, below.
+    # Its retries would be reported line by line; what became of them is reported once, below.
     logging.set_verbosity_error()
     try:
         found = hf_hub_download(

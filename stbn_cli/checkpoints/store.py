@@ -83,7 +83,7 @@ def find(spec: CheckpointSpec) -> Path:
         source,
         lambda path: _fault(path, spec.sha256, spec.size),
         by_hand=f"Fetch {source.url} on another machine and put it at {models_folder() / spec.file}.",
-        look_first=True,  # its hash tells whether it is the right one
+        look_first=True,  # its hash shows whether it is the right one
     )
 
 

@@ -88,7 +88,7 @@ def open_clips(
 def read_in_step(clips: Clips, limit: int | None, notes: Warnings) -> Iterator[Pictures]:
     """Frames that all videos have, at most `limit`.
 
-    What ends early, and frames whose times differ by more than half a frame of A, are told in `notes`, complete
+    What ends early, and frames whose times differ by more than half a frame of A, are reported in `notes`, complete
     when the iteration ends; times of image sequences are made up and not compared. Raises InputError for a file that
     turns out to be damaged.
     """
@@ -146,7 +146,7 @@ class _TimeCheck:
             self._first = number, later
 
     def sentence(self) -> str | None:
-        """What to tell the user; None if the times agree."""
+        """The warning for the user; None if the times agree."""
         if self._first is None:
             return None
         number, later = self._first
@@ -167,7 +167,7 @@ def _upright(reader: FrameReader) -> FrameReader:
         return reader
     swapped = turns % 2
     aspect = metadata.sample_aspect_ratio
-    told = replace(
+    shown = replace(
         metadata,
         width=metadata.height if swapped else metadata.width,
         height=metadata.width if swapped else metadata.height,
@@ -175,7 +175,7 @@ def _upright(reader: FrameReader) -> FrameReader:
         rotation=0,
         display_matrix=None,
     )
-    return AdaptedReader(reader, told, reader.stream_source, turns)
+    return AdaptedReader(reader, shown, reader.stream_source, turns)
 
 
 def _quarter_turns(metadata: VideoMetadata) -> int:

@@ -120,8 +120,8 @@ def canvas(
     """A, described as the video that `layout` makes of the clips. `limit`: frames at most; `first`: A's first frame."""
     metadata = clips.metadata
     frames = min((count for count in (clips.expected_frames, limit) if count), default=None)
-    told = replace(metadata, width=layout.width(metadata.width), frame_count=frames)
-    return AdaptedReader(clips.a, told, _streams(clips, limit, first))
+    shown = replace(metadata, width=layout.width(metadata.width), frame_count=frames)
+    return AdaptedReader(clips.a, shown, _streams(clips, limit, first))
 
 
 def _streams(clips: Clips, limit: int | None, first: Frame | None) -> StreamSource | None:

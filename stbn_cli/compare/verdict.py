@@ -13,7 +13,7 @@ from stbn_cli.compare.residual import ResidualSummary
 #   taking off just the noise   -0.03 .. 0.13       0.99 .. 1.79        36            4          0
 #   stbn-xs                     -0.07 .. 0.07       0.10 .. 1.00        45            1          0
 #   stbn-xs, half the strength  -0.12 .. 0.05       0.42 .. 1.09        46            0          0
-#   stbn-xs, told 2 sigma       -0.07 .. 0.16       0.77 .. 15          11            8          5
+#   stbn-xs, sigma doubled      -0.07 .. 0.16       0.77 .. 15          11            8          5
 #   Gaussian of std 0.6          0.36 .. 0.87       0.95 .. 110          0            0         46
 #   Gaussian of std 1            0.34 .. 0.84       1.07 .. 68           0            0         46
 #   Gaussian of std 2            0.34 .. 0.81       1.23 .. 33           0            0         46

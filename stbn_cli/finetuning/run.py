@@ -182,7 +182,7 @@ class FinetuneRun:
     def _knowledge(self, found: Probe) -> NoiseKnowledge:
         """What `stbn denoise` would tell the start of these clips' noise, and what it would take the noise for."""
         if self.options.sigma is None and self.start.noise is not None:
-            return NoiseKnowledge(self.start.noise.model, self.start.noise.told)
+            return NoiseKnowledge(self.start.noise.model, self.start.noise.conditioning_sigma)
         sigma = (
             self.options.sigma or found.assumed(self.start.checkpoint.info.noise_kind).level or found.level
         )

@@ -63,7 +63,7 @@ class NoiseKnowledge:
     """What is known of the noise before anything is learned."""
 
     model: NoiseLevelFunction
-    told: float  # [0, 1]: what the network is conditioned on
+    conditioning_sigma: float  # [0, 1]: what the network is conditioned on
 
 
 class ProgressReport(Protocol):
@@ -97,7 +97,7 @@ class FinetuneTrainer:
     ) -> None:
         self._start, self._options, self._hooks = start, options, hooks
         self._runs, self._schedule = runs, schedule
-        self._told, self._known_noise, self._correlation = noise.told, noise.model, correlation
+        self._told, self._known_noise, self._correlation = noise.conditioning_sigma, noise.model, correlation
         self._network = create_network(start, options).train()
         self._optimisation = create_optimisation(self._network, start, ema_decay=schedule.ema_decay)
         self._flow, self._distilled = start.flow, False

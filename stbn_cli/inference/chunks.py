@@ -58,9 +58,9 @@ class Scene:
     """What the frames between two cuts have in common."""
 
     noise: NoiseLevelFunction  # what the posterior uses
-    sigma: float  # its level, [0, 1]: what the flow is told
+    sigma: float  # its level, [0, 1]: what the flow is conditioned on
     conditioning_sigma: float  # what the network is conditioned on (within its trained range)
-    # What it is told instead, where it was trained for maps: `noise` within this range.
+    # What conditions it instead, where it was trained for maps: `noise` within this range.
     map_range: tuple[float, float] | None = None
     # Levels of luma and colour noise by brightness `(2, K)`, for networks that take maps of both.
     levels: Tensor | None = None

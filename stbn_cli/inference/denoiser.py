@@ -52,10 +52,10 @@ class Denoiser:
     """A network with everything it needs to denoise frames. Not to be used from two threads at once.
 
     `device`: one, or several that share the chunks. `sigma_range`: noise levels ([0, 1]) the network was trained for.
-    Outside, it is told the nearest one, while the posterior uses the true one. `noise`: that of the footage the model
-    was finetuned on; it takes the place of the estimate where `options.sigma` is None. `noise_kind`: what the
-    network was trained for, which decides how noise is measured and what the network is conditioned on. `on_message`
-    receives whole sentences about fallbacks as they happen.
+    Outside, the nearest one is its conditioning level, while the posterior uses the true one. `noise`: that of the
+    footage the model was finetuned on; it takes the place of the estimate where `options.sigma` is None. `noise_kind`:
+    what the network was trained for, which decides how noise is measured and what the network is conditioned on.
+    `on_message` receives whole sentences about fallbacks as they happen.
     """
 
     def __init__(
@@ -264,7 +264,7 @@ class Denoiser:
             noise = self._expected(frames, self._estimate(frames).shown, first_frame)
         # What was learned of clipped noise is weaker at the ends than it was before: the strongest stands for it there.
         before = noise.model if self._noise is None else noise.model.strongest
-        # Networks may be told more than was measured.
+        # Networks may be conditioned on more than was measured.
         if noise.shown < noise.level:
             before = before.scaled(noise.shown / noise.level)
         return replace(noise, clipping=find_clipping(torch.cat(_some(frames)), before))
@@ -409,29 +409,30 @@ class Denoiser:
         return SceneQueue(self._scene(noise))
 
     def _scene(self, noise: SceneNoise) -> Scene:
-        """What network and posterior are told of this noise: more than there is at a strength above 1."""
+        """The conditioning of network and posterior for this noise: more than there is at a strength above 1."""
         factor = self.options.exaggeration
         model = noise.model.scaled(factor)
         low, high = self._sigma_range or (0.0, math.inf)
         if self._noise is not None:
-            told = min(factor * self._noise.told, max(self._noise.told, high))
-            return Scene(model, noise.level, told, clipping=noise.clipping)
-        told = min(max(factor * noise.level, low), high)
+            learned = self._noise.conditioning_sigma
+            conditioning = min(factor * learned, max(learned, high))
+            return Scene(model, noise.level, conditioning, clipping=noise.clipping)
+        conditioning = min(max(factor * noise.level, low), high)
         if self._config.head == "direct":
             levels = white_levels(noise.level) if noise.levels is None else torch.tensor(noise.levels)
-            # Told of more than they were trained for, these networks destroy the picture.
+            # Conditioned on more than they were trained for, these networks destroy the picture.
             factor = min(factor, max(high, noise.level) / max(noise.level, TINY_LEVEL))
             return Scene(
                 model,
                 noise.level,
-                told,
+                conditioning,
                 levels=factor * levels,
                 state_scale=self._config.state_scale,
                 clipping=noise.clipping,
                 exaggerated=factor > 1.0,
             )
         maps = (low, high) if self.noise_kind == "sensor" else None
-        return Scene(model, noise.level, told, maps, clipping=noise.clipping)
+        return Scene(model, noise.level, conditioning, maps, clipping=noise.clipping)
 
     def _say(self, message: str) -> None:
         self.report.messages.append(message)
@@ -440,7 +441,7 @@ class Denoiser:
 
 
 def is_repeat(frame: np.ndarray, shown: np.ndarray) -> bool:
-    """Whether two frames are equal value for value; some rows tell most pairs apart."""
+    """Whether two frames are equal value for value; some rows suffice for most pairs."""
     return np.array_equal(frame[::32], shown[::32]) and np.array_equal(frame, shown)
 
 

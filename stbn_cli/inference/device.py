@@ -106,7 +106,7 @@ def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def emulation_warning(dtype: torch.dtype, device: torch.device) -> str | None:
-    """What to tell a user who asked for a precision that `device` only emulates; None if it does not."""
+    """The warning for a user who asked for a precision that `device` only emulates; None if it does not."""
     if not is_emulated(dtype, device):
         return None
     where = "This CPU" if device.type == "cpu" else f"The device {device}"
@@ -124,7 +124,7 @@ def _onednn_takes(dtype: torch.dtype) -> bool:
 
 
 def _cpu_has_bf16() -> bool | None:
-    """Whether an x86 CPU has AVX512-BF16 or AMX and oneDNN may use it; None for others, and if torch cannot tell."""
+    """Whether an x86 CPU has AVX512-BF16 or AMX and oneDNN may use it; None for others, and if torch does not know."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return None
     limits = [os.environ.get(name, "").upper() for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")]
@@ -169,7 +169,7 @@ def usable_memory(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """CPU allocations fail with a plain RuntimeError that only its text tells apart."""
+    """CPU allocations fail with a plain RuntimeError that only its text distinguishes."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return "not enough memory" in str(error) or "can't allocate memory" in str(error)

@@ -27,7 +27,7 @@ BUFFERED_VALUES = 3 + 4 + 3 + 3
 # Pixels that keep a GPU busy: smaller frames are worked on together.
 BUSY_PIXELS = 1 << 21
 MAXIMUM_BATCH = 8  # frames
-HIGHEST_STRENGTH = 3.0  # beyond, networks are told of levels that they hardly ever saw
+HIGHEST_STRENGTH = 3.0  # beyond, conditioning levels are such as networks hardly ever saw
 # Neighbouring pairs whose flow the CPU's cores find together.
 PAIRS_ON_CPU = 8
 
@@ -37,7 +37,7 @@ class EngineOptions:
     """What a user may fix; None leaves the choice to the planner."""
 
     sigma: float | None = None  # noise standard deviation on [0, 1]; None: estimated for each scene
-    # Share of the estimated noise that is removed; above 1 all is, and networks are told of so many times as much.
+    # Share of the estimated noise that is removed; above 1 all is, and the conditioning level is multiplied by it.
     strength: float = 1.0
     luma: float = 1.0  # of that, the share of its luma that is removed
     chroma: float = 1.0  # and of its colour differences
@@ -73,7 +73,7 @@ class EngineOptions:
 
     @property
     def exaggeration(self) -> float:
-        """How many times the noise's level networks and posteriors are told; 1 up to a strength of 1."""
+        """The factor on the noise level that conditions networks and posteriors; 1 up to a strength of 1."""
         return max(self.strength, 1.0)
 
 

@@ -214,7 +214,7 @@ class DenoiseResult:
 
     job: DenoiseJob
     summary: DenoiseSummary
-    denoiser: "LoadedDenoiser"  # its `report` tells of scenes and fallbacks
+    denoiser: "LoadedDenoiser"  # its `report` lists scenes and fallbacks
     metadata: "VideoMetadata"  # of the source
     encoding: Encoding
     measured: "Analysis | None" = None  # the clip's noise; None where it was not measured

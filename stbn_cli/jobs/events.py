@@ -1,4 +1,4 @@
-"""What a job tells while it runs. The command line prints it; a program may take what it needs."""
+"""What a job reports while it runs. The command line prints it; a program may take what it needs."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

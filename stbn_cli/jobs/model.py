@@ -95,7 +95,7 @@ def load(options: DenoiserOptions, on_message: Callable[[str], None] | None = No
 
 
 def sigma_warning(sigma: float, info: ModelInfo) -> str | None:
-    """What to tell the user of a noise level (0-255 scale) outside the model's range; None inside it."""
+    """The warning about a noise level (0-255 scale) outside the model's range; None inside it."""
     low, high = info.sigma_range
     if low <= sigma <= high:
         return None

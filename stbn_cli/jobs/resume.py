@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SAMPLE_BYTES = 1 << 20
 # Pixels along the shorter side: FFV1 refuses some pictures of a few pixels, and they are no work to do again.
 SMALLEST_KEPT = 16
-# From here on it is said how much the store will take.
+# From here on the size that the store will have is reported.
 LARGE_BYTES = 100 << 20
 
 

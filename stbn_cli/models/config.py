@@ -19,7 +19,7 @@ class STBNConfig:
     blocks: int = 5  # residual blocks in each branch
     image_channels: int = 3  # 3 RGB, 4 packed Bayer
     head: Literal["gaussian", "plain"] = "gaussian"  # mean and covariance factor, or the estimate itself
-    noise_level: bool = True  # the branches are told sigma
+    noise_level: bool = True  # the branches are conditioned on sigma
     tail: bool = True  # the 1x1 bottleneck at the end of each branch
     fusion_channels: int = 128
     fusion_blocks: int = 5

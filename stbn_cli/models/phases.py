@@ -18,7 +18,7 @@ def to_phases(picture: Tensor) -> Tensor:
     """Split `(N, C, H, W)` into its parities: `(4 N, C, ceil(H / 2), ceil(W / 2))`.
 
     Batch index `4 n + 2 i + j` holds the pixels of rows `2 r + i` and columns `2 c + j`. An odd height or width
-    is padded with one zero row or column; `valid_mask` tells those positions apart.
+    is padded with one zero row or column; `valid_mask` marks those positions.
     """
     height, width = picture.shape[-2:]
     if height % 2 or width % 2:

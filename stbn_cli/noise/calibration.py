@@ -14,7 +14,7 @@ from stbn_cli.noise.levels import independent_levels
 from stbn_cli.noise.measurement import LEVEL_KNOTS, SceneMeasurement
 from stbn_cli.noise.model import NoiseLevelFunction, SceneNoise
 
-# The level that networks for a camera's noise are told of a single picture: this many times luma's level in flat
+# The conditioning level of networks for a camera's noise for a single picture: this many times luma's level in flat
 # places, since cameras leave more noise in texture (CC15 and PolyU: 1.2 to 2.6 times as much), but no less than is
 # measured, and no more than if so much were hidden in texture beside it.
 GAIN = 1.5
@@ -40,7 +40,7 @@ CODED_COLOUR = 0.5
 # Standard deviation of the logarithm of a measured level over the true one, as networks that take levels of luma and of
 # colour meet it in training.
 LEVEL_ERROR = 0.3
-# What networks are told of a level over what it is, mean and standard deviation of the logarithm: nearly all for
+# The conditioning level over the true one, mean and standard deviation of the logarithm: nearly all for
 # independent noise; of a camera's something is missed (eight clips, three cameras each: 0.7 to 1.1 of it was found, in
 # the median 0.94), of coded noise no measurement sees much.
 MEASUREMENT_ERROR: dict[NoiseKind, tuple[float, float]] = {
@@ -52,7 +52,7 @@ MEASUREMENT_ERROR: dict[NoiseKind, tuple[float, float]] = {
 
 
 def assumed_noise(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
-    """What a network for this kind of noise is told, and its posterior uses, if it takes one level.
+    """The conditioning level of a network for this kind of noise that takes one level; its posterior uses it too.
 
     Here and in `assumed_levels` that is decided, nowhere else.
     """
@@ -63,12 +63,12 @@ def assumed_noise(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
         # Coded noise is not everywhere alike: where it is least, the coder took it.
         if measured.correlation.reliable:
             level = max(level, measured.correlation.sigma)
-        told = max(CODED_SHARE * level, min(SMALLEST_CODED_LEVEL, MOST_HIDDEN * level))
+        assumed = max(CODED_SHARE * level, min(SMALLEST_CODED_LEVEL, MOST_HIDDEN * level))
     elif measured.compared:
-        told = max(COMPARED_SHARE * level, min(SMALLEST_CAMERA_LEVEL, MOST_GAIN * (level - CLEAN_LEVEL)))
+        assumed = max(COMPARED_SHARE * level, min(SMALLEST_CAMERA_LEVEL, MOST_GAIN * (level - CLEAN_LEVEL)))
     else:
-        told = _cautious(level, measured.full.flat, HIDDEN_LUMA / LUMA_GAIN, SMALLEST_CAMERA_LEVEL)
-    return SceneNoise(NoiseLevelFunction.white(told), told, measured.level)
+        assumed = _cautious(level, measured.full.flat, HIDDEN_LUMA / LUMA_GAIN, SMALLEST_CAMERA_LEVEL)
+    return SceneNoise(NoiseLevelFunction.white(assumed), assumed, measured.level)
 
 
 def assumed_levels(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
@@ -93,6 +93,6 @@ def assumed_levels(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
 
 
 def _cautious(level: float, flat: float, hidden: float, least: float) -> float:
-    """A single picture's noise of this level as networks are told it, `flat` in flat places."""
-    told = max(min(GAIN * flat, math.hypot(level, hidden)), least)
-    return max(min(told, MOST_GAIN * level), level)
+    """A single picture's noise of this level as networks are conditioned on it, `flat` in flat places."""
+    assumed = max(min(GAIN * flat, math.hypot(level, hidden)), least)
+    return max(min(assumed, MOST_GAIN * level), level)

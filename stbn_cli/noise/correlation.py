@@ -1,7 +1,7 @@
 """Is the noise of neighbouring pixels independent? Measured on the noisy clip alone.
 
-A blind-spot network trained on a noisy clip learns to predict the noise where its neighbours tell about it: blurred,
-demosaiced, upscaled or smoothed by a codec. So the clip is examined first. Noise is new in every frame: in the
+A blind-spot network trained on a noisy clip learns to predict the noise where its neighbours are correlated with it:
+blurred, demosaiced, upscaled or smoothed by a codec. So the clip is examined first. Noise is new in every frame: in the
 difference of two frames, aligned by whole pixels (interpolation would correlate the noise), the picture cancels and
 the noise remains. Its power spectrum, by the DCT of 16x16 blocks, gives the correlation.
 
@@ -71,7 +71,7 @@ LAG_MARGIN = 0.05
 # Noise of all brightness over that of where it is least. A camera's (eight clips): 1.05 to 1.35; what is left of the
 # picture in clean clips: 1.2 to 3.7.
 MOST_UNEVEN = 1.25
-# Coefficients with i + j from LOW_FREQUENCY to below this tell how the spectrum goes on; see `_extended`.
+# Coefficients with i + j from LOW_FREQUENCY to below this show how the spectrum goes on; see `_extended`.
 EXTENDED_FREQUENCY = 9
 MOST_RISE = 3.0
 
@@ -145,7 +145,7 @@ def measure_correlation(frames: np.ndarray | Tensor) -> NoiseCorrelation:
     frames of 960x540 on one core.
 
     Noise that stays the same from frame to frame (a sensor's fixed pattern) cancels and is not seen. Needs two
-    different frames; a still picture cannot be told from its noise.
+    different frames; a still picture and its noise cannot be distinguished.
 
     Args:
         frames: (T, H, W, 3) float RGB, nominal range [0, 1]; may exceed it (noise not clipped).
@@ -371,7 +371,7 @@ def _measure_blocks(difference: np.ndarray, brightness: int) -> Group:
 def _extended(power: np.ndarray) -> np.ndarray:
     """The power (256,) with its lowest frequencies continued from those above as a Gaussian spectrum would go on.
 
-    Blurred noise is strongest where pictures are too, and nothing else tells of it. Not above MOST_RISE times the
+    Blurred noise is strongest where pictures are too, and nothing else shows it. Not above MOST_RISE times the
     level that is measured next to them.
     """
     _, low, fill = _transform()

@@ -1,7 +1,7 @@
 """How strong is all of a clip's noise, whatever neighbours share of it? Levels of luma, chroma and RGB by brightness.
 
 High frequencies show white noise alone. Noise that demosaicing, smoothing, film or a coder spread lies at low
-frequencies, where pictures do: there it is told from texture by being everywhere. So the statistics of blocks in bands
+frequencies, where pictures do: there it differs from texture in being everywhere. So the statistics of blocks in bands
 of frequency, at several scales and of several frames, are put beside each other: how low each band goes, how its
 values scatter, what is left in the flattest blocks, and, of several frames, in aligned differences. Brightness is
 divided out first, by a curve through low percentiles of blocks of equal brightness. Small networks, which learned from
@@ -42,7 +42,7 @@ FIRST_RANKED_BAND = 1
 QUANTILES = (0.01, 0.03, 0.08, 0.2, 0.4, 0.7)
 # Of small blocks, quarters of the large ones: a textured scene's flat places are small.
 SMALL_QUANTILES = (0.003, 0.01, 0.03, 0.1, 0.3)
-# Edges of the octaves in which three directions are told apart: texture has one, noise has none.
+# Edges of the octaves in which three directions are distinguished: texture has one, noise has none.
 OCTAVES = (2.3, 5.0, 10.0, 22.0)
 DIRECTION_QUANTILES = (0.02, 0.08, 0.3)
 FLATTEST_PARTS = (0.015, 0.05, 0.15)
@@ -123,7 +123,7 @@ class NoiseLevels:
     def surely_shared(self, independent: float) -> bool:
         """Whether neighbours share noise whatever texture adds to high frequencies.
 
-        `independent`: what these tell of in the flattest places, [0, 1]. Even a level lower by the error to expect is
+        `independent`: what these show in the flattest places, [0, 1]. Even a level lower by the error to expect is
         more than that.
         """
         visible = self.luma > max(LEAST_OF_FLAT * self.flat, FLOOR)
@@ -257,7 +257,7 @@ def _joined(parts: Sequence[_Blocks]) -> _Blocks:
 
 
 def _usable(blocks: _Blocks) -> tuple[np.ndarray, bool, float]:
-    """Indices of the blocks that tell of noise, whether even the best are clipped, and the share of empty ones."""
+    """Indices of the blocks that show noise, whether even the best are clipped, and the share of empty ones."""
     limit = max(CLIPPED_PART, float(np.quantile(blocks.clipped, SMALLEST_PART)))
     index = np.flatnonzero(blocks.clipped <= limit)
     alive = (blocks.power @ _ranked())[index].max(axis=1) > FLOOR**2

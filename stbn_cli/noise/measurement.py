@@ -34,7 +34,7 @@ LEVEL_KNOTS = 5  # of the noise of all frequencies, evenly spaced in brightness
 LEAST_SEEN, LEAST_SEEN_CODED, MOST_UNEVEN_CODED = 2.0 / 255, 2.5 / 255, 4.0
 # Noise changes from frame to frame, so aligned differences show most of it (0.75 of a camera's noise were measured):
 # the full level is about so many times what they show, with this error (of its logarithm), at most so many times, and
-# where single frames tell of far more, it is texture. What single frames tell has at least this error.
+# where single frames show far more, it is texture. What single frames show has at least this error.
 USUAL_UNSEEN, UNSEEN_ERROR, MOST_UNSEEN, CONTRADICTED = 1.15, 0.12, 1.5, 2.5
 SMALLEST_ERROR = 0.05
 SMALLEST_PICTURE = 64 * 64  # pixels; in smaller ones texture and noise that neighbours share look the same
@@ -49,7 +49,7 @@ class FullNoise:
     level: float  # root mean square of the standard deviation over pixels and R, G, B, [0, 1]
     model: NoiseLevelFunction  # the same as a function of brightness
     flat: float  # in luma, of where the picture is flattest
-    ratio: float  # over what high frequencies alone tell of: 1 for white noise, and where nothing is known
+    ratio: float  # over what high frequencies alone show: 1 for white noise, and where nothing is known
     # Standard deviation of luma and of colour noise ([0, 1]) at evenly spaced brightness, where neighbours share it;
     # None: what `model` says. And both over the picture, as root mean squares.
     levels: tuple[tuple[float, ...], ...] | None = None
@@ -84,7 +84,7 @@ class SceneMeasurement:
 
     @property
     def reliable(self) -> bool:
-        """Whether brightness levels and frames agree, and frames told noise and picture apart."""
+        """Whether brightness levels and frames agree, and whether noise and picture could be separated."""
         return self.independent.reliable and self.correlation.reliable
 
 
@@ -152,7 +152,7 @@ def _agreed(shared: float, error: float, expected: float) -> float:
 
 
 def _differs_as_white(independent: NoiseEstimate, correlation: NoiseCorrelation) -> bool:
-    """Whether aligned frames differ by no more than high frequencies tell of, and neighbours do so independently."""
+    """Whether aligned frames differ by no more than high frequencies show, and neighbours do so independently."""
     alone = abs(correlation.luma) <= WHITE_LUMA and abs(correlation.chroma) <= WHITE_CHROMA
     return correlation.blocks > 0 and alone and correlation.level <= SHARED_RATIO * independent.level
 

@@ -129,7 +129,7 @@ class SceneNoise:
 
     model: NoiseLevelFunction
     level: float  # root mean square of the standard deviation over the scene's frames, [0, 1]
-    # What was measured, which users are shown: networks may be told less or more. None: `level` itself.
+    # What was measured, which users are shown: networks may be conditioned on less or more. None: `level` itself.
     measured: float | None = None
     # Standard deviation of luma and of colour noise ([0, 1]) at evenly spaced brightness, for networks that take both.
     levels: tuple[tuple[float, ...], ...] | None = None
@@ -151,16 +151,17 @@ class LearnedNoise:
     """The noise that a model was finetuned for: what its posterior uses, and what its network is conditioned on."""
 
     model: NoiseLevelFunction
-    told: float  # [0, 1]
+    conditioning_sigma: float  # [0, 1]
 
     def describe(self) -> dict[str, Any]:
         """As plain values, for a checkpoint's header; `from_description` undoes it."""
-        return {**self.model.describe(), "told": self.told}
+        return {**self.model.describe(), "conditioning_sigma": self.conditioning_sigma}
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Self:
         """Raises `ValueError`, `KeyError` or `TypeError` if it is not what `describe` gives."""
-        told = float(description["told"])
-        if not 0.0 <= told <= 1.0:
-            raise ValueError(f"expected told within 0 to 1, got {told}")
-        return cls(NoiseLevelFunction.from_description(description), told)
+        # The key's name in files of earlier versions.
+        sigma = float(description["conditioning_sigma" if "conditioning_sigma" in description else "told"])
+        if not 0.0 <= sigma <= 1.0:
+            raise ValueError(f"expected a conditioning level within 0 to 1, got {sigma}")
+        return cls(NoiseLevelFunction.from_description(description), sigma)

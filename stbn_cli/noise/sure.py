@@ -33,7 +33,7 @@ from stbn_cli.noise.posterior import (
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a network said of pixels that were never its target, and what was there.
+    """What a network predicted of pixels that were never its target, and what was there.
 
     `outputs (9, n, 1)` float32, as the Gaussian head gives them, `noisy (3, n, 1)` float32, [0, 1] scale, and
     `group (n,)` int64: pixels whose errors may depend on each other (of one place) share a group.

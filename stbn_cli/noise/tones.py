@@ -12,7 +12,7 @@ def keep_tones(estimate: Tensor, noisy: Tensor) -> Tensor:
     """`estimate (N, 3, H, W)` moved so that nothing is removed on average from values of about the same brightness.
 
     Of `noisy` frames, by frame and channel; float32, nominal [0, 1]. A network that learned from noise cut off at black
-    takes shadows down by what that adds, and far too much of it if it is told of more noise than there is.
+    takes shadows down by what that adds, and far too much of it if its conditioning level is above the noise's.
     """
     position = estimate.clamp(0.0, 1.0) * (KNOTS - 1)
     removed = (noisy - estimate)[..., ::STEP, ::STEP]

@@ -47,7 +47,7 @@ class TrialResult:
     def extrapolate(self, frames: int) -> int:
         """Bytes of an output of so many frames like these."""
         others = self.frames - self.key_frames
-        # The first frame is a key frame anyway; further ones tell how often the picture changes.
+        # The first frame is a key frame anyway; further ones show how often the picture changes.
         share = (self.key_frames - 1) / self.frames
         if self.codec in KEY_INTERVALS:
             share = max(share, 1 / KEY_INTERVALS[self.codec])
@@ -140,7 +140,7 @@ class Forecast:
     memory_bytes: int  # the plan's estimate for frames and network, on the device
     host_bytes: int | None  # and for what waits in host memory; None where that is the device
     # The most that this process has taken in host memory, under the same plan: with libraries, decoder and encoder,
-    # 5 % below what the full run took in the one case measured. None where the system does not tell.
+    # 5 % below what the full run took in the one case measured. None where the system does not report it.
     process_bytes: int | None
     output_bytes: int | None
 

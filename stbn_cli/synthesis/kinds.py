@@ -90,10 +90,12 @@ def _correlated(noisy: Tensor, clean: Tensor) -> Degraded:
     return Degraded(noisy, clean, NoiseLevelFunction.white(level))
 
 
-def told_noise(kind: NoiseKind, noise: NoiseLevelFunction, noisy: Tensor, error: float) -> NoiseLevelFunction:
-    """What a network is told of `noise` in frames `noisy (T, 3, H, W)`, `error` standard deviations off the usual."""
+def conditioning_noise(
+    kind: NoiseKind, noise: NoiseLevelFunction, noisy: Tensor, error: float
+) -> NoiseLevelFunction:
+    """The conditioning for `noise` in frames `noisy (T, 3, H, W)`, `error` standard deviations off the usual."""
     mean, deviation = MEASUREMENT_ERROR[kind]
-    told = noise.scaled(math.exp(mean + deviation * error))
+    assumed = noise.scaled(math.exp(mean + deviation * error))
     if kind == "compressed":
-        return NoiseLevelFunction.white(max(told.level(noisy), SMALLEST_CODED_LEVEL))
-    return told
+        return NoiseLevelFunction.white(max(assumed.level(noisy), SMALLEST_CODED_LEVEL))
+    return assumed

@@ -21,7 +21,7 @@ from stbn_cli.noise.posterior import (
     posterior_nll,
 )
 from stbn_cli.scale import BYTE_SCALE
-from stbn_cli.synthesis.kinds import degrade, told_noise
+from stbn_cli.synthesis.kinds import conditioning_noise, degrade
 from stbn_cli.training.dataset import NOISE, SequenceSource
 from stbn_cli.training.flow_losses import inside
 from stbn_cli.training.footage import pseudo_rgb
@@ -136,7 +136,7 @@ class DenoiserTask(nn.Module):
                 self.options.noise, source.sequence(number), random, (low / BYTE_SCALE, high / BYTE_SCALE)
             )
             # What will be measured is not the truth either.
-            noise = told_noise(self.options.noise, found.noise, found.noisy, random.normal())
+            noise = conditioning_noise(self.options.noise, found.noise, found.noisy, random.normal())
             drawn.append(found._replace(noise=noise))
         noisy = torch.stack([part.noisy for part in drawn])
         sigma = torch.stack([part.noise.sigma_at(part.noisy).expand_as(part.noisy) for part in drawn])

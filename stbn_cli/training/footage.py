@@ -139,7 +139,7 @@ def check_apart(training: Sequence[Path], leave_out: Iterable[str], validation: 
         for source in _clip_sources(folder) if folder.is_dir() else ():
             if source.resolve() in trained:
                 raise InputError(
-                    f"{source} is in the training folders too, and validation on it would tell nothing. "
+                    f"{source} is in the training folders too, and validation on it would show nothing. "
                     f"Name other clips by --validation-dir, or add --hold-out {source.name}."
                 )
 

@@ -1,4 +1,4 @@
-"""What a training run can be told. Where the published training code has an option, meaning and default are its own."""
+"""The options of a training run. Where the published training code has an option, meaning and default are its own."""
 
 import math
 from dataclasses import dataclass, replace

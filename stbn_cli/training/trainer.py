@@ -31,7 +31,7 @@ BEST_FILE = "best.safetensors"  # averaged weights of the best validation
 MINUTE = 60.0
 BAD_ROWS = 2  # log rows in a row without a finite loss that end the run
 # Options that do not shape the weights, or name folders of the machine.
-UNTOLD = frozenset(
+NOT_DECIDING = frozenset(
     {
         *(
             "log_dir",
@@ -259,7 +259,7 @@ class Trainer:
         recipe = {
             field.name: getattr(self.options, field.name)
             for field in fields(self.options)
-            if field.name not in UNTOLD
+            if field.name not in NOT_DECIDING
         }
         return {
             "steps": self.step,

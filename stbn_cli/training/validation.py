@@ -16,7 +16,7 @@ from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import broadcast_sigma
 from stbn_cli.noise.posterior import MEAN_CHANNELS, posterior_mean
 from stbn_cli.scale import BYTE_SCALE
-from stbn_cli.synthesis.kinds import degrade, lead_of, told_noise
+from stbn_cli.synthesis.kinds import conditioning_noise, degrade, lead_of
 from stbn_cli.synthesis.protocol import protocol_noise
 from stbn_cli.training.footage import Footage, pseudo_rgb
 from stbn_cli.training.options import BayerFormat
@@ -94,7 +94,7 @@ def validate_on_kind(
             lead = lead_of(kind)
             frames = torch.cat((clean[1 : 1 + lead].flip(0), clean)) if lead else clean
             found = degrade(kind, frames, random, sigma_range)
-            found = found._replace(noise=told_noise(kind, found.noise, found.noisy, 0.0))
+            found = found._replace(noise=conditioning_noise(kind, found.noise, found.noisy, 0.0))
             noisy, target = found.noisy.to(device), found.clean.to(device)
             flows = estimate_clip_flows(flow, noisy, found.noise.level(noisy))
             sigma = found.noise.sigma_at(noisy).expand_as(noisy)[None]

@@ -1,4 +1,4 @@
-"""A reader whose frames or metadata are told differently."""
+"""A reader whose frames or metadata are replaced."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from stbn_cli.video.frames import Frame, FrameReader, StreamSource, VideoMetadat
 
 
 class AdaptedReader(FrameReader):
-    """A reader whose frames or metadata are told differently; see `FrameReader`.
+    """A reader whose frames or metadata are replaced; see `FrameReader`.
 
     `turns`: quarter turns counter-clockwise of every frame. What `metadata` and `stream_source` say is the caller's.
     """

@@ -10,7 +10,7 @@ from av.video.stream import VideoStream
 from stbn_cli.video.pixels import has_alpha, is_transparent
 from stbn_cli.video.probe import codec_options, open_container
 
-# Matroska's mark of a second layer, as FFmpeg tells it.
+# Matroska's mark of a second layer, as FFmpeg reports it.
 ALPHA_TAG = "alpha_mode"
 # Decoders that see both layers; FFmpeg's own see one.
 LAYERED_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}

@@ -137,7 +137,7 @@ class EncoderPlan:
 
 
 def plan_encoder(source: VideoMetadata, muxer: str, options: EncodeOptions, notes: Warnings) -> EncoderPlan:
-    """Choose encoder and pixel format. What is lost against the source is said in `notes`.
+    """Choose encoder and pixel format. What is lost against the source is reported in `notes`.
 
     Raises OptionError for contradictory or impossible options.
     """
@@ -271,7 +271,7 @@ def _encoder_options(
     preset = options.preset or known.default_preset or ""
     if encoder in HARDWARE_ENCODERS:
         return _nvenc_options(preset, crf, options.lossless)
-    # x265 prints to stderr by itself unless told otherwise.
+    # x265 prints to stderr by itself unless set otherwise.
     quality = {"x265-params": "log-level=none"} if family == "hevc" else {}
     if family == "h264":
         # qp 0 is x264's lossless mode at every depth; crf 0 is not at 10 bits.
@@ -345,7 +345,7 @@ def _choose_format(source: VideoMetadata, encoder: str, options: EncodeOptions, 
             )
         return chosen
     if not layouts:
-        raise OptionError(f"{encoder} tells no pixel format that can be written. Choose another --codec.")
+        raise OptionError(f"{encoder} names no pixel format that can be written. Choose another --codec.")
     chosen = min(
         layouts, key=lambda name: (_cost(wanted, layouts[name]), name != planar_format(layouts[name]))
     )

@@ -38,7 +38,7 @@ def open_on_device(path: Path, index: int) -> InputContainer:
         raise HardwareError(f"PyAV {av.__version__} is too old for it")
     if DEVICE not in hwdevices_available():
         raise HardwareError(f"this FFmpeg build has no {DEVICE}")
-    # Without PyAV's own fallback, which would not tell that it happened.
+    # Without PyAV's own fallback, which would not report that it happened.
     device = HWAccel(DEVICE, allow_software_fallback=False)
     try:
         container = av.open(media_name(path), hwaccel=device, **open_options())

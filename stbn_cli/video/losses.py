@@ -1,6 +1,6 @@
 """What `--strict` refuses, in one place: everything of the source that the output would lack.
 
-Losses are what is said with `Warnings.lose`. Those known before the work are an OptionError, those found in the
+Losses are what is reported with `Warnings.lose`. Those known before the work are an OptionError, those found in the
 finished file an OutputError; without --strict both are warnings.
 """
 
@@ -12,7 +12,7 @@ from stbn_cli.video.formats import JPEG_SUFFIXES, Y4M
 from stbn_cli.video.frames import UNSPECIFIED, FrameReader, Warnings
 from stbn_cli.video.output import OutputTarget, image_pattern, resolve_output
 from stbn_cli.video.pixels import MATRIX_NUMBERS, describe_format, tag_name, untagged_matrix
-from stbn_cli.video.stereo import tell_stereo
+from stbn_cli.video.stereo import report_stereo
 from stbn_cli.video.streams import StreamCopier
 
 
@@ -27,18 +27,18 @@ def known_losses(reader: FrameReader, output: str | Path, options: EncodeOptions
     target = resolve_output(output)
     muxer = target.muxer if target.kind in ("video", "pipe") else None
     if muxer is None:
-        tell_jpeg_loss(reader, target, notes)
+        report_jpeg_loss(reader, target, notes)
     if muxer is not None:
         plan = plan_encoder(reader.metadata, muxer, options, notes)
         if muxer == Y4M:
-            tell_y4m_losses(reader, plan, notes)
-    tell_left_out(reader, muxer, notes)
+            report_y4m_losses(reader, plan, notes)
+    report_left_out(reader, muxer, notes)
     return notes.losses
 
 
-def tell_left_out(reader: FrameReader, muxer: str | None, notes: Warnings) -> None:
+def report_left_out(reader: FrameReader, muxer: str | None, notes: Warnings) -> None:
     """Say which streams, chapters, tags and marks a container (None: images) cannot hold."""
-    tell_stereo(reader.metadata, muxer, notes)
+    report_stereo(reader.metadata, muxer, notes)
     if reader.stream_source is not None:
         copier = StreamCopier(reader.stream_source, notes)
         try:
@@ -47,14 +47,14 @@ def tell_left_out(reader: FrameReader, muxer: str | None, notes: Warnings) -> No
             copier.close()
 
 
-def tell_jpeg_loss(reader: FrameReader, target: OutputTarget, notes: Warnings) -> None:
+def report_jpeg_loss(reader: FrameReader, target: OutputTarget, notes: Warnings) -> None:
     """Say that images of more than 8 bits are rounded."""
     depth = reader.metadata.bit_depth
     if depth > 8 and Path(image_pattern(target, reader.image_names)).suffix.lower() in JPEG_SUFFIXES:
         notes.lose(f"JPEG holds 8 bits; the {depth}-bit source is rounded. Use .png.")
 
 
-def tell_y4m_losses(reader: FrameReader, plan: EncoderPlan, notes: Warnings) -> None:
+def report_y4m_losses(reader: FrameReader, plan: EncoderPlan, notes: Warnings) -> None:
     """Say what of the pictures' meaning y4m has no tag for."""
     metadata, color = reader.metadata, plan.color
     assumed = untagged_matrix(metadata.width, metadata.height)

@@ -71,7 +71,7 @@ FIELD_ORDERS = {None: 1, "top": 2, "bottom": 3}
 
 
 def mark_field_order(context: av.VideoCodecContext, order: str | None) -> None:
-    """Tell an encoder which field comes first; None: whole pictures. PyAV before 17.1 cannot."""
+    """Set which field comes first for an encoder; None: whole pictures. PyAV before 17.1 cannot."""
     if hasattr(context, "field_order"):
         context.field_order = FIELD_ORDERS[order]
 
@@ -262,7 +262,7 @@ def field_order(picture: av.VideoFrame) -> FieldOrder | None:
     """Which field of a picture is first in time, as it is marked; None: progressive."""
     if not picture.interlaced_frame:
         return None
-    # PyAV does not tell, but a filter knows.
+    # PyAV does not report it, but a filter knows.
     graph = _graph(picture, Fraction(1, 1000), "select", "eq(interlace_type\\,TOPFIRST)")
     graph.push(picture)
     with contextlib.suppress(av.error.BlockingIOError):

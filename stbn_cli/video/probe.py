@@ -29,15 +29,15 @@ LONGEST_START = 4
 FIRST_WITH_OPTIONS = (17, 1)
 # FFmpeg's ticks per second for times of a whole container.
 CONTAINER_TICKS = 1_000_000
-# FFmpeg's mark of demuxers of bare streams: the times and the rate they tell are made up (AVFMT_NOTIMESTAMPS).
+# FFmpeg's mark of demuxers of bare streams: the times and the rate they report are made up (AVFMT_NOTIMESTAMPS).
 NO_TIMESTAMPS = 0x80
 # Demuxers that know when a picture is decoded, not when it is shown.
 DECODING_TIMES_ONLY = ("avi",)
 # Frames per second, beyond which a stated rate is a clock or an accident.
 SLOWEST, FASTEST = Fraction(1, 3600), Fraction(1000)
-# Demuxers whose clock of milliseconds is at times told as a rate.
+# Demuxers whose clock of milliseconds is at times reported as a rate.
 MILLISECOND_CLOCKS = ("matroska,webm", "flv")
-# An average above the rate at which all times can be told apart, by more than this share, is wrong.
+# An average above the rate at which all times differ, by more than this share, is wrong.
 RATE_TOLERANCE = Fraction(1, 100)
 
 
@@ -212,7 +212,7 @@ def frame_rate(container: InputContainer, stream: VideoStream) -> Fraction | Non
     """Frames per second, the one place where this is decided; None where the file says nothing that can be.
 
     The average is right where it is possible: below FASTEST, and not above FFmpeg's guess, which is the codec's own
-    rate or the lowest at which all times can be told apart. DV and GXF break that. Of a bare stream the average is
+    rate or the lowest at which all times differ. DV and GXF break that. Of a bare stream the average is
     FFmpeg's default.
     """
     base = to_fraction(stream.time_base)

@@ -1,4 +1,4 @@
-"""What a finished file says of itself, compared with what it should: metadata, chapters, words on streams."""
+"""What a finished file states of itself, compared with what it should: metadata, chapters, tags of streams."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ NO_LANGUAGE = (None, "", "und")
 
 @dataclass(frozen=True, slots=True)
 class StreamTags:
-    """What is said of one stream."""
+    """What is stated of one stream."""
 
     name: str  # for sentences, such as "stream 1 (audio)"
     language: str | None

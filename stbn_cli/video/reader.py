@@ -216,7 +216,7 @@ class VideoReader(FrameReader):
         return sum(1 for _ in self._shown(self._decoder(), Clock(self._timing, self._notes)))
 
     def count(self) -> FrameCount:
-        """How many frames there are in the range: exact if the file is small, or of a kind that tells."""
+        """How many frames there are in the range: exact if the file is small, or of a kind that states it."""
         metadata = self.metadata
         found, exact = self._count_packets(self._decoder())
         if found * metadata.width * metadata.height <= COUNTED_PIXELS:

@@ -47,7 +47,7 @@ def written_mode(metadata: VideoMetadata, muxer: str) -> str | None:
     return metadata.stereo_mode if metadata.stereo_mode in WRITABLE.get(muxer, ()) else None
 
 
-def tell_stereo(metadata: VideoMetadata, muxer: str | None, notes: Warnings) -> None:
+def report_stereo(metadata: VideoMetadata, muxer: str | None, notes: Warnings) -> None:
     """Say that a container (None: images) has no mark for two views where the source has one."""
     mode = metadata.stereo_mode
     if mode is None or (muxer is not None and written_mode(metadata, muxer)):

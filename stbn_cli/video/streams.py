@@ -31,7 +31,7 @@ from stbn_cli.video.subtitles import CONVERSIONS, to_mov_text, to_subrip
 if TYPE_CHECKING:
     from av.container.core import Chapter  # a name of the stubs, not of the module
 
-# What the source's muxer said of itself; the output's muxer says its own.
+# What the source's muxer states of itself; the output's muxer states its own.
 MUXER_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands"}
 # Figures mkvmerge and FFmpeg note about a stream's old content; wrong once the video is encoded again.
 STATISTICS_TAGS = ("ENCODER", "DURATION", "BPS", "NUMBER_OF_FRAMES", "NUMBER_OF_BYTES", "_STATISTICS")
@@ -52,7 +52,7 @@ MP4_KEYS = {
     ),
     *("location", "creation_time", "timecode", "language"),
 }
-# Containers without a place for chapters, and for what is said of the whole file.
+# Containers without a place for chapters, and for tags of the whole file.
 CHAPTERLESS_MUXERS = ("mpegts", Y4M)
 # What MPEG-TS has a stream type or descriptor for; it takes anything else as nameless data that nobody reads back.
 TS_CODECS = {
@@ -130,7 +130,7 @@ class StreamCopier:
         )
 
     def plan(self, muxer: str | None) -> None:
-        """Decide how each stream is copied; what the container cannot hold is said. None: images."""
+        """Decide how each stream is copied; what the container cannot hold is reported. None: images."""
         for stream in self._input.streams:
             if stream.index == self._source.video_index or self._is_made_anew(stream):
                 continue
@@ -197,7 +197,7 @@ class StreamCopier:
     def found_losses(self, path: Path, video: int) -> list[str]:
         """What the finished file does not say of itself though the source did. video: its index in the file."""
         wanted = ContainerTags()
-        if path.suffix.lower() != ".ts":  # said before
+        if path.suffix.lower() != ".ts":  # reported before
             wanted.tags = {key.lower(): value for key, value in self._metadata().items()}
             wanted.chapters = [chapter["metadata"].get("title", "") for chapter in self._chapters()]
         places = {index: target.index for index, target in (self._targets | self._attached).items()}
@@ -280,7 +280,7 @@ class StreamCopier:
             self._mux(self._waiting, output)
             self._waiting = next(self._packets, None)
 
-    def tell_refused(self) -> None:
+    def report_refused(self) -> None:
         """Put into the warnings how many packets no container would take."""
         for index, copy in sorted(self._targets.items()):
             if count := self._refused[copy.index]:
@@ -315,7 +315,7 @@ class StreamCopier:
             try:
                 packet = next(packets, None)
             except (FFmpegError, OSError):
-                # The reader has said already that the file is truncated.
+                # The reader has reported already that the file is truncated.
                 return
             if packet is None:
                 return

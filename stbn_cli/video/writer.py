@@ -28,8 +28,8 @@ from stbn_cli.video.images import ImageWriter
 from stbn_cli.video.losses import (
     refuse_found_losses,
     refuse_known_losses,
-    tell_jpeg_loss,
-    tell_left_out,
+    report_jpeg_loss,
+    report_left_out,
 )
 from stbn_cli.video.names import media_name
 from stbn_cli.video.output import (
@@ -45,7 +45,7 @@ from stbn_cli.video.pixels import (
     planes_to_frame,
 )
 from stbn_cli.video.probe import error_reason
-from stbn_cli.video.stereo import STEREO_TAG, tell_stereo, written_mode
+from stbn_cli.video.stereo import STEREO_TAG, report_stereo, written_mode
 from stbn_cli.video.streams import STATISTICS_TAGS, StreamCopier, packet_seconds
 from stbn_cli.video.times import Times
 from stbn_cli.video.verify import Expected, verify_video
@@ -101,8 +101,8 @@ def create_video(
     if target.pattern is not None and target.kind == "images":
         names = None
     notes = Warnings()
-    tell_jpeg_loss(source_reader, target, notes)
-    tell_left_out(source_reader, None, notes)
+    report_jpeg_loss(source_reader, target, notes)
+    report_left_out(source_reader, None, notes)
     return ImageWriter(
         target.path, pattern, source_reader.metadata, names, folder, dither=options.dither, notes=notes
     )
@@ -118,7 +118,7 @@ class VideoWriter(PictureWriter):
         self.path = target.path
         self._muxer = target.muxer
         self._follow(self._choose(options), options)
-        tell_stereo(reader.metadata, self._muxer, self._notes)
+        report_stereo(reader.metadata, self._muxer, self._notes)
         order = None if self._turns else self._plan.field_order  # a turned picture has no fields in its rows
         self._marker = None if order is None else FieldMarker(order)
         self._options = options
@@ -155,7 +155,7 @@ class VideoWriter(PictureWriter):
         try:
             if self._copier is not None:
                 self._copier.mux_until(None, self._output)
-                self._copier.tell_refused()
+                self._copier.report_refused()
             # Some containers announce a stream with its first packet only.
             copier = self._copier
             kinds = ["video"] if copier is None else copier.kinds(self._output)

@@ -132,7 +132,7 @@ class PipeReader(FrameReader):
     def close(self) -> None:
         """Let go of the pipe.
 
-        A thread that waits for the next frame is told that there is none, and can be joined then.
+        A thread that waits for the next frame learns that there is none, and can be joined then.
         """
         self._tap.stopped = True
         try:

@@ -21,7 +21,7 @@ from stbn_cli.files import create_private, partial_path, put_in_place
 from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder
 from stbn_cli.video.formats import FALLBACK_RATE, Y4M
 from stbn_cli.video.frames import UNSPECIFIED, Frame, FrameReader
-from stbn_cli.video.losses import tell_left_out, tell_y4m_losses
+from stbn_cli.video.losses import report_left_out, report_y4m_losses
 from stbn_cli.video.picturewriter import PictureWriter
 from stbn_cli.video.pixels import mark_field_order, planes_to_frame
 from stbn_cli.video.probe import error_reason
@@ -33,7 +33,7 @@ UNKNOWN_ASPECT = b" A0:0 "
 EVEN_WITHIN = Fraction(1, 4)
 # FFmpeg's names for its AVChromaLocation numbers.
 CHROMA_NAMES = {1: "left", 2: "center", 3: "topleft"}
-# Codecs whose 4:2:0 chroma lies left where nothing is said.
+# Codecs whose 4:2:0 chroma lies left where nothing is stated.
 LEFT_BY_DEFAULT = ("h264", "hevc", "mpeg2video", "mpeg4")
 
 
@@ -93,8 +93,8 @@ class Y4mWriter(PictureWriter):
             self._notes.add(
                 f"{self._source} states no frame rate; y4m needs one, and {FALLBACK_RATE} is written."
             )
-        tell_y4m_losses(reader, self._plan, self._notes)
-        tell_left_out(reader, Y4M, self._notes)
+        report_y4m_losses(reader, self._plan, self._notes)
+        report_left_out(reader, Y4M, self._notes)
         self._file: BinaryIO | None = None
         try:
             if self._partial is not None:
@@ -137,7 +137,7 @@ class Y4mWriter(PictureWriter):
 
     def _expected(self) -> Expected:
         times = [index / self._rate for index in range(self._count)]
-        # What cannot be kept has been said.
+        # What cannot be kept has been reported.
         color = replace(self._plan.color, matrix_tag=UNSPECIFIED, primaries=UNSPECIFIED, transfer=UNSPECIFIED)
         return Expected(0, times, ["video"], Y4M, color, self._aspect, 0, self._plan.field_order)
 
@@ -169,7 +169,7 @@ class Y4mWriter(PictureWriter):
         try:
             self._output.mux(self._stream.encode(picture))
         except BrokenPipeError:
-            raise  # nobody reads any more: that is no failure to tell of
+            raise  # nobody reads any more: that is no failure to report
         except (FFmpegError, OSError) as error:
             raise self._cannot_write(error) from error
 

@@ -84,7 +84,7 @@ def test_hardly_any_noise_is_said_to_be_that(clean: torch.Tensor) -> None:
     assert "hardly any noise" in found.verdict.sentences[0]
 
 
-def test_a_single_frame_is_measured_and_said_to_tell_little(clean: torch.Tensor) -> None:
+def test_a_single_frame_is_measured_and_reported_as_little_evidence(clean: torch.Tensor) -> None:
     found = analysed(SensorNoise(NoiseLevelFunction.white(15 / 255)).add_to(clean[:1], seeded()))
     assert found.frames == 1 and found.level == pytest.approx(15, rel=0.1)
     assert found.verdict.kind == "white" and "too few" in found.verdict.sentences[0]

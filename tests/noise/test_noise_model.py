@@ -111,10 +111,10 @@ def test_what_is_no_variance_is_refused(variances: tuple[tuple[float, ...], ...]
         NoiseLevelFunction.from_description({"variances": [list(row) for row in variances]})
 
 
-@pytest.mark.parametrize("told", [-0.1, 1.1, math.nan, "much"])
-def test_a_level_outside_the_scale_is_refused(told: float | str) -> None:
+@pytest.mark.parametrize("sigma", [-0.1, 1.1, math.nan, "much"])
+def test_a_level_outside_the_scale_is_refused(sigma: float | str) -> None:
     with pytest.raises(ValueError):
-        LearnedNoise.from_description({**BENT.describe(), "told": told})
+        LearnedNoise.from_description({**BENT.describe(), "conditioning_sigma": sigma})
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_the_expected_error_is_right_if_the_network_knows_itself() -> None:
     assert overconfident > 1.2 * predictions.expected_error(SHOT)
 
 
-def test_predictions_tell_their_noise() -> None:
+def test_predictions_show_their_noise() -> None:
     predictions, clean = made_predictions(SHOT)
     closer = predictions.mean + 0.5 * (clean - predictions.mean)
     honest = Predictions(predictions.outputs, predictions.noisy - clean + closer, predictions.group)

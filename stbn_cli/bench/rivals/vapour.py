@@ -59,7 +59,7 @@ def _missing(namespace: str, packages: str, module: str = MODULE) -> str | None:
 def _version(package: str) -> str:
     try:
         plugin = f", {package} {version(package)}"
-    except PackageNotFoundError:  # a plugin from elsewhere, which does not tell
+    except PackageNotFoundError:  # a plugin from elsewhere, which states none
         plugin = ""
     core = importlib.import_module(MODULE).core
     return f"VapourSynth R{core.core_version.release_major}{plugin}"
