@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stbn_cli.api import finetune, load_denoiser
+from stbn_cli import FinetuneOptions, finetune, load_denoiser
 from stbn_cli.bench.clips import find_clips, load_clean
 from stbn_cli.metrics import psnr
 from stbn_cli.synthesis.protocol import protocol_noise
@@ -57,8 +57,7 @@ def measure(path: Path, kind: str, options: argparse.Namespace) -> dict[str, Any
         output,
         model=options.model,
         minutes=options.minutes,
-        steps=options.steps,
-        from_scratch=options.from_scratch,
+        options=FinetuneOptions(steps=options.steps, from_scratch=options.from_scratch),
         flow=options.flow,
         device=options.device,
         overwrite=True,

@@ -40,7 +40,7 @@ from speed import (
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stbn_cli.api import load_denoiser
+from stbn_cli import DenoiserOptions, load_denoiser
 from stbn_cli.checkpoints.serial import load_checkpoint
 from stbn_cli.inference.device import PRECISIONS, resolve_device, resolve_precision
 from stbn_cli.inference.plan import Plan
@@ -254,7 +254,7 @@ def measure(arguments: argparse.Namespace, file: Path, device: torch.device) -> 
     matrix, copy = matrix_rate(device, dtype, repeats=3), copy_rate(device, repeats=3)
     torch.set_float32_matmul_precision("highest")
     width, height = arguments.size
-    denoiser = load_denoiser(
+    options = DenoiserOptions(
         file,
         flow=arguments.flow,
         device=str(device),
@@ -264,6 +264,7 @@ def measure(arguments: argparse.Namespace, file: Path, device: torch.device) -> 
         tile=arguments.tile,
         scene_cuts=False,
     )
+    denoiser = load_denoiser(options=options)
     plan = denoiser.plan_for(height, width)
     chunk = plan.chunk
     frames = moving_texture(width, height, DISTINCT_FRAMES)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stbn_cli import load_denoiser
+from stbn_cli import DenoiserOptions, load_denoiser
 from stbn_cli.metrics import psnr
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.protocol import protocol_noise
@@ -36,7 +36,8 @@ def load(arguments: argparse.Namespace) -> tuple[torch.Tensor, np.ndarray]:
 
 
 def denoise(noisy: np.ndarray, arguments: argparse.Namespace, chunk: int, tile: int) -> torch.Tensor:
-    denoiser = load_denoiser(arguments.model, sigma=arguments.sigma, chunk=chunk, tile=tile, scene_cuts=False)
+    options = DenoiserOptions(chunk=chunk, tile=tile, scene_cuts=False)
+    denoiser = load_denoiser(arguments.model, sigma=arguments.sigma, options=options)
     return torch.from_numpy(denoiser(noisy)).permute(0, 3, 1, 2)
 
 
@@ -65,7 +66,9 @@ def stream_memory(arguments: argparse.Namespace, length: int, queue: "multiproce
         for t in range(length):
             yield noisy[abs((t + len(noisy) - 1) % period - (len(noisy) - 1))]
 
-    denoiser = load_denoiser(arguments.model, sigma=arguments.sigma, scene_cuts=False)
+    denoiser = load_denoiser(
+        arguments.model, sigma=arguments.sigma, options=DenoiserOptions(scene_cuts=False)
+    )
     for _ in denoiser.stream(frames()):
         pass
     queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

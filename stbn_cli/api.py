@@ -5,9 +5,9 @@ RGB.
 """
 
 from collections.abc import Callable, Sequence
-from fractions import Fraction
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,10 +20,9 @@ from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.scale import to_unit
 from stbn_cli.source import Source, Span
-from stbn_cli.video.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from stbn_cli.analysis.analysis import Analysis
+    from stbn_cli.finetuning.options import FinetuneOptions
     from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult
     from stbn_cli.pipeline import DenoiseSummary
     from stbn_cli.runs import Clip
@@ -31,47 +30,23 @@ if TYPE_CHECKING:
 
 
 def load_denoiser(
-    model: str | Path = AUTO,
+    model: str | Path | None = None,
     *,
     sigma: float | None = None,
-    strength: float = 1.0,
-    luma: float = 1.0,
-    chroma: float = 1.0,
-    keep_grain: float = 0.0,
-    uncertainty: bool = False,
+    strength: float | None = None,
     noise_kind: NoiseKind | None = None,
     flow: str | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    chunk: int | None = None,
-    chunk_overlap: int | None = None,
-    tile: int | None = None,
-    tile_overlap: int | None = None,
-    scene_cuts: bool = True,
+    device: str | None = None,
+    precision: str | None = None,
+    options: DenoiserOptions | None = None,
     on_message: Callable[[str], None] | None = None,
 ) -> LoadedDenoiser:
     """Load a model, ready to denoise arrays and files.
 
     Args:
-        model: "auto", a name listed by `stbn weights list`, a path, or "hf:owner/repo[@revision]/file.safetensors".
-        sigma: standard deviation of the noise on the 0-255 scale; None estimates it for each scene, or takes what a
-            finetuned model has learned of its footage.
-        strength: share of the noise that is removed, 0 to 1; above, to 3, it is taken for so many times as strong.
-        luma, chroma: shares, 0 to 1, of what is to be removed that are: of its brightness, and of its colour.
-        keep_grain: share of the removed brightness noise that is put back, 0 to 1.
-        uncertainty: `stream` gives the standard deviation of every value behind it; see `Denoiser.stream`.
-        noise_kind: which kind of noise the model "auto" is to be for: "white", "sensor", "camera" or "compressed"
-            (`stbn_cli.analyze` finds out); None: the kind that `denoise_file` measures in each file, and "white" for
-            arrays. Other models know what they are for.
-        flow: optical flow, one of `flow.ESTIMATOR_NAMES`; None takes the one the model was trained with, but on CUDA
-            "light" in place of "dis", which would keep the device waiting for the CPU.
-        device: auto, cpu, cuda, cuda:N or mps, or several CUDA devices with commas between them, which share the
-            chunks.
-            On a CPU under Linux the process keeps freed memory for itself from then on (`keep_freed_memory`).
-        precision: auto, fp32, fp16 or bf16.
-        chunk, chunk_overlap: frames worked on at a time, and looked ahead; None: as memory allows.
-        tile, tile_overlap: pixels of a tile (0: never tile), and around it; None: as memory allows.
-        scene_cuts: start afresh at scene cuts.
+        model, sigma, strength, noise_kind, flow, device, precision: those of `DenoiserOptions`, in place of what
+            `options` say.
+        options: all that can be chosen; None: the defaults.
         on_message: receives sentences on fallbacks, on a sigma the model was not trained for, and on a precision that
             the device only emulates; the last comes as a Python warning where this is None.
 
@@ -79,25 +54,17 @@ def load_denoiser(
         OptionError: an option is out of range, or the device is not there.
         CheckpointError: the model is unknown, missing or damaged.
     """
-    options = DenoiserOptions(
-        model=model,
-        sigma=sigma,
-        strength=strength,
-        luma=luma,
-        chroma=chroma,
-        keep_grain=keep_grain,
-        uncertainty=uncertainty,
-        noise_kind=noise_kind,
-        flow=flow,
-        device=device,
-        precision=precision,
-        chunk=chunk,
-        chunk_overlap=chunk_overlap,
-        tile=tile,
-        tile_overlap=tile_overlap,
-        scene_cuts=scene_cuts,
-    )
-    return load(options, on_message)
+    given = {
+        "model": model,
+        "sigma": sigma,
+        "strength": strength,
+        "noise_kind": noise_kind,
+        "flow": flow,
+        "device": device,
+        "precision": precision,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return load(replace(options or DenoiserOptions(), **chosen), on_message)
 
 
 def denoise_file(
@@ -106,17 +73,13 @@ def denoise_file(
     denoiser: Denoiser,
     *,
     encode: "EncodeOptions | None" = None,
+    span: Span | None = None,
     overwrite: bool = False,
-    start: float | None = None,
-    end: float | None = None,
-    rate: Fraction | float | None = None,
-    hardware: str | None = None,
-    max_pixels: int | None = None,
-    field: str = "auto",
     progress: Callable[[int], None] | None = None,
     uncertainty: str | Path | None = None,
     keep_progress: bool = False,
     resume: bool = False,
+    restart: bool = False,
     adapt_minutes: float | None = None,
 ) -> "DenoiseSummary":
     """Denoise a video file or an image sequence. `output` appears whole and verified, or not at all.
@@ -127,17 +90,14 @@ def denoise_file(
         encode: how to encode; None: like the input.
         denoiser: with the model "auto" and no kind of noise, the model for the kind that is measured takes its place;
             its `report` is then empty.
+        span: which part of the input to take, and how to read it; None: all.
         overwrite: replace `output` if it is there.
-        start, end: half-open range in seconds from the beginning of the input.
-        rate: frames per second of an image sequence; None: 25.
-        hardware: "auto" or "cuda" decodes on the graphics card, or in software with a warning where it cannot.
-        max_pixels: of one picture; an input that states more is refused. None: 8192 x 8192.
-        field: "on" denoises the two fields of each picture apart, "off" does not, "auto" goes by the input's marks.
         progress: called with the number of frames denoised so far.
         uncertainty: a .mkv to write the standard deviation of every value to, times 8, in lossless RGB of
             16 bits; for a denoiser that was loaded with `uncertainty`.
         keep_progress: keep finished frames in a hidden folder beside `output` until it is done.
         resume: go on where an interrupted call with the same options ended, if there was one; keeps progress.
+        restart: drop what an interrupted call has kept; without this or `resume`, that is an `OutputError`.
         adapt_minutes: finetune the model on this input first, for about so long.
 
     Raises:
@@ -149,9 +109,7 @@ def denoise_file(
 
     loaded = denoiser if isinstance(denoiser, LoadedDenoiser) else None
     job = DenoiseJob(
-        source=Source(
-            input, Span(start, end, rate, field, MAX_PIXELS if max_pixels is None else max_pixels, hardware)
-        ),
+        source=Source(input, span or Span()),
         output=output,
         options=DenoiserOptions() if loaded is None else loaded.requested,
         encode=encode or EncodeOptions(),
@@ -159,14 +117,15 @@ def denoise_file(
         uncertainty=uncertainty,
         keep_progress=keep_progress or resume,
         resume=resume,
-        restart=not resume,
+        restart=restart,
         adapt_minutes=adapt_minutes,
         resume_command="Call denoise_file again with resume=True.",
+        choices="Go on with resume=True, or start again with restart=True.",
     )
     if loaded is None and (job.keep_progress or adapt_minutes is not None):
         raise OptionError("To keep progress or to adapt a model, give a denoiser made by load_denoiser.")
-    tell = None if loaded is None else loaded.on_message
-    with job.prepare(Events(show_warning=tell or (lambda message: None)), denoiser) as prepared:
+    on_message = None if loaded is None else loaded.on_message
+    with job.prepare(Events(show_warning=on_message or (lambda message: None)), denoiser) as prepared:
         if loaded is not None:
             return prepared.run(progress).summary
         return write_denoised(
@@ -187,47 +146,36 @@ def finetune(
     *,
     model: str | Path = AUTO,
     sigma: float | None = None,
-    minutes: float = 10.0,
-    steps: int | None = None,
-    from_scratch: bool = False,
+    minutes: float | None = None,
     flow: str | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    start: float | None = None,
-    end: float | None = None,
-    rate: Fraction | float | None = None,
-    field: str = "auto",
-    max_pixels: int | None = None,
-    seed: int = 0,
+    device: str = AUTO,
+    precision: str = AUTO,
+    options: "FinetuneOptions | None" = None,
+    span: Span | None = None,
     resume: bool = False,
     overwrite: bool = False,
     preview: str | Path | None = None,
     progress: "Callable[[FinetuneProgress], None] | None" = None,
     on_message: Callable[[str], None] | None = None,
-    measured: "Analysis | None" = None,
-    **sizes: Any,
 ) -> "FinetuneResult":
     """Adapt a model to noisy clips of one camera, from these clips alone; never worse than the model by its estimate.
 
     Args:
         clips: videos, folders or patterns of images, or arrays `(T, H, W, 3)` as `denoiser` takes them.
         output: the finetuned model, `.safetensors`; None writes nothing. It appears whole or not at all.
-        model: to start from; as `load_denoiser` takes it.
-        sigma: standard deviation of the noise on the 0-255 scale; None learns it as a function of brightness.
-        minutes: wall-clock time to take, about; with `steps` (of the optimiser) it is as long as that takes.
-        from_scratch: start from random weights of the same shape instead.
-        flow: as for `load_denoiser`; a network ("light") is finetuned too, where that helps.
-        device, precision: as for `load_denoiser`; fp16 is bf16 here, or fp32 where that is only emulated.
-        start, end, rate: part of video files in seconds, and frames per second of image sequences.
-        field, max_pixels: as for `denoise_file`.
-        seed: the same one with the same `steps` gives the same file on a CPU.
+        model: to start from; as `DenoiserOptions` has it.
+        sigma: standard deviation of the noise on the 0-255 scale, in place of what `options` say; None there too
+            learns it as a function of brightness.
+        minutes: wall-clock time to take, about, in place of what `options` say.
+        flow: as in `DenoiserOptions`; a network ("light") is finetuned too, where that helps.
+        device, precision: as in `DenoiserOptions`; fp16 is bf16 here, or fp32 where that is only emulated.
+        options: how to learn; None: the defaults. The same `seed` with the same `steps` gives the same file on a CPU.
+        span: which part of video files to take, and how to read them; None: all.
         resume: go on with the run for `output` that was interrupted.
         overwrite: replace `output` if it is there.
         preview: a picture of a crop before and after, `.png` or `.jpg`.
         progress: called with how far the run is.
         on_message: receives a sentence on a precision that the device only emulates; None: a Python warning.
-        measured: what `analyze` has found in the clip, where that is known; None measures the clips.
-        sizes: `batch_size`, `patch_size`, `train_length`, `learning_rate`, `distillation` of `FinetuneOptions`.
 
     Raises:
         StbnError: one of its classes, with a sentence that says what to do.
@@ -236,14 +184,14 @@ def finetune(
     from stbn_cli.finetuning.options import FinetuneOptions
     from stbn_cli.jobs.finetune import FinetuneJob
 
+    given = {"sigma": to_unit(sigma), "minutes": minutes}
     with checked_options():
-        options = FinetuneOptions(
-            sigma=to_unit(sigma), minutes=minutes, steps=steps, from_scratch=from_scratch, seed=seed, **sizes
-        )
+        chosen = {name: value for name, value in given.items() if value is not None}
+        options = replace(options or FinetuneOptions(), **chosen)
     job = FinetuneJob(
         clips=[clips] if isinstance(clips, str | Path | np.ndarray) else list(clips),
         output=output,
-        span=Span(start, end, rate, field, MAX_PIXELS if max_pixels is None else max_pixels),
+        span=span or Span(),
         options=options,
         model=model,
         flow=flow,
@@ -253,4 +201,4 @@ def finetune(
         overwrite=overwrite,
         resume=resume,
     )
-    return job.run(progress or (lambda _: None), on_message, measured)
+    return job.run(progress or (lambda _: None), on_message)

@@ -14,14 +14,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Which part of videos to take, in seconds, and how to read them; see `open_video`."""
+    """Which part of videos to take, and how to read them.
+
+    start, end: half-open range in seconds from the beginning.
+    rate: frames per second of image sequences; None: 25.
+    field: "on" takes the two fields of each picture apart, "off" does not, "auto" goes by the input's marks.
+    max_pixels: of one picture; an input that states more is refused.
+    hardware: "auto" or "cuda" decodes on the graphics card, or in software with a warning where it cannot.
+    """
 
     start: float | None = None
     end: float | None = None
-    rate: Fraction | float | None = None  # frames per second of image sequences
+    rate: Fraction | float | None = None
     field: str = "auto"
-    max_pixels: int = MAX_PIXELS  # of one picture
-    hardware: str | None = None  # that decodes
+    max_pixels: int = MAX_PIXELS
+    hardware: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +44,23 @@ class Source:
         return self.path == STANDARD_STREAM
 
     def open(
-        self, *, start: float | None = None, end: float | None = None, strict: bool = False
+        self,
+        *,
+        start: float | None = None,
+        end: float | None = None,
+        strict: bool = False,
+        once: bool = False,
     ) -> "FrameReader":
-        """A reader of its frames; `start` and `end` (seconds) take the place of its own. Raises as `open_video`."""
+        """A reader of its frames; `start` and `end` (seconds) take the place of its own. Raises as `open_video`.
+
+        once: whatever needs the frames gets them from this reader; without it, a pipe is refused.
+        """
         from stbn_cli.video.reader import open_video  # arrays need no PyAV
 
+        if self.is_pipe and not once:
+            from stbn_cli.video.y4m_reader import read_twice
+
+            raise read_twice()
         span = self.span
         return open_video(
             self.path,

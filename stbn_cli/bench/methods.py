@@ -40,6 +40,7 @@ class ModelMethod:
     def open(self) -> Run:
         from stbn_cli.api import load_denoiser
         from stbn_cli.inference.device import usable_memory
+        from stbn_cli.jobs.options import DenoiserOptions
 
         denoiser = load_denoiser(
             self.model,
@@ -47,7 +48,7 @@ class ModelMethod:
             flow=self.flow,
             device=self.device,
             precision=self.precision,
-            scene_cuts=False,  # by the protocol, a clip is one scene
+            options=DenoiserOptions(scene_cuts=False),  # by the protocol, a clip is one scene
             on_message=lambda _: None,  # what there is to say, the command says once
         )
         free = usable_memory(denoiser.device)

@@ -59,6 +59,8 @@ class DenoiseJob:
     adapt_minutes: float | None = None  # of finetuning before; None: none
     dry_run: bool = False  # nothing is written, locked or finetuned
     resume_command: str = "Run it again and resume."  # how an interrupted run is resumed, a sentence
+    # What to do about one that was interrupted before, a sentence.
+    choices: str = "Go on with --resume, or start again with --restart."
 
     def prepare(self, events: Events, denoiser: "Denoiser | None" = None) -> "PreparedDenoising":
         """Open the source, check outputs and options, lock the output's place. A context manager.
@@ -86,7 +88,9 @@ class PreparedDenoising:
         self._given, self._denoiser = denoiser, None
         self._stack = ExitStack()
         with ExitStack() as stack:
-            self.reader: FrameReader = stack.enter_context(job.source.open(strict=job.encode.strict))
+            self.reader: FrameReader = stack.enter_context(
+                job.source.open(strict=job.encode.strict, once=True)
+            )
             for output in (job.output, job.uncertainty):
                 if output is not None:
                     check_output(job.source.path, output, job.overwrite)
@@ -97,7 +101,7 @@ class PreparedDenoising:
                 refuse_changes(self.reader)
             if not job.dry_run and job.output != STANDARD_STREAM:
                 self.folder = stack.enter_context(WorkFolder(job.output))
-                take_over(self.folder, resume=job.resume, restart=job.restart)
+                take_over(self.folder, resume=job.resume, restart=job.restart, choices=job.choices)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:

@@ -15,7 +15,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DenoiserOptions:
-    """The arguments of `load_denoiser`; see there. `sigma` on the 0-255 scale."""
+    """What `load_denoiser` lets choose.
+
+    model: "auto", a name listed by `stbn weights list`, a path, or "hf:owner/repo[@revision]/file.safetensors".
+    sigma: standard deviation of the noise on the 0-255 scale; None estimates it for each scene, or takes what a
+        finetuned model has learned of its footage.
+    strength: share of the noise that is removed, 0 to 1; above, to 3, it is taken for so many times as strong.
+    luma, chroma: shares, 0 to 1, of what is to be removed that are: of its brightness, and of its colour.
+    keep_grain: share of the removed brightness noise that is put back, 0 to 1.
+    uncertainty: `stream` gives the standard deviation of every value behind it; see `Denoiser.stream`.
+    noise_kind: which kind of noise "auto", or a model for several kinds, is to be for: "white", "sensor", "camera" or
+        "compressed" (`stbn_cli.analyze` finds out); None: the kind that `denoise_file` measures in each file, and
+        "white" for arrays. Other models know what they are for.
+    flow: optical flow, one of `flow.ESTIMATOR_NAMES`; None takes the one the model was trained with, but on CUDA
+        "light" in place of "dis", which would keep the device waiting for the CPU.
+    device: auto, cpu, cuda, cuda:N or mps, or several CUDA devices with commas between them, which share the chunks.
+        On a CPU under Linux the process keeps freed memory for itself from then on (`keep_freed_memory`).
+    precision: auto, fp32, fp16 or bf16.
+    chunk, chunk_overlap: frames worked on at a time, and looked ahead; None: as memory allows.
+    tile, tile_overlap: pixels of a tile (0: never tile), and around it; None: as memory allows.
+    scene_cuts: start afresh at scene cuts.
+    """
 
     model: str | Path = AUTO
     sigma: float | None = None
@@ -24,9 +44,7 @@ class DenoiserOptions:
     chroma: float = 1.0
     keep_grain: float = 0.0
     uncertainty: bool = False
-    noise_kind: NoiseKind | None = (
-        None  # for models of several kinds, "auto" among them; None: the clip's own
-    )
+    noise_kind: NoiseKind | None = None
     flow: str | None = None
     device: str = AUTO
     precision: str = AUTO

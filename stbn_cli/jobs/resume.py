@@ -24,10 +24,10 @@ SMALLEST_KEPT = 16
 LARGE_BYTES = 100 << 20
 
 
-def take_over(folder: "WorkFolder", *, resume: bool, restart: bool) -> None:
+def take_over(folder: "WorkFolder", *, resume: bool, restart: bool, choices: str) -> None:
     """Clear what an earlier run left, unless there is something to go on with.
 
-    Raises OutputError if there is and the user has not said what to do with it.
+    Raises OutputError if there is and the user has not said what to do with it, with the `choices` there are.
     """
     from stbn_cli.chunkstore import STATE_FILE, read_state
 
@@ -39,10 +39,7 @@ def take_over(folder: "WorkFolder", *, resume: bool, restart: bool) -> None:
     folder.keep()
     found = read_state(folder.path)
     frames = found.state.frames if found is not None else 0
-    raise OutputError(
-        f"An interrupted run has kept {frames} frame(s) of {folder.output}. Go on with --resume, or start again with "
-        "--restart."
-    )
+    raise OutputError(f"An interrupted run has kept {frames} frame(s) of {folder.output}. {choices}")
 
 
 def open_store(

@@ -10,7 +10,6 @@ import os
 import re
 import select
 import sys
-import weakref
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -211,25 +210,18 @@ class PipeReader(FrameReader):
         )
 
 
-# What is read passes once: whoever opens it again is told so.
-_taken: weakref.WeakSet[BinaryIO] = weakref.WeakSet()
-
-
 def open_standard_input(start: Fraction | None, end: Fraction | None, field: str = AUTO) -> PipeReader:
     """The reader of standard input.
 
-    Raises InputError where there is no y4m or it has been opened before, and OptionError for a terminal.
+    Raises InputError where there is no y4m, and OptionError for a terminal.
     """
     stream = getattr(sys.stdin, "buffer", None)
     if stream is None or stream.closed:
         raise InputError("There is no standard input. Name a file, or pipe y4m in.")
-    if stream in _taken:
-        raise read_twice()
     if is_terminal(stream):
         raise OptionError(
             "Standard input is a terminal. Pipe y4m in: ffmpeg -i in.mp4 -f yuv4mpegpipe -strict -1 - | stbn denoise -"
         )
-    _taken.add(stream)
     return PipeReader(stream, start=start, end=end, field=field)
 
 

@@ -1,15 +1,20 @@
 """The Python interface: a model, an array, a file."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import stbn_cli
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, save_checkpoint
-from stbn_cli.errors import CheckpointError, OptionError
+from stbn_cli.errors import CheckpointError, InterruptedByUserError, OptionError, OutputError
+from stbn_cli.jobs.denoise import DenoiseJob
+from stbn_cli.jobs.events import Events
 from stbn_cli.jobs.model import sigma_warning
 from stbn_cli.models.lightflow import LightFlowNet
 from stbn_cli.models.stbn import STBN
+from stbn_cli.source import Source
 from tests.networks import TINY
 
 
@@ -49,7 +54,30 @@ def test_sigma_is_on_the_8_bit_scale_and_warned_about(tiny_model_path) -> None:
 )
 def test_options_out_of_range(tiny_model_path, options) -> None:
     with pytest.raises(OptionError):
-        stbn_cli.load_denoiser(tiny_model_path, **options)
+        stbn_cli.load_denoiser(tiny_model_path, options=stbn_cli.DenoiserOptions(**options))
+
+
+def test_keywords_take_the_place_of_options(tiny_model_path) -> None:
+    options = stbn_cli.DenoiserOptions("missing", sigma=20, chunk=3, device="cpu", precision="fp32")
+    denoiser = stbn_cli.load_denoiser(tiny_model_path, sigma=30, options=options)
+    assert denoiser.requested == replace(options, model=tiny_model_path, sigma=30)
+    assert denoiser.options.chunk == 3
+
+
+def test_kept_frames_are_not_dropped_without_being_asked_to(tiny_model_path, make_clip, content) -> None:
+    clip = make_clip()
+    output = clip.with_name("clean.mkv")
+    options = stbn_cli.DenoiserOptions(tiny_model_path, sigma=25, device="cpu", chunk=2, chunk_overlap=1)
+    denoiser = stbn_cli.load_denoiser(options=options)
+    job = DenoiseJob(Source(clip), output, options, stbn_cli.EncodeOptions(), keep_progress=True)
+    with job.prepare(Events(), denoiser) as prepared, pytest.raises(InterruptedByUserError):
+        prepared.run(stop=lambda: True)
+    for _ in range(2):
+        with pytest.raises(OutputError, match="restart=True"):
+            stbn_cli.denoise_file(clip, output, denoiser)
+    counts: list[int] = []
+    stbn_cli.denoise_file(clip, output, denoiser, resume=True, progress=counts.append)
+    assert content(output).times == content(clip).times and counts[-1] == 8
 
 
 def test_flow_network_travels_with_the_model(tmp_path) -> None:

@@ -15,6 +15,7 @@ from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.inference import device
 from stbn_cli.jobs import adapt
 from stbn_cli.models.config import MODEL_SIZES
+from tests.finetuning.runs import finetune_with
 from tests.networks import TINY
 
 WARNING = "only emulates bf16"
@@ -82,10 +83,10 @@ def test_python_is_warned_too(emulating: None, frames: Path, tiny_model_path: Pa
     stbn_cli.load_denoiser(tiny_model_path, device="cpu", precision="fp32", on_message=told.append)
     clip = np.stack([cv2.imread(str(path)) for path in sorted(frames.iterdir())])
     learning = {"model": tiny_model_path, **LITTLE}
-    stbn_cli.finetune(clip, **learning, **arguments, on_message=told.append)
+    finetune_with(clip, **learning, **arguments, on_message=told.append)
     assert len(told) == 2 and all(WARNING in text for text in told)
     # Nobody asked for bf16 here, which is what else fp16 becomes.
-    stbn_cli.finetune(clip, **learning, device="cpu", precision="fp16", on_message=told.append)
+    finetune_with(clip, **learning, device="cpu", precision="fp16", on_message=told.append)
     assert len(told) == 2
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -13,6 +13,7 @@ from stbn_cli.api import denoise_file
 from stbn_cli.cli.app import main
 from stbn_cli.errors import InputError, OutputError
 from stbn_cli.pipeline import denoise_video
+from stbn_cli.source import Span
 from stbn_cli.video.formats import MUXERS
 from stbn_cli.video.reader import open_video
 from stbn_cli.video.writer import EncodeOptions, create_video
@@ -338,4 +339,4 @@ def test_damage_is_counted_in_the_summary_of_the_interface(make_clip, tmp_path) 
     assert summary.damage.missing + summary.damage.concealed == 1
     assert summary.frames == 8 - summary.damage.missing
     with pytest.raises(InputError, match="more than the limit of 100 pixels"):
-        denoise_file(broken, tmp_path / "more.mkv", Identity(), max_pixels=100)  # type: ignore[arg-type]
+        denoise_file(broken, tmp_path / "more.mkv", Identity(), span=Span(max_pixels=100))  # type: ignore[arg-type]

@@ -278,7 +278,9 @@ def test_a_preview_is_the_full_run(tmp_path, model, field) -> None:
 
     clip = interlaced_clip(tmp_path / "in.mkv", "ffv1", "yuv444p", size=(64, 48), frames=7, paint=paint)
     denoiser = load_denoiser(model, sigma=30, precision="fp32", device="cpu")
-    denoise_file(clip, tmp_path / "out.mkv", denoiser, encode=EncodeOptions(lossless=True), field=field)
+    denoise_file(
+        clip, tmp_path / "out.mkv", denoiser, encode=EncodeOptions(lossless=True), span=Span(field=field)
+    )
     with open_video(tmp_path / "out.mkv", field="off") as reader:
         wanted = list(reader)[3].rgb
     (shot,) = preview_frames(Source(clip, Span(field=field)), denoiser, at=0.12)

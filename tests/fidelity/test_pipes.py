@@ -9,12 +9,14 @@ import sys
 import threading
 import time
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 
+from stbn_cli.api import denoise_file, finetune, load_denoiser
 from stbn_cli.cli.app import main
 from stbn_cli.errors import InputError, OptionError
 from stbn_cli.pipeline import denoise_video
@@ -265,8 +267,15 @@ def test_a_pipe_is_read_once(feed) -> None:
         assert len(list(reader)) == 2
         with pytest.raises(InputError, match="only once"):
             iter(reader)
+
+
+def test_what_needs_the_frames_of_a_pipe_again_is_refused(feed, model: Path, tmp_path: Path) -> None:
+    feed(y4m(ClipSpec(frames=2)))
+    denoiser = load_denoiser(model, sigma=10, device="cpu")
     with pytest.raises(InputError, match="only once"):
-        open_video("-")
+        denoise_file("-", tmp_path / "out.mkv", denoiser, adapt_minutes=0.1)
+    with pytest.raises(InputError, match="only once"):
+        finetune("-", model=model, sigma=10.0)
 
 
 def test_terminals_are_refused(monkeypatch) -> None:

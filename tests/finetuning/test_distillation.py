@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stbn_cli.api import finetune, load_denoiser
+from stbn_cli.api import load_denoiser
 from stbn_cli.checkpoints.flow import load_flow_checkpoint
 from stbn_cli.checkpoints.serial import Checkpoint, load_checkpoint, save_checkpoint
 from stbn_cli.checkpoints.store import find_flow
@@ -25,6 +25,7 @@ from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult
 from stbn_cli.flow.estimator import NetworkFlow
 from stbn_cli.models.lightflow import LightFlowConfig, LightFlowNet
 from tests.cli.conftest import save_tiny_model
+from tests.finetuning.runs import finetune_with
 
 SIDE, FRAMES, SPEED = 32, 4, 3  # pixels, and pixels a frame
 SIGMA = 40.0  # 0-255 scale
@@ -158,7 +159,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clips = [noised(moving(seed), seed) for seed in (10, 11)]
     options = {"steps": 70, "learning_rate": 1e-2, "batch_size": 2, "patch_size": 32, "train_length": 3}
     path = folder / "taught.safetensors"
-    finetune(clips, path, model=start, sigma=SIGMA, device="cpu", precision="fp32", **options)
+    finetune_with(clips, path, model=start, sigma=SIGMA, device="cpu", precision="fp32", **options)
     return path
 
 
@@ -175,7 +176,7 @@ def learn(clips: list[np.ndarray], output: Path, model: Path, **options) -> Fine
         "device": "cpu",
         "precision": "fp32",
     }
-    return finetune(clips, output, model=model, **{**small, **options})
+    return finetune_with(clips, output, model=model, **{**small, **options})
 
 
 def scrambled(weights: dict[str, Tensor]) -> dict[str, Tensor]:

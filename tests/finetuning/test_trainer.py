@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from stbn_cli.api import finetune, load_denoiser
+from stbn_cli.api import load_denoiser
 from stbn_cli.checkpoints.serial import load_checkpoint, save_checkpoint
 from stbn_cli.errors import CheckpointError, InputError
 from stbn_cli.finetuning import selection
@@ -22,6 +22,7 @@ from stbn_cli.finetuning.plan import FinetuneSchedule
 from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult, Outcome
 from stbn_cli.noise.model import LearnedNoise
 from tests.cli.conftest import save_tiny_model
+from tests.finetuning.runs import finetune_with
 
 SIGMA = 25.0  # 0-255 scale, as all noise levels here
 CHANNEL_SIGMAS = (10.0, 20.0, 40.0)
@@ -71,7 +72,7 @@ def noised(clean: np.ndarray, sigma: float | tuple[float, ...] = SIGMA, seed: in
 
 def learn(clips: np.ndarray | list[np.ndarray], output: Path, model: Path, **options) -> FinetuneResult:
     """A small run; the later of equally named options counts."""
-    return finetune(clips, output, model=model, **{**SMALL, **BRISK, **options})
+    return finetune_with(clips, output, model=model, **{**SMALL, **BRISK, **options})
 
 
 def denoise(model: Path, clips: list[np.ndarray], **options) -> list[np.ndarray]:
@@ -496,7 +497,7 @@ def test_without_an_output_the_result_holds_the_model(
     lesson: Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = finetune(lesson.noisy, model=lesson.start, sigma=SIGMA, **SMALL, **BRISK)
+    result = finetune_with(lesson.noisy, model=lesson.start, sigma=SIGMA, **SMALL, **BRISK)
     assert list(tmp_path.iterdir()) == []
     assert result.improved and result.checkpoint.info.name == "tiny-finetuned"
     save_checkpoint(tmp_path / "own.safetensors", result.checkpoint)

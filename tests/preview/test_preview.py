@@ -13,6 +13,7 @@ import torch
 from stbn_cli.api import load_denoiser
 from stbn_cli.errors import OptionError
 from stbn_cli.jobs.model import LoadedDenoiser
+from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.noise.model import SceneNoise
 from stbn_cli.preview import location
 from stbn_cli.preview.forecast import TrialResult, seconds_per_frame
@@ -50,7 +51,8 @@ def small_bikes(bikes_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LoadedDenoiser]:
     path = save_tiny_model(tmp_path_factory.mktemp("models") / "tiny.safetensors", flow="dis")
-    return lambda **options: load_denoiser(path, device="cpu", **{"precision": "fp32", **options})
+    own = DenoiserOptions(path, device="cpu", precision="fp32")
+    return lambda **options: load_denoiser(options=replace(own, **options))
 
 
 def full_run(path: Path, denoiser: LoadedDenoiser, end: float | None = None) -> list[np.ndarray]:
@@ -96,9 +98,10 @@ def test_the_shipped_model_at_its_own_chunks(small_bikes) -> None:
 
 
 def test_a_warm_up_in_the_middle_of_a_scene_is_enough(small_bikes) -> None:
-    denoiser = load_denoiser(
+    options = DenoiserOptions(
         "stbn-xs", device="cpu", precision="fp32", scene_cuts=False, sigma=25, chunk=4, chunk_overlap=2
     )
+    denoiser = load_denoiser(options=options)
     full = full_run(small_bikes, denoiser)
     found = surveyed(small_bikes, denoiser, at=3.28)
     assert 0 < found.parts[0].start <= 82 - location.WARMUP
