@@ -14,12 +14,13 @@ from stbn_cli.cli.exits import sentence
 from stbn_cli.cli.parsing import DENOISED, default_output
 from stbn_cli.cli.progress import BatchPlace
 from stbn_cli.errors import InputError, InterruptedByUserError, OptionError, OutputError, StbnError
-from stbn_cli.video.formats import IMAGE_SUFFIXES, STANDARD_STREAM, VIDEO_SUFFIXES
+from stbn_cli.video.formats import IMAGE_SUFFIXES, STANDARD_STREAM, VIDEO_SUFFIXES, WRITABLE_SUFFIXES
 from stbn_cli.video.names import natural_key
 
 TEMPLATE = f"{{stem}}.{DENOISED}{{suffix}}"
 FIELDS = ("stem", "suffix")
 SEPARATORS = ("/", os.sep)
+NAMED_AS_OUTPUT = frozenset({*VIDEO_SUFFIXES, *WRITABLE_SUFFIXES})
 
 DONE, SKIPPED, FAILED, LEFT = "done", "skipped", "failed", "not begun"
 
@@ -76,6 +77,7 @@ def plan_batch(inputs: Sequence[str], naming: Naming, writable: Sequence[str]) -
     Raises OptionError for names that contradict each other, would replace an input or meet, and InputError for a
     pattern or folder without anything to denoise.
     """
+    inputs, naming = _last_as_output(inputs, naming)
     sources, many = _expand(inputs)
     folder = _folder(naming, many)
     if naming.template is not None:
@@ -86,6 +88,26 @@ def plan_batch(inputs: Sequence[str], naming: Naming, writable: Sequence[str]) -
     if many:
         _check_collisions(items)
     return Batch(items, many, folder)
+
+
+def _last_as_output(inputs: Sequence[str], naming: Naming) -> tuple[Sequence[str], Naming]:
+    """`in.mp4 out.mp4` as people type it: the last of two names is the output if there is no such file yet.
+
+    Raises `OptionError` where more than two names leave open what is meant.
+    """
+    if len(inputs) < 2 or naming != Naming():
+        return inputs, naming
+    last = inputs[-1]
+    is_new = last != STANDARD_STREAM and not os.path.lexists(last) and not glob.has_magic(last)
+    named_as_output = last.endswith(SEPARATORS) or Path(last).suffix.lower() in NAMED_AS_OUTPUT
+    if not is_new or not named_as_output or "://" in last:
+        return inputs, naming
+    if len(inputs) == 2:
+        return inputs[:1], Naming(output=last)
+    raise OptionError(
+        f"{last} does not exist. If it is where to write, give --output-dir FOLDER for several inputs; if it is an "
+        "input, check its name."
+    )
 
 
 def _expand(inputs: Sequence[str]) -> tuple[list[str], bool]:

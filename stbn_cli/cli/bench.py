@@ -239,9 +239,21 @@ def _run(
     else:
         tables = [*quality_tables(result, titles), cost_table(result, titles)]
         show_tables(tables if quoted is None else [*tables, quoted])
-    measured = {score.method for score in scores}
-    if failures and not measured & {method.name for method in methods}:
-        raise BenchError(f"No method could be measured: {failures[0].reason}")
+    _refuse_failure(methods, failures, {score.method for score in scores})
+
+
+def _refuse_failure(methods: "Sequence[Method]", failures: "Sequence[Failure]", measured: set[str]) -> None:
+    """Raises `BenchError` if no method, or none of the models asked for, could be measured anywhere."""
+    from stbn_cli.bench.methods import ModelMethod
+
+    if not failures:
+        return
+    for wanted, what in (
+        ({method.name for method in methods}, "No method"),
+        ({method.name for method in methods if isinstance(method, ModelMethod)}, "No model"),
+    ):
+        if wanted and not measured & wanted:
+            raise BenchError(f"{what} could be measured: {failures[0].reason}")
 
 
 @dataclass(slots=True)

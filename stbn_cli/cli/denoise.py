@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.adaptation import describe, explanation, gained
 from stbn_cli.cli.batch import Item, Naming, output_folder, plan_batch, run_batch
-from stbn_cli.cli.console import say, say_beginning, show_json, show_table, warn
+from stbn_cli.cli.console import say, say_beginning, show, show_json, show_table, warn
 from stbn_cli.cli.flags import (
     NORMAL,
     QUIET,
     VERBOSE,
+    ConfigFlags,
     DenoisingFlags,
     EncodingFlags,
     FidelityFlags,
@@ -28,7 +29,7 @@ from stbn_cli.cli.flags import (
 )
 from stbn_cli.cli.parsing import check_pipes
 from stbn_cli.cli.progress import BatchPlace, FinetuneDisplay, FrameProgress
-from stbn_cli.cli.report import RunReport, fields
+from stbn_cli.cli.report import RunReport, fields, plan_rows
 from stbn_cli.errors import InterruptedByUserError, OptionError
 from stbn_cli.jobs.events import Events
 from stbn_cli.source import Source
@@ -43,7 +44,8 @@ ADAPT_MINUTES = 10.0
 
 EXAMPLES = opt.epilog(
     "stbn denoise clip.mp4",
-    "stbn denoise clip.mp4 -o clean.mkv --sigma 25 --crf 14",
+    "stbn denoise clip.mp4 clean.mp4",
+    "stbn denoise clip.mp4 -o clean.mkv --quality best --crf 14",
     "stbn denoise clip.mp4 --adapt --adapt-minutes 5",
     "stbn denoise clip.mp4 --start 1:30 --end 1:40 --dry-run",
     "stbn denoise 'frames/%05d.png' -o clean/",
@@ -52,6 +54,8 @@ EXAMPLES = opt.epilog(
 )
 # What the short help shows.
 MAIN_OPTIONS = (
+    "--quality",
+    "--use-preset",
     "--output",
     "--overwrite",
     "--start",
@@ -73,6 +77,7 @@ MAIN_OPTIONS = (
 def denoise(
     sources: opt.InputsArg,
     naming: NamingFlags,
+    kept_options: ConfigFlags,
     kept: ProgressFlags,
     part: RangeFlags,
     read: ReadFlags,
@@ -129,7 +134,7 @@ def denoise(
             resume_command=f"Go on with: {_command()}",
         )
         try:
-            return _run(job, logging, place)
+            return _run(job, logging, place, kept_options.config)
         except KeyboardInterrupt:
             left = "" if item.output == STANDARD_STREAM else f"; nothing was written to {item.output}"
             raise InterruptedByUserError(f"Interrupted{left}.") from None
@@ -161,7 +166,9 @@ def _command() -> str:
     return shlex.join(["stbn", *words[:place], "--resume", *words[place:]])
 
 
-def _run(job: "DenoiseJob", logging: LoggingFlags, place: BatchPlace | None) -> dict[str, Any]:
+def _run(
+    job: "DenoiseJob", logging: LoggingFlags, place: BatchPlace | None, config: str | None
+) -> dict[str, Any]:
     """Run one job, or print its plan; what was done, as plain values."""
     verbosity = logging.verbosity
     events = Events(
@@ -173,7 +180,7 @@ def _run(job: "DenoiseJob", logging: LoggingFlags, place: BatchPlace | None) -> 
     )
     with job.prepare(events) as prepared:
         if job.dry_run:
-            return _plan(prepared, logging)
+            return _plan(prepared, logging, config)
         report = _report_of(prepared)
         prepared.open_progress()
         if verbosity >= VERBOSE:
@@ -216,20 +223,22 @@ def _report_of(prepared: "PreparedDenoising") -> RunReport:
     )
 
 
-def _plan(prepared: "PreparedDenoising", logging: LoggingFlags) -> dict[str, Any]:
+def _plan(prepared: "PreparedDenoising", logging: LoggingFlags, config: str | None) -> dict[str, Any]:
     from stbn_cli.chunkstore import estimated_bytes
 
     job, counted = prepared.job, prepared.count()
     report = _report_of(prepared)
     metadata = replace(prepared.metadata, frame_count=counted.frames)
     kept = estimated_bytes(metadata) if job.keep_progress else None
-    plan = {**report.plan(counted), "adapt_minutes": job.adapt_minutes, "progress_bytes": kept}
+    plan = {
+        **report.plan(counted),
+        "adapt_minutes": job.adapt_minutes,
+        "progress_bytes": kept,
+        "config": config,
+    }
     if not logging.json:
-        shown = dict(plan)
-        if not counted.exact:
-            shown["frames"] = "unknown" if counted.frames is None else f"about {counted.frames}"
-        del shown["frames_exact"]
-        show_table(list(fields(shown)))
+        show_table(list(plan_rows(plan)))
+        show("Ready to run. Nothing was written (--dry-run).")
     return plan
 
 

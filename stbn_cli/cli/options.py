@@ -5,6 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
+from stbn_cli.checkpoints.registry import QUALITIES
+from stbn_cli.cli.completion import (
+    complete_codecs,
+    complete_kinds,
+    complete_models,
+    complete_presets,
+    complete_speeds,
+)
+from stbn_cli.cli.config import take_config, take_preset
+
 INPUT_OUTPUT = "Input and output"
 DENOISING = "Denoising"
 MEMORY = "Memory and speed"
@@ -156,6 +166,41 @@ KeepProgressOpt = Annotated[
     ),
 ]
 
+ConfigOpt = Annotated[
+    str | None,
+    option(
+        INPUT_OUTPUT,
+        "--config",
+        metavar="FILE",
+        help="Read options from this file.",
+        default="stbn.toml here, else in your config folder",
+        is_eager=True,
+        callback=take_config,
+    ),
+]
+UsePresetOpt = Annotated[
+    str | None,
+    option(
+        INPUT_OUTPUT,
+        "--use-preset",
+        metavar="NAME",
+        help="Use the options of [presets.NAME] in the config file.",
+        default=False,
+        is_eager=True,
+        callback=take_preset,
+        autocompletion=complete_presets,
+    ),
+]
+QualityOpt = Annotated[
+    str,
+    option(
+        DENOISING,
+        "--quality",
+        metavar="fast|balanced|best",
+        help="Speed against quality: chooses the model, precision and look-ahead that you leave open.",
+        autocompletion=lambda: list(QUALITIES),
+    ),
+]
 SigmaOpt = Annotated[
     str,
     option(
@@ -204,8 +249,9 @@ NoiseModelOpt = Annotated[
     option(
         DENOISING,
         "--noise-model",
-        metavar="auto|white|sensor|camera|compressed",
-        help="Which noise to expect; auto: what `stbn analyze` finds, white for a pipe.",
+        metavar="KIND",
+        help="Kind of noise: white, sensor, camera or compressed; auto measures it (in a pipe it is white).",
+        autocompletion=complete_kinds,
     ),
 ]
 UncertaintyOpt = Annotated[
@@ -224,7 +270,9 @@ ModelOpt = Annotated[
         DENOISING,
         "--model",
         "-m",
-        help="auto, a name of `stbn weights list`, a .safetensors file, or hf:owner/repo[@revision]/file.safetensors.",
+        metavar="MODEL",
+        help="A model: a name from `stbn weights list`, a .safetensors file, or hf:OWNER/REPO[@REVISION]/FILE.",
+        autocompletion=complete_models,
     ),
 ]
 FlowOpt = Annotated[
@@ -304,8 +352,10 @@ CodecOpt = Annotated[
     option(
         ENCODING,
         "--codec",
-        metavar="h264|hevc|av1|vp9|ffv1|prores",
-        help="Video codec of OUT; h264_nvenc, hevc_nvenc and av1_nvenc encode on the card.",
+        metavar="CODEC",
+        help="Video codec: h264, hevc, av1, vp9, ffv1 or prores; h264_nvenc, hevc_nvenc and av1_nvenc encode on an "
+        "NVIDIA GPU.",
+        autocompletion=complete_codecs,
         default="as the input",
     ),
 ]
@@ -323,8 +373,9 @@ PresetOpt = Annotated[
     option(
         ENCODING,
         "--preset",
-        metavar="ultrafast..placebo",
-        help="Encoding speed against size.",
+        metavar="PRESET",
+        help="Encoder preset, ultrafast to placebo: slower ones make smaller files.",
+        autocompletion=complete_speeds,
         default="medium",
     ),
 ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, say_beginning, show_json, warn
 from stbn_cli.cli.flags import (
+    ConfigFlags,
     DenoisingFlags,
     EncodingFlags,
     LoggingFlags,
@@ -44,6 +45,8 @@ EXAMPLES = opt.epilog(
 )
 # What the short help shows.
 MAIN_OPTIONS = (
+    "--quality",
+    "--use-preset",
     "--at",
     "--output",
     "--overwrite",
@@ -111,6 +114,7 @@ class PreviewJob:
 @flattened
 def preview(
     source: opt.InputArg,
+    kept_options: ConfigFlags,
     read: ReadFlags,
     how: DenoisingFlags,
     machine: MachineFlags,

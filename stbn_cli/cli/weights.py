@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from stbn_cli.cli import options as opt
-from stbn_cli.cli.console import say, show, show_json, show_table
+from stbn_cli.cli.console import say, show, show_json, show_wrapped_table
 from stbn_cli.cli.help import HelpCommand, HelpGroup
 from stbn_cli.cli.parsing import AUTO
 from stbn_cli.errors import CheckpointError, OptionError, OutputError, StbnError
+from stbn_cli.words import counted
 
 app = typer.Typer(
     cls=HelpGroup,
@@ -19,6 +20,8 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+DEVICES = ("cpu", "cuda", "mps")
+DOWNLOADED = "downloaded on first use"
 JsonOpt = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
@@ -31,10 +34,12 @@ def list_models(json: JsonOpt = False) -> None:
     rows = []
     for spec in load_registry().values():
         local = find_local(spec)
-        state = str(local) if local else "downloaded on first use" if spec.repo else "missing"
+        state = str(local) if local else DOWNLOADED if spec.repo else "missing"
         row = {
             "name": spec.name,
             "kind": spec.kind,
+            "noise": spec.noise,
+            "fast": spec.fast,
             "sigma_range": list(spec.sigma_range),
             "licence": spec.licence,
         }
@@ -48,14 +53,23 @@ def list_models(json: JsonOpt = False) -> None:
     if not rows:
         say("This installation knows no model by name; give --model a .safetensors file.")
         return
-    table = [("name", "kind", "noise levels", "default on", "licence", "source", "file", "description")]
+    table = [("name", "for noise", "levels", "used for", "file", "description")]
     for row in rows:
         low, high = row["sigma_range"]
-        default = ", ".join(row["default_on"]) or "-"
-        levels = f"{low:g}-{high:g}"
-        more = (row["licence"], row["source"], row["file"], row["description"])
-        table.append((row["name"], row["kind"], levels, default, *more))
-    show_table(table)
+        noise = row["noise"] if row["kind"] == "denoiser" else "(flow)"
+        ready = {"missing": "missing", DOWNLOADED: "to download"}.get(row["file"], "ready")
+        devices = ["all"] if len(row["default_on"]) == len(DEVICES) else row["default_on"]
+        used = ", ".join([*devices, *(["fast"] if row["fast"] else [])]) or "-"
+        table.append((row["name"], noise, f"{low:g}-{high:g}", used, ready, row["description"]))
+    show_wrapped_table(table)
+    missing = [row["name"] for row in rows if row["file"] == "missing"]
+    if missing:
+        say(f"Missing: {', '.join(missing)}. `stbn weights path NAME` says where to get a file.")
+    else:
+        show(
+            f'All {counted(len(rows), "model")} can be used. "Used for": devices where the model is the default, '
+            "and --quality fast. `stbn weights path NAME` prints where a file is."
+        )
 
 
 @app.command("path", cls=HelpCommand)
@@ -195,7 +209,7 @@ def push_models(
             private=private,
             message=message or publish.default_message(candidates),
         )
-        say(f"Pushed {len(candidates)} file(s) and their card to {repo}. Rows for the registry:")
+        say(f"Pushed {counted(len(candidates), 'file')} and the model card to {repo}. Rows for the registry:")
     rows = [
         publish.registry_row(candidate, repo, commit.revision if commit else revision)
         for candidate in candidates

@@ -9,6 +9,7 @@ from rich.filesize import decimal
 from stbn_cli import __version__
 from stbn_cli.errors import OutputError
 from stbn_cli.jobs.events import Events
+from stbn_cli.words import counted
 
 if TYPE_CHECKING:
     from stbn_cli.chunkstore import ChunkStore
@@ -40,8 +41,8 @@ def take_over(folder: "WorkFolder", *, resume: bool, restart: bool) -> None:
     found = read_state(folder.path)
     frames = found.state.frames if found is not None else 0
     raise OutputError(
-        f"An interrupted run has kept {frames} frame(s) of {folder.output}. Go on with --resume, or start again with "
-        "--restart."
+        f"An interrupted run for {folder.output} has kept {counted(frames, 'frame')}. Use --resume to continue it, or "
+        "--restart to start again."
     )
 
 
@@ -95,7 +96,7 @@ def room_for(folder: "WorkFolder", metadata: "VideoMetadata", events: Events) ->
 
 def kept_words(folder: "WorkFolder", store: "ChunkStore") -> str:
     """What is kept of a run that did not end."""
-    return f"{store.frames} frame(s) are kept ({decimal(store.bytes)} in {folder.path})."
+    return f"{counted(store.frames, 'finished frame')} kept ({decimal(store.bytes)} in {folder.path})."
 
 
 def _fingerprint(reader: "FrameReader") -> str:

@@ -66,7 +66,7 @@ def broken(clip: Path, tiny_model_path: Path, stbn, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setattr(VideoWriter, "write_planes", failing)
         result = stbn("denoise", clip, "-o", output, "-m", tiny_model_path, *BASIC)
-    assert result.code == 6 and "The disk is full. 16 frame(s) are kept" in result.err
+    assert result.code == 6 and "The disk is full. 16 finished frames kept" in result.err
     assert content(clip.parent) == {"in.mkv", ".out.mkv.stbn"}
     yield output
 
