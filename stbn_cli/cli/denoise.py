@@ -92,22 +92,24 @@ def denoise(
     adapt_minutes: opt.AdaptMinutesOpt = None,
     hardware: opt.HardwareOpt = None,
 ) -> None:
-    """Denoise a video; sound, subtitles, times and colours stay as they are.
+    """Remove noise from videos. Sound, subtitles, timing and colours stay as they are.
 
-    The noise level is measured, the output is written beside its final name, checked, and only then renamed. Ctrl-C
-    finishes the chunk in work and tells how to go on, a second one stops at once. With --adapt, Ctrl-C while the model
-    is finetuned ends that alone, and the best so far denoises.
+    stbn measures the noise and chooses the model for it. The output gets its name only when it is complete and checked;
+    the input is never changed.
+
+    Ctrl-C finishes the current chunk, saves it, and prints the command to resume. Press it twice to stop at once.
+    During --adapt, Ctrl-C ends the adapting alone; the best model so far denoises the video.
     """
     kept.check()
     options = denoiser_options(how, machine, uncertainty=uncertainty is not None)
     span = read.span(part, hardware)
     if naming.skip_existing and naming.overwrite:
-        raise OptionError("--skip-existing and --overwrite contradict each other. Give one of them.")
+        raise OptionError("--skip-existing and --overwrite exclude each other. Use one of them.")
     if adapt and adapt_minutes is None:
         adapt_minutes = ADAPT_MINUTES
     if uncertainty is not None and uncertainty.suffix.lower() != ".mkv":
         raise OptionError(
-            f"--uncertainty {uncertainty} is lossless video of 16 bits: give it the suffix .mkv."
+            f"--uncertainty {uncertainty}: the name must end in .mkv (it is lossless 16-bit video)."
         )
     names = Naming(naming.output, naming.output_dir, naming.template)
     batch = plan_batch(sources, names, WRITABLE_SUFFIXES)
@@ -131,7 +133,7 @@ def denoise(
             restart=kept.restart,
             adapt_minutes=adapt_minutes,
             dry_run=dry_run,
-            resume_command=f"Go on with: {_command()}",
+            resume_command=f"Resume with: {_command()}",
         )
         try:
             return _run(job, logging, place, kept_options.config)
@@ -141,7 +143,7 @@ def denoise(
 
     if uncertainty is not None and batch.many:
         raise OptionError(
-            "--uncertainty names one file, but there are several inputs. Denoise them one by one."
+            "--uncertainty names one file, but there are several inputs. Denoise them one at a time."
         )
     for item in batch.items:
         check_pipes(item.source, item.output, adapt=adapt_minutes is not None, json=logging.json)
@@ -190,7 +192,7 @@ def _run(
             say(report.headline())
         store = prepared.store
         if store is not None and store.frames and verbosity >= NORMAL:
-            say(f"Going on after frame {store.frames} of an interrupted run.")
+            say(f"Resuming after frame {store.frames}.")
         with (
             StopRequest(_finishing) if store is not None else nullcontext() as stop,
             FrameProgress(
@@ -206,7 +208,7 @@ def _run(
 
 
 def _finishing() -> None:
-    say("Finishing the chunk in work. Ctrl-C again stops at once.")
+    say("Finishing the current chunk. Press Ctrl-C again to stop at once.")
 
 
 def _report_of(prepared: "PreparedDenoising") -> RunReport:
@@ -246,7 +248,7 @@ def _tell_adaptation(result: "FinetuneResult", events: Events, verbosity: int) -
     if text := explanation(result):
         events.warn(text)
     if verbosity >= NORMAL:
-        end = "Interrupted, going on with the best so far" if result.interrupted else "Adapted"
+        end = "Adapting interrupted; using the best model so far" if result.interrupted else "Adapted"
         say(f"{end}: {gained(result)}")
 
 

@@ -14,7 +14,7 @@ from stbn_cli.words import counted
 
 GIB = 2**30
 EXAMPLES = opt.epilog("stbn doctor", "stbn doctor --json")
-JsonOpt = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 PACKAGES = (
     "torch",
     "numpy",
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def doctor(json: JsonOpt = False) -> None:
-    """Show versions, devices, codecs and models; exits with 1 if something needed does not work."""
+    """Check the installation: versions, devices, encoders and models. Fails if something needed does not work."""
     problems: list[str] = []
     found = {
         "versions": installed_versions(),

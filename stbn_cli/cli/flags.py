@@ -57,7 +57,7 @@ class ProgressFlags:
     def check(self) -> None:
         """Raises `OptionError` for a contradiction."""
         if self.resume and self.restart:
-            raise OptionError("--resume and --restart contradict each other. Give one of them.")
+            raise OptionError("--resume and --restart exclude each other. Use one of them.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,14 +112,14 @@ class RunReport:
         if not beyond:
             return None
         return (
-            f"The noise level was estimated as up to {max(beyond):.3g} in {counted(len(beyond), 'scene')}, above "
-            f"{highest:g}, the strongest that model {info.name} was trained for; expect a weaker result."
+            f"The noise level reaches {max(beyond):.3g} in {counted(len(beyond), 'scene')}. The model {info.name} was "
+            f"trained for up to {highest:g}, so some noise may stay."
         )
 
     def headline(self) -> str:
         """What is about to be done, in a line."""
         count = self.metadata.frame_count
-        frames = "frames" if count is None else f"about {count} frames"
+        frames = "frames" if count is None else f"about {counted(count, 'frame')}"
         fields = ", by fields" if self.metadata.by_fields else ""
         return f"Denoising {self.source}: {frames}{fields}, {self._how()}"
 
@@ -127,9 +127,12 @@ class RunReport:
         """What was done, in a line."""
         missing, concealed = summary.damage.missing, summary.damage.concealed
         repeated = self.denoiser.report.repeated_frames
-        damage = f" ({missing} missing and {concealed} concealed by damage)" if missing or concealed else ""
-        repeats = f", {repeated} of them repeat the one before" if repeated else ""
-        speed = f"{summary.frames} frames{damage} in {clock(summary.seconds)} ({summary.frames_per_second:.2f} fps)"
+        damage = (
+            f" ({missing} missing and {concealed} repaired because of damage)" if missing or concealed else ""
+        )
+        repeats = f", {counted(repeated, 'repeat')}" if repeated else ""
+        speed = f"in {clock(summary.seconds)} ({summary.frames_per_second:.2f} fps)"
+        speed = f"{counted(summary.frames, 'frame')}{damage} {speed}"
         return f"{self.output}: {speed}{repeats}, {self._noise()}, {self._how()}"
 
     def _shares(self) -> dict[str, float]:
@@ -163,9 +166,9 @@ class RunReport:
         scenes = self.scenes()
         learned = bool(scenes) and scenes[0]["learned"]
         if self.measured is not None:
-            source = "estimated; the model goes by what it has learned" if learned else "estimated"
+            source = "measured; the model uses what it has learned" if learned else "measured"
             return f"noise level {self.measured.level:.3g} ({source})"
-        source = "learned with the model" if learned else "estimated"
+        source = "learned with the model" if learned else "measured"
         levels = sorted(scene["level"] for scene in scenes)
         if not levels:
             return "noise level unknown"

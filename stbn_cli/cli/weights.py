@@ -16,18 +16,18 @@ from stbn_cli.words import counted
 app = typer.Typer(
     cls=HelpGroup,
     rich_markup_mode=None,
-    help="Models: list, find, import, verify and publish.",
+    help="List, find, import, check and publish models.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 DEVICES = ("cpu", "cuda", "mps")
 DOWNLOADED = "downloaded on first use"
-JsonOpt = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command("list", cls=HelpCommand)
 def list_models(json: JsonOpt = False) -> None:
-    """List the models known by name, the best first."""
+    """List the models that --model knows by name, the best first."""
     from stbn_cli.checkpoints.registry import load_registry
     from stbn_cli.checkpoints.store import find_local
 
@@ -51,7 +51,7 @@ def list_models(json: JsonOpt = False) -> None:
         show_json(rows)
         return
     if not rows:
-        say("This installation knows no model by name; give --model a .safetensors file.")
+        say("This installation has no models of its own. Use --model with a .safetensors file.")
         return
     table = [("name", "for noise", "levels", "used for", "file", "description")]
     for row in rows:
@@ -74,12 +74,10 @@ def list_models(json: JsonOpt = False) -> None:
 
 @app.command("path", cls=HelpCommand)
 def path(
-    model: Annotated[
-        str, typer.Argument(help="A model as --model takes it, or any name of the list.")
-    ] = AUTO,
+    model: Annotated[str, typer.Argument(help="A model, as for --model.")] = AUTO,
     device: opt.DeviceOpt = "cpu",
 ) -> None:
-    """Print where a model's file is, after downloading and checking it."""
+    """Print where a model's file is. Downloads and checks it if needed."""
     if device == AUTO:
         from stbn_cli.inference.device import resolve_device
 
@@ -104,7 +102,7 @@ def import_model(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
 ) -> None:
-    """Convert an official checkpoint; nothing in it is executed."""
+    """Convert an official STBN checkpoint. No code in it is run."""
     from stbn_cli.checkpoints.store import MODEL_SUFFIX
 
     target = output or source.with_suffix(MODEL_SUFFIX)
@@ -138,7 +136,7 @@ def verify_models(
         ),
     ] = None,
 ) -> None:
-    """Check that model files are whole: size and SHA-256 where known, and that they can be loaded."""
+    """Check that model files are complete and can be loaded."""
     from stbn_cli.checkpoints.registry import load_registry
     from stbn_cli.checkpoints.store import find_local
 
@@ -173,25 +171,23 @@ def push_models(
     revision: Annotated[
         str, typer.Option("--revision", metavar="BRANCH", help="Branch to commit to.")
     ] = "main",
-    private: Annotated[
-        bool, typer.Option("--private", help="Make it private, if the repository is new.")
-    ] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     message: Annotated[
         str | None,
-        typer.Option("--message", metavar="TEXT", help="Of the commit.", show_default="Add FILE..."),
+        typer.Option("--message", metavar="TEXT", help="Commit message.", show_default="Add FILE..."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the files, print card and rows; upload nothing.")
+        bool, typer.Option("--dry-run", help="Check the files and print the card without uploading.")
     ] = False,
     json: JsonOpt = False,
 ) -> None:
-    """Publish models on the Hugging Face Hub: one commit with their model card; prints their registry rows.
+    """Publish models and a model card on the Hugging Face Hub, and print their registry rows.
 
-    Needs a token with write access (hf auth login, or HF_TOKEN). The card describes the files of this push and
-    replaces the one before: push the models of a repository together.
+    Needs a token with write access (hf auth login, or HF_TOKEN). The card describes only the files of this push, so
+    push all models of a repository together.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise OptionError(f"--repo {repo} is no Hub repository. Write it as OWNER/NAME.")
+        raise OptionError(f"--repo {repo} is not a Hub repository. Write it as OWNER/NAME.")
     from dataclasses import asdict
 
     from stbn_cli.checkpoints import hub, publish
@@ -242,7 +238,7 @@ def _find(model: str, device: str = "cpu") -> Path:
 def _check_target(target: Path, suffix: str, overwrite: bool) -> None:
     """Refuse an impossible output before the work."""
     if target.suffix != suffix:
-        raise OutputError(f"The output {target} has to end with {suffix}. Name it so.")
+        raise OutputError(f"The output {target} must end in {suffix}.")
     if target.exists() and not overwrite:
         raise OutputError(
             f"{target} exists already. Use --overwrite to replace it, or name another file with -o."

@@ -97,8 +97,8 @@ def sigma_warning(sigma: float, info: ModelInfo) -> str | None:
     if low <= sigma <= high:
         return None
     return (
-        f"The noise level {sigma:.3g} lies outside {low:g} to {high:g}, the range that model {info.name} was "
-        "trained for; expect a weaker result."
+        f"The noise level {sigma:.3g} lies outside {low:g} to {high:g}, the range that the model {info.name} was "
+        "trained for. The result may be worse."
     )
 
 

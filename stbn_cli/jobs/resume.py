@@ -82,21 +82,21 @@ def room_for(folder: "WorkFolder", metadata: "VideoMetadata", events: Events) ->
         return True
     if not has_room(folder.path, needed):
         events.warn(
-            f"Progress is not kept: it would take about {decimal(needed)} beside the output, and the disk has too "
-            "little room. An interrupted run starts again."
+            f"Progress cannot be kept: it needs about {decimal(needed)} beside the output, and the disk is too full. "
+            "If this run is interrupted, it starts again."
         )
         return False
     if needed >= LARGE_BYTES:
         events.say(
-            f"Progress is kept beside the output until it is done, about {decimal(needed)} at the end "
-            "(--no-keep-progress: not)."
+            f"Progress is kept beside the output until it is done (up to {decimal(needed)}). --no-keep-progress turns "
+            "this off."
         )
     return True
 
 
 def kept_words(folder: "WorkFolder", store: "ChunkStore") -> str:
     """What is kept of a run that did not end."""
-    return f"{counted(store.frames, 'finished frame')} kept ({decimal(store.bytes)} in {folder.path})."
+    return f"{counted(store.frames, 'finished frame')} saved ({decimal(store.bytes)} in {folder.path})."
 
 
 def _fingerprint(reader: "FrameReader") -> str:

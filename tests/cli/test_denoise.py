@@ -27,7 +27,7 @@ def test_default_output_lies_beside_the_input(stbn, make_clip, tiny_model_path, 
     assert result.out == ""
     last = result.err.splitlines()[-1]
     assert str(output) in last and "8 frames" in last and "fps" in last
-    assert "noise level" in last and "estimated" in last
+    assert "noise level" in last and "measured" in last
 
 
 def test_json_is_one_document_on_stdout(stbn, make_clip, tiny_model_path) -> None:
