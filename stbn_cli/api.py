@@ -120,7 +120,7 @@ def denoise_file(
         restart=restart,
         adapt_minutes=adapt_minutes,
         resume_command="Call denoise_file again with resume=True.",
-        choices="Go on with resume=True, or start again with restart=True.",
+        choices="Use resume=True to continue it, or restart=True to start again.",
     )
     if loaded is None and (job.keep_progress or adapt_minutes is not None):
         raise OptionError("To keep progress or to adapt a model, give a denoiser made by load_denoiser.")

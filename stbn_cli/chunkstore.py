@@ -24,6 +24,7 @@ from stbn_cli.noise.model import Clipping
 from stbn_cli.video.color import PixelLayout
 from stbn_cli.video.frames import VideoMetadata
 from stbn_cli.video.segments import USUAL_RATIO, SegmentWriter, read_segment
+from stbn_cli.words import counted
 
 STATE_FILE = "state.safetensors"
 FORMAT = 1
@@ -88,7 +89,7 @@ class ChunkStore:
         self._picture, self._digests = found.picture, found.digests
         if (difference := key.difference(self.key)) is not None:
             raise OutputError(
-                f"The interrupted run, of which {state.frames} frame(s) are kept in {self.folder}, was made "
+                f"The interrupted run in {self.folder} ({counted(state.frames, 'frame')} kept) was made "
                 f"{difference}. Repeat its options, or start again with --restart."
             )
         self.state = state

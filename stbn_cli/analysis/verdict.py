@@ -9,11 +9,9 @@ from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.measurement import (
     FAINT,
     SceneMeasurement,
-    median_correlation,
     neighbours_share,
     typical,
 )
-from stbn_cli.scale import BYTE_SCALE
 
 # Noise that varies by more than this factor over brightness and channels is that of a sensor.
 UNEVEN = 1.25
@@ -28,13 +26,16 @@ HELD = 0.4
 TINY_RANGE = 0.02
 
 
-CONSEQUENCES: dict[NoiseKind, str] = {
-    "white": "It is about equally strong everywhere: `stbn denoise` takes the model for white noise.",
-    "sensor": "It depends on brightness or colour, as a sensor's does: `stbn denoise` uses the model that takes the "
-    "noise of every pixel into account.",
-    "camera": "That is what demosaicing, sharpening, scaling, 4:2:0 sampling or film leave: `stbn denoise` takes the "
-    "model for noise of that kind.",
-    "compressed": "Traces of a coder lie in it: `stbn denoise` takes the model for compressed noise.",
+USED: dict[NoiseKind, str] = {
+    "white": "`stbn denoise` uses the model for white noise.",
+    "sensor": "`stbn denoise` uses the sensor model, which is given the noise of every pixel.",
+    "camera": "`stbn denoise` uses the camera model. `stbn finetune` cannot learn such noise.",
+    "compressed": "`stbn denoise` uses the model for compressed noise. `stbn finetune` cannot learn such noise.",
+}
+INDEPENDENT: dict[NoiseKind, str] = {
+    "white": "This video's noise is independent from pixel to pixel and about equally strong everywhere.",
+    "sensor": "This video's noise is independent from pixel to pixel and depends on brightness or colour, as a "
+    "sensor's does.",
 }
 
 
@@ -72,7 +73,6 @@ def judge(evidence: Evidence) -> NoiseVerdict:
 
 def _judged(evidence: Evidence) -> tuple[NoiseKind, bool, bool, *tuple[str, ...]]:
     level = typical(evidence.runs).level
-    number = f"{BYTE_SCALE * level:.3g} on the 0-255 scale"
     if not any(run.found for run in evidence.runs):
         return (
             "white",
@@ -85,38 +85,23 @@ def _judged(evidence: Evidence) -> tuple[NoiseKind, bool, bool, *tuple[str, ...]
             "white",
             True,
             False,
-            f"There is hardly any noise ({number}): denoising would change little, and `stbn denoise` will leave the "
-            "clip nearly as it is.",
+            "This video has hardly any noise. Denoising would change little; `stbn denoise` leaves it nearly as it is.",
         )
-    luma, chroma = median_correlation(evidence.runs)
-    known = any(run.correlation.reliable for run in evidence.runs)
-    measured = f"{number}; correlation {luma:.2f} in brightness, {chroma:.2f} in colour" if known else number
     if neighbours_share(evidence.runs):
         traces = evidence.skipped > SKIPPED or evidence.grid > GRID or evidence.temporal_correlation > HELD
-        kind = "compressed" if traces or evidence.lossy else "camera"
-        return (
-            kind,
-            False,
-            True,
-            f"Neighbouring pixels share their noise ({measured}): a blind spot of one pixel would see it, and "
-            "`stbn finetune` cannot learn from it.",
-            CONSEQUENCES[kind],
-        )
+        if traces or evidence.lossy:
+            text = "This video's noise is spread over neighbouring pixels, and compression has changed it."
+            return "compressed", False, True, text, USED["compressed"]
+        text = "This video's noise is spread over neighbouring pixels, as in most compressed video."
+        return "camera", False, True, text, USED["camera"]
     kind = _independent_kind(evidence)
-    if not known:
+    text = INDEPENDENT[kind]
+    if not any(run.correlation.reliable for run in evidence.runs):
         text = (
-            f"Frames do not tell picture and noise apart (too few, or all alike), so the noise ({number}) is taken to "
-            "be independent from pixel to pixel."
+            "There are too few different frames to tell noise from picture, so the noise is taken to be independent "
+            "from pixel to pixel."
         )
-        return kind, False, False, text, CONSEQUENCES[kind]
-    return (
-        kind,
-        False,
-        False,
-        f"The noise is independent from pixel to pixel ({measured}): a blind spot of one pixel sees none of it, and "
-        "`stbn finetune` can learn it.",
-        CONSEQUENCES[kind],
-    )
+    return kind, False, False, text, USED[kind]
 
 
 def _independent_kind(evidence: Evidence) -> NoiseKind:
@@ -137,6 +122,6 @@ def _hint(filled: Filled) -> str | None:
     ends = (("min", low), ("max", high))
     bounds = ":".join(f"{channel}i{end}={value:.6f}" for end, value in ends for channel in "rgb")
     return (
-        f"The picture fills only {100 * filled.share:.2g} % of the range of values, and so does its noise: what is "
-        f"stored so dark is hardly denoised. Stretch it first, for example with ffmpeg -vf colorlevels={bounds}"
+        f"The picture uses only {100 * filled.share:.2g} % of the range of values, and noise this small is hardly "
+        f"denoised. Stretch the picture first, for example with ffmpeg -vf colorlevels={bounds}"
     )

@@ -51,7 +51,7 @@ def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"There is no file {path}. Check the name and the folder.") from None
+        raise CheckpointError(f"The file {path} does not exist. Check the name and the folder.") from None
     except pickle.UnpicklingError as error:
         found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         inside = f" (it holds a {found[1]})" if found else ""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from stbn_cli.errors import CheckpointError
 
 AUTO = "auto"
+FAST, BALANCED, BEST = QUALITIES = ("fast", "balanced", "best")
 REGISTRY_FILE = Path(__file__).with_name("registry.toml")
 
 
@@ -31,6 +32,7 @@ class CheckpointSpec:
     repo: str = ""  # Hub repository "owner/name"; "" = none
     revision: str = "main"  # commit, tag or branch of that repository
     default_on: tuple[str, ...] = ()  # device types on which it is the default
+    fast: bool = False  # what --quality fast takes for its kind of noise
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -52,15 +54,20 @@ def load_registry() -> dict[str, CheckpointSpec]:
     return {spec.name: spec for spec in specs}
 
 
-def default_model(device: str, noise: str = "white") -> CheckpointSpec:
-    """The best model for a kind of noise that runs well on `device` ("cpu", "cuda", "cuda:1", "mps").
+def default_model(device: str, noise: str = "white", quality: str = BALANCED) -> CheckpointSpec:
+    """The model for a kind of noise: at BALANCED the best that runs well on `device` ("cpu", "cuda", "cuda:1", "mps").
 
-    Raises `CheckpointError` if there is none.
+    At FAST the one that the registry calls fast, at BEST the first one for this noise whatever it takes; that of
+    BALANCED where there is none. Raises `CheckpointError` if there is none at all.
     """
     device_type = device.partition(":")[0]
-    for spec in load_registry().values():
-        if spec.kind == "denoiser" and noise in spec.noise and device_type in spec.default_on:
-            return spec
+    known = [spec for spec in load_registry().values() if spec.kind == "denoiser" and noise in spec.noise]
+    chosen = {FAST: [spec for spec in known if spec.fast], BEST: known}.get(quality, [])
+    usual = [spec for spec in known if device_type in spec.default_on]
+    if chosen and usual:
+        return chosen[0]
+    if usual:
+        return usual[0]
     raise CheckpointError(
         f"This installation has no default model for {noise} noise on device {device_type!r}. "
         "Give --model the path of a .safetensors file (see stbn weights list and stbn weights import)."

@@ -65,8 +65,7 @@ class Checkpoint:
         """The configuration of an STBN. Raises `CheckpointError` if this is another network."""
         if not isinstance(self.config, STBNConfig):
             raise CheckpointError(
-                f"The model {self.info.name!r} is no STBN: it cannot learn from noisy video alone. "
-                "Use stbn or stbn-xs."
+                f"The model {self.info.name!r} cannot learn from noisy video alone. Use stbn or stbn-xs."
             )
         return self.config
 
@@ -184,7 +183,9 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     Raises `CheckpointError` if it cannot be read, claims too much, or holds values that are no numbers.
     """
     if path.exists() and not path.is_file():
-        raise CheckpointError(f"The model file {str(path)!r} is no ordinary file. Name a .safetensors file.")
+        raise CheckpointError(
+            f"The model file {str(path)!r} is not an ordinary file. Name a .safetensors file."
+        )
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}

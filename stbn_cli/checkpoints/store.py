@@ -9,7 +9,14 @@ import os
 from pathlib import Path
 
 from stbn_cli.checkpoints import hub
-from stbn_cli.checkpoints.registry import AUTO, CheckpointSpec, default_model, did_you_mean, load_registry
+from stbn_cli.checkpoints.registry import (
+    AUTO,
+    BALANCED,
+    CheckpointSpec,
+    default_model,
+    did_you_mean,
+    load_registry,
+)
 from stbn_cli.errors import CheckpointError
 
 HUB_PREFIX = "hf:"
@@ -34,14 +41,15 @@ def models_folder() -> Path:
     return Path(cache).expanduser() / "stbn" / "models"
 
 
-def resolve(model: str, *, device: object = "cpu", noise: str = "white") -> Path:
+def resolve(model: str, *, device: object = "cpu", noise: str = "white", quality: str = BALANCED) -> Path:
     """The file of a denoiser: "auto", a name of the registry, a path, or "hf:owner/repo[@revision]/file.safetensors".
 
-    `device` (a `torch.device` or its name) and the kind of noise decide what "auto" is. Downloads where needed; checks
-    size and SHA-256 of known models, and of others what the Hub states. Raises `CheckpointError` that says what to do.
+    `device` (a `torch.device` or its name), the kind of noise and the quality (one of QUALITIES) decide what "auto" is.
+    Downloads where needed; checks size and SHA-256 of known models, and of others what the Hub states. Raises
+    `CheckpointError` that says what to do.
     """
     if model == AUTO:
-        return find(default_model(str(device), noise))
+        return find(default_model(str(device), noise, quality))
     if spec := load_registry().get(model):
         if spec.kind != "denoiser":
             raise CheckpointError(

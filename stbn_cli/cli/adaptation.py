@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from stbn_cli.cli.progress import clock
 from stbn_cli.scale import BYTE_SCALE
+from stbn_cli.words import counted
 
 if TYPE_CHECKING:
     from stbn_cli.finetuning.result import FinetuneResult
@@ -13,20 +14,20 @@ def gained(result: "FinetuneResult") -> str:
     """The outcome in a line: what it gained by its own estimate, or that it is the start."""
     from stbn_cli.finetuning.result import Outcome
 
-    effort = f"{result.steps} steps on {result.frames} frames in {clock(result.seconds)}"
+    effort = (
+        f"{counted(result.steps, 'step')} on {counted(result.frames, 'frame')} in {clock(result.seconds)}"
+    )
     noise = f"noise level {_level(result):.3g}"
     if result.improved:
         assert result.gain is not None
         gain = f"{result.gain.decibel:.2f} dB (±{2 * result.gain.error:.2f}) better than {result.against}"
-        part = " in luma (the channels share their noise)" if result.luma_only else ""
-        return f"{gain}{part} by its own estimate, {effort}, {noise}"
+        part = " in brightness" if result.luma_only else ""
+        return f"{gain}{part} by its own estimate ({effort}, {noise})"
     if result.outcome is Outcome.CORRELATED_NOISE:
-        return f"{result.against}, unchanged: the noise is spatially correlated"
-    reason = (
-        "nothing beat it by more than chance" if result.steps else "the time did not suffice for one step"
-    )
+        return f"{result.against}, unchanged: the noise is spread over neighbouring pixels"
+    reason = "nothing was clearly better" if result.steps else "there was no time for a single step"
     if result.outcome is Outcome.IDENTITY:
-        reason = "training had begun to keep the noise"
+        reason = "training started to keep the noise"
     return f"{result.against}, unchanged: {reason} ({effort}, {noise})"
 
 
@@ -45,22 +46,20 @@ def explanation(result: "FinetuneResult") -> str | None:
         return None
     if result.outcome is Outcome.IDENTITY:
         return (
-            "Training had begun to predict the noise instead of removing it, as happens where noise is spatially "
-            "correlated or repeats in time; the model was left as it was. Use the original recording if there is one."
+            "Training started to keep the noise instead of removing it, as happens when noise is spread over pixels or "
+            "repeats in time. The model is unchanged. Use the original recording if you have it."
         )
-    where, cure = "", "use the original recording if there is one, or halve the picture first"
+    where, cure = "", "use the original recording if you have it, or halve the picture first"
     found = result.correlation
     if found is not None and found.reliable:
-        where = (
-            f" (correlation of neighbouring pixels: {found.luma:.2f} in luma, {found.chroma:.2f} in colour)"
-        )
+        where = f" (correlation: {found.luma:.2f} in brightness, {found.chroma:.2f} in colour)"
         if found.luma_is_white and not found.is_white:
-            where = f" in its colours ({found.chroma:.2f} between neighbouring pixels; 4:2:0 video stores one for four)"
-            cure = "use a recording with full colour (4:4:4, RGB) if there is one"
+            where = f" in its colours (correlation: {found.chroma:.2f}; 4:2:0 video stores one colour for four pixels)"
+            cure = "use a recording with full colour (4:4:4 or RGB) if you have it"
     return (
-        f"The noise is spatially correlated{where}: a blind-spot network can guess such noise from the pixels around "
-        "and would learn to keep it, so the model was left as it was. Compression, scaling, demosaicing and noise "
-        f"reduction in the camera do this: {cure}."
+        f"The noise is spread over neighbouring pixels{where}. Finetuning cannot learn from such noise, so the model "
+        "is unchanged. Compression, scaling, demosaicing and noise reduction in the camera cause this: "
+        f"{cure}."
     )
 
 

@@ -35,7 +35,7 @@ def analyze(
             opt.INPUT_OUTPUT,
             "--plot",
             metavar="FILE",
-            help="Noise over brightness, autocorrelation, and level over time: .png, .svg or .pdf.",
+            help="Draw the noise by brightness, its autocorrelation and its level over time (.png, .svg or .pdf).",
             default=False,
         ),
     ] = None,
@@ -44,16 +44,13 @@ def analyze(
     ] = False,
     quiet: opt.QuietOpt = False,
     json: Annotated[
-        bool, opt.option(opt.LOGGING, "--json", help="One JSON document instead of the table.")
+        bool, opt.option(opt.LOGGING, "--json", help="Print one JSON document instead of the table.")
     ] = False,
 ) -> None:
-    """Measure the noise of a clip: its level by brightness and channel, what neighbours and frames share of it.
-
-    Says what kind of noise it is, what that means for denoising, and what `stbn denoise` will do.
-    """
+    """Measure the noise of a video: how strong it is, of what kind, and which model `stbn denoise` will use."""
     if source == STANDARD_STREAM:
         raise OptionError(
-            "stbn analyze reads a clip more than once, which standard input cannot be. Name a file."
+            "stbn analyze has to read the video more than once, which a pipe does not allow. Name a file."
         )
     if not quiet:
         say_beginning(source, measuring=True)
@@ -138,7 +135,7 @@ def _rows(found: "Analysis") -> list[tuple[str, str]]:
     if len(levels) > 1:
         places = zip(found.runs, levels, strict=True)
         rows.append(
-            ("from frame on", ", ".join(f"{part.first_frame}: {level:.3g}" for part, level in places))
+            ("level from frame", ", ".join(f"{part.first_frame}: {level:.3g}" for part, level in places))
         )
     functions = _level_function(run)
     for name, values in zip(CHANNELS, functions, strict=True):
@@ -149,13 +146,19 @@ def _rows(found: "Analysis") -> list[tuple[str, str]]:
     correlation = run.correlation
     if correlation.reliable:
         rows += [
-            ("neighbours share", f"{correlation.luma:.2f} in brightness, {correlation.chroma:.2f} in colour"),
+            (
+                "shared by neighbours",
+                f"{correlation.luma:.2f} in brightness, {correlation.chroma:.2f} in colour",
+            ),
             ("correlation length", f"{correlation.length:.1f} pixels (0.6: white)"),
         ]
     else:
-        rows.append(("neighbours share", "unknown: too few different frames, or too little noise"))
+        rows.append(("shared by neighbours", "unknown: too few different frames, or too little noise"))
     rows += [
-        ("frames share", f"{100 * run.temporal_correlation:.0f} % of the noise with the next one"),
+        (
+            "shared by frames",
+            f"{100 * run.temporal_correlation:.0f} % of the noise comes again in the next frame",
+        ),
         (
             "repeated frames",
             f"{100 * found.repeated:.0f} % the same, {100 * found.near_duplicates:.0f} % nearly",

@@ -14,14 +14,15 @@ from stbn_cli.cli.exits import sentence
 from stbn_cli.cli.parsing import DENOISED, default_output
 from stbn_cli.cli.progress import BatchPlace
 from stbn_cli.errors import InputError, InterruptedByUserError, OptionError, OutputError, StbnError
-from stbn_cli.video.formats import IMAGE_SUFFIXES, STANDARD_STREAM, VIDEO_SUFFIXES
+from stbn_cli.video.formats import IMAGE_SUFFIXES, STANDARD_STREAM, VIDEO_SUFFIXES, WRITABLE_SUFFIXES
 from stbn_cli.video.names import natural_key
 
 TEMPLATE = f"{{stem}}.{DENOISED}{{suffix}}"
 FIELDS = ("stem", "suffix")
 SEPARATORS = ("/", os.sep)
+NAMED_AS_OUTPUT = frozenset({*VIDEO_SUFFIXES, *WRITABLE_SUFFIXES})
 
-DONE, SKIPPED, FAILED, LEFT = "done", "skipped", "failed", "not begun"
+DONE, SKIPPED, FAILED, LEFT = "done", "skipped", "failed", "not started"
 
 
 class BatchError(StbnError):
@@ -76,6 +77,7 @@ def plan_batch(inputs: Sequence[str], naming: Naming, writable: Sequence[str]) -
     Raises OptionError for names that contradict each other, would replace an input or meet, and InputError for a
     pattern or folder without anything to denoise.
     """
+    inputs, naming = _last_as_output(inputs, naming)
     sources, many = _expand(inputs)
     folder = _folder(naming, many)
     if naming.template is not None:
@@ -86,6 +88,26 @@ def plan_batch(inputs: Sequence[str], naming: Naming, writable: Sequence[str]) -
     if many:
         _check_collisions(items)
     return Batch(items, many, folder)
+
+
+def _last_as_output(inputs: Sequence[str], naming: Naming) -> tuple[Sequence[str], Naming]:
+    """`in.mp4 out.mp4` as people type it: the last of two names is the output if there is no such file yet.
+
+    Raises `OptionError` where more than two names leave open what is meant.
+    """
+    if len(inputs) < 2 or naming != Naming():
+        return inputs, naming
+    last = inputs[-1]
+    is_new = last != STANDARD_STREAM and not os.path.lexists(last) and not glob.has_magic(last)
+    named_as_output = last.endswith(SEPARATORS) or Path(last).suffix.lower() in NAMED_AS_OUTPUT
+    if not is_new or not named_as_output or "://" in last:
+        return inputs, naming
+    if len(inputs) == 2:
+        return inputs[:1], Naming(output=last)
+    raise OptionError(
+        f"{last} does not exist. If it is where to write, give --output-dir FOLDER for several inputs; if it is an "
+        "input, check its name."
+    )
 
 
 def _expand(inputs: Sequence[str]) -> tuple[list[str], bool]:
@@ -138,10 +160,10 @@ def _is_new_video(file: str) -> bool:
 
 def _folder(naming: Naming, many: bool) -> Path | None:
     if naming.output is not None and naming.folder is not None:
-        raise OptionError("--output and --output-dir both say where to write. Give one of them.")
+        raise OptionError("--output and --output-dir both say where to write. Use one of them.")
     if naming.output is not None and not many:
         if naming.template is not None:
-            raise OptionError("--output and --template both name the output. Give one of them.")
+            raise OptionError("--output and --template both name the output. Use one of them.")
         return None
     if naming.output is not None and not _names_folder(naming.output):
         raise OptionError(
@@ -159,7 +181,7 @@ def _check_template(template: str) -> None:
     try:
         fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
     except ValueError as error:
-        raise OptionError(f"--template {template} cannot be understood ({error}).") from None
+        raise OptionError(f"--template {template} is malformed ({error}).") from None
     for field in fields:
         if field not in FIELDS:
             raise OptionError(
@@ -173,7 +195,7 @@ def _output(source: str, naming: Naming, folder: Path | None, writable: Sequence
     default = default_output(source, writable)
     if default == STANDARD_STREAM or (folder is None and naming.template is None):
         if default == STANDARD_STREAM and (folder is not None or naming.template is not None):
-            raise OptionError("Standard input has no name to make another one of. Give -o.")
+            raise OptionError("Standard input has no name to build an output name from. Use -o.")
         return default
     images = default.endswith("/")
     path = Path(default)
@@ -194,7 +216,7 @@ def _check_collisions(items: Sequence[Item]) -> None:
         if place in outputs:
             raise OptionError(
                 f"{outputs[place]} and {item.source} would both become {item.output}. Give a --template or an "
-                "--output-dir that keeps them apart, or denoise them one by one."
+                "--output-dir that keeps them apart, or denoise them one at a time."
             )
         if place in inputs:
             raise OptionError(
@@ -219,7 +241,7 @@ def output_folder(folder: Path | None) -> Iterator[None]:
             folder.mkdir()
         except OSError as error:
             raise OutputError(
-                f"The folder {folder} cannot be made ({error.strerror}). Name another --output-dir."
+                f"The folder {folder} cannot be created ({error.strerror}). Choose another --output-dir."
             ) from error
     try:
         yield
@@ -269,7 +291,7 @@ def run_batch(
     failed = sum(outcome.status == FAILED for outcome in outcomes)
     if interrupted:
         left = sum(outcome.status == LEFT for outcome in outcomes)
-        raise InterruptedByUserError(f"Interrupted; {left} of {len(items)} inputs were not begun.")
+        raise InterruptedByUserError(f"Interrupted. {left} of {len(items)} inputs were not started.")
     if failed:
         raise BatchError(f"{failed} of {len(items)} inputs failed.")
 

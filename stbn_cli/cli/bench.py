@@ -63,7 +63,7 @@ class EngineFlags:
         opt.option(
             MEASURING,
             "--streaming/--whole-clip",
-            help="In chunks, as `stbn denoise` works, or the whole clip at once.",
+            help="Process in chunks, as `stbn denoise` does, or the whole clip at once.",
         ),
     ] = False
     device: opt.DeviceOpt = AUTO
@@ -76,7 +76,13 @@ class OutputFlags:
 
     csv: Annotated[
         Path | None,
-        opt.option(opt.INPUT_OUTPUT, "--csv", metavar="FILE", help="One line a frame.", default=False),
+        opt.option(
+            opt.INPUT_OUTPUT,
+            "--csv",
+            metavar="FILE",
+            help="Write the measurements of each frame.",
+            default=False,
+        ),
     ] = None
     report: Annotated[
         Path | None,
@@ -84,7 +90,7 @@ class OutputFlags:
             opt.INPUT_OUTPUT,
             "--report",
             metavar="FILE.html",
-            help="A page with plots and crops.",
+            help="Write a page with plots and crops.",
             default=False,
         ),
     ] = None
@@ -94,12 +100,12 @@ class OutputFlags:
             opt.INPUT_OUTPUT,
             "--save-frames",
             metavar="DIR",
-            help="Every frame of every method, as PNG.",
+            help="Write every frame of every method as PNG.",
             default=False,
         ),
     ] = None
     overwrite: Annotated[
-        bool, opt.option(opt.INPUT_OUTPUT, "--overwrite", help="Replace files that exist.")
+        bool, opt.option(opt.INPUT_OUTPUT, "--overwrite", help="Replace existing files.")
     ] = False
 
     def check(self) -> None:
@@ -123,7 +129,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="[set8|davis|PATH]...",
-            help="A data set, or clean clips: videos, folders of frames, or folders of clips.",
+            help="A data set, or clean videos, folders of frames, or folders of clips.",
             show_default="a small clip that comes with stbn",
         ),
     ] = None,
@@ -135,43 +141,46 @@ def bench(
             "--data",
             metavar="DIR",
             envvar=DATA_VARIABLE,
-            help="Where the data set is.",
+            help="Folder of the data set.",
             default=False,
         ),
     ] = None,
     sigma: Annotated[
         str,
-        opt.option(
-            MEASURING, "--sigma", "-s", metavar="LIST", help="Noise levels on the 0-255 scale, known to all."
-        ),
+        opt.option(MEASURING, "--sigma", "-s", metavar="LIST", help="Noise levels to add (0-255)."),
     ] = "10,20,30,40,50",
     frames: Annotated[
-        int, opt.option(MEASURING, "--frames", min=1, help="Frames of each clip, from its first, at most.")
+        int, opt.option(MEASURING, "--frames", min=1, help="Use at most this many frames of each clip.")
     ] = 85,
-    seed: Annotated[int, opt.option(MEASURING, "--seed", help="Of the noise; 0 in published numbers.")] = 0,
+    seed: Annotated[
+        int, opt.option(MEASURING, "--seed", help="Seed of the noise (0 in published numbers).")
+    ] = 0,
     model: Annotated[
         list[str] | None,
         opt.option(
             MEASURING,
             "--model",
             "-m",
-            help="As `stbn denoise` takes it, or none; may be repeated.",
+            help="A model to measure, or none. Repeatable.",
             default=AUTO,
         ),
     ] = None,
     rivals: Annotated[
         str,
         opt.option(
-            MEASURING, "--rivals", metavar="none|all|LIST", help="Other denoisers, each at its best setting."
+            MEASURING,
+            "--rivals",
+            metavar="none|all|LIST",
+            help="Other denoisers to measure, each at its best setting.",
         ),
     ] = NONE,
     engine: EngineFlags,
     outputs: OutputFlags,
     messages: MessageFlags,
 ) -> None:
-    """Measure denoisers on clean clips to which noise is added, by the published protocol.
+    """Measure the quality and speed of models: add noise to clean clips, denoise them, and compare.
 
-    PSNR, SSIM, temporal error, speed and memory of models and, with --rivals, of other denoisers on the same frames.
+    Prints PSNR, SSIM, temporal error, speed and memory. --rivals measures other denoisers on the same frames.
     """
     from stbn_cli.bench.runner import BenchOptions
 
@@ -239,9 +248,21 @@ def _run(
     else:
         tables = [*quality_tables(result, titles), cost_table(result, titles)]
         show_tables(tables if quoted is None else [*tables, quoted])
-    measured = {score.method for score in scores}
-    if failures and not measured & {method.name for method in methods}:
-        raise BenchError(f"No method could be measured: {failures[0].reason}")
+    _refuse_failure(methods, failures, {score.method for score in scores})
+
+
+def _refuse_failure(methods: "Sequence[Method]", failures: "Sequence[Failure]", measured: set[str]) -> None:
+    """Raises `BenchError` if no method, or none of the models asked for, could be measured anywhere."""
+    from stbn_cli.bench.methods import ModelMethod
+
+    if not failures:
+        return
+    for wanted, what in (
+        ({method.name for method in methods}, "No method"),
+        ({method.name for method in methods if isinstance(method, ModelMethod)}, "No model"),
+    ):
+        if wanted and not measured & wanted:
+            raise BenchError(f"{what} could be measured: {failures[0].reason}")
 
 
 @dataclass(slots=True)
@@ -317,7 +338,7 @@ def _methods(
         titles[name] = title
     names = [method.name for method in methods]
     if not names:
-        raise OptionError("There is nothing to measure: give --model or --rivals.")
+        raise OptionError("Nothing to measure. Use --model or --rivals.")
     if repeated := {name for name in names if names.count(name) > 1}:
         raise OptionError(f"Two models are called {', '.join(sorted(repeated))}. Rename one of the files.")
     return methods, titles

@@ -56,21 +56,28 @@ ReferenceOpt = Annotated[
         "--reference",
         "-r",
         metavar="CLEAN",
-        help="What both should look like: measures each against it.",
+        help="A clean version. Both are measured against it.",
         default=False,
     ),
 ]
 FramesOpt = Annotated[
-    int | None, opt.option(COMPARING, "--frames", help="Frames to compare at most.", default="all", min=1)
+    int | None,
+    opt.option(COMPARING, "--frames", help="Compare at most this many frames.", default="all", min=1),
 ]
 CsvOpt = Annotated[
     Path | None,
-    opt.option(opt.INPUT_OUTPUT, "--csv", metavar="FILE", help="One line a frame.", default=False),
+    opt.option(
+        opt.INPUT_OUTPUT, "--csv", metavar="FILE", help="Write the measurements of each frame.", default=False
+    ),
 ]
 ReportOpt = Annotated[
     Path | None,
     opt.option(
-        opt.INPUT_OUTPUT, "--report", metavar="FILE.html", help="A page with curves and crops.", default=False
+        opt.INPUT_OUTPUT,
+        "--report",
+        metavar="FILE.html",
+        help="Write a page with plots and crops.",
+        default=False,
     ),
 ]
 OutputOpt = Annotated[
@@ -80,7 +87,7 @@ OutputOpt = Annotated[
         "--output",
         "-o",
         metavar="OUT",
-        help="A video of both (.mkv .mp4 .m4v .mov .webm .ts), or a folder/ or pattern of images.",
+        help="Write a comparison video (.mkv .mp4 .m4v .mov .webm .ts), or a folder/ or pattern of images.",
         default=False,
     ),
 ]
@@ -90,26 +97,26 @@ LayoutOpt = Annotated[
         opt.INPUT_OUTPUT,
         "--layout",
         metavar="side|split|difference",
-        help="What OUT shows: A beside B, the left half of A and the right half of B, or A - B on grey.",
+        help="side: A beside B. split: left half of A, right half of B. difference: A - B on grey.",
         default="side",
     ),
 ]
 GainOpt = Annotated[
     float,
-    opt.option(opt.INPUT_OUTPUT, "--gain", help="How much A - B is amplified in OUT and in the report."),
+    opt.option(opt.INPUT_OUTPUT, "--gain", help="How much to amplify A - B."),
 ]
 FpsOpt = Annotated[
     float | None,
     opt.option(
         opt.INPUT_OUTPUT,
         "--fps",
-        help="Frames per second of image sequences; videos keep their own times.",
+        help="Frame rate of image sequences. Videos keep their own timing.",
         default="as the video, or 25",
     ),
 ]
 OverwriteOpt = Annotated[
     bool,
-    opt.option(opt.INPUT_OUTPUT, "--overwrite", help="Replace files that exist, but never A, B or CLEAN."),
+    opt.option(opt.INPUT_OUTPUT, "--overwrite", help="Replace existing files, but never the inputs."),
 ]
 
 
@@ -171,7 +178,7 @@ def compare(
         for name, value in {"layout": outputs.layout, **asdict(encoding)}.items():
             if value not in (None, False):
                 raise OptionError(
-                    f"--{name.replace('_', '-')} is for the video of both, but none is asked for. Name it with -o."
+                    f"--{name.replace('_', '-')} is for the comparison video. Name one with -o."
                 )
     job = gathered(
         CompareJob,
@@ -187,7 +194,7 @@ def compare(
     try:
         _run(job, messages)
     except KeyboardInterrupt:
-        raise InterruptedByUserError("Interrupted; what was not finished is removed.") from None
+        raise InterruptedByUserError("Interrupted. Unfinished files were removed.") from None
 
 
 def _run(job: CompareJob, messages: MessageFlags) -> None:

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +60,19 @@ def show_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     for row in rows:
         show("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def show_wrapped_table(rows: Sequence[Sequence[str]]) -> None:
+    """Aligned columns, the last one wrapped to a terminal's width; for programs one line a row."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)][:-1]
+    begin = sum(widths) + 2 * len(widths)
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else None
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        last = [row[-1]] if columns is None else textwrap.wrap(row[-1], max(columns - begin, 20))
+        show("  ".join([*cells, (last or [""])[0]]).rstrip())
+        for line in last[1:]:
+            show(" " * begin + line)
 
 
 def show_tables(tables: "Iterable[Table]") -> None:

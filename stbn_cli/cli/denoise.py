@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.adaptation import describe, explanation, gained
 from stbn_cli.cli.batch import Item, Naming, output_folder, plan_batch, run_batch
-from stbn_cli.cli.console import say, say_beginning, show_json, show_table, warn
+from stbn_cli.cli.console import say, say_beginning, show, show_json, show_table, warn
 from stbn_cli.cli.flags import (
     NORMAL,
     QUIET,
     VERBOSE,
+    ConfigFlags,
     DenoisingFlags,
     EncodingFlags,
     FidelityFlags,
@@ -28,7 +29,7 @@ from stbn_cli.cli.flags import (
 )
 from stbn_cli.cli.parsing import check_pipes
 from stbn_cli.cli.progress import BatchPlace, FinetuneDisplay, FrameProgress
-from stbn_cli.cli.report import RunReport, fields
+from stbn_cli.cli.report import RunReport, fields, plan_rows
 from stbn_cli.errors import InterruptedByUserError, OptionError
 from stbn_cli.jobs.events import Events
 from stbn_cli.source import Source
@@ -43,7 +44,8 @@ ADAPT_MINUTES = 10.0
 
 EXAMPLES = opt.epilog(
     "stbn denoise clip.mp4",
-    "stbn denoise clip.mp4 -o clean.mkv --sigma 25 --crf 14",
+    "stbn denoise clip.mp4 clean.mp4",
+    "stbn denoise clip.mp4 -o clean.mkv --quality best --crf 14",
     "stbn denoise clip.mp4 --adapt --adapt-minutes 5",
     "stbn denoise clip.mp4 --start 1:30 --end 1:40 --dry-run",
     "stbn denoise 'frames/%05d.png' -o clean/",
@@ -52,6 +54,8 @@ EXAMPLES = opt.epilog(
 )
 # What the short help shows.
 MAIN_OPTIONS = (
+    "--quality",
+    "--use-preset",
     "--output",
     "--overwrite",
     "--start",
@@ -73,6 +77,7 @@ MAIN_OPTIONS = (
 def denoise(
     sources: opt.InputsArg,
     naming: NamingFlags,
+    kept_options: ConfigFlags,
     kept: ProgressFlags,
     part: RangeFlags,
     read: ReadFlags,
@@ -87,22 +92,24 @@ def denoise(
     adapt_minutes: opt.AdaptMinutesOpt = None,
     hardware: opt.HardwareOpt = None,
 ) -> None:
-    """Denoise a video; sound, subtitles, times and colours stay as they are.
+    """Remove noise from videos. Sound, subtitles, timing and colours stay as they are.
 
-    The noise level is measured, the output is written beside its final name, checked, and only then renamed. Ctrl-C
-    finishes the chunk in work and tells how to go on, a second one stops at once. With --adapt, Ctrl-C while the model
-    is finetuned ends that alone, and the best so far denoises.
+    stbn measures the noise and chooses the model for it. The output gets its name only when it is complete and checked;
+    the input is never changed.
+
+    Ctrl-C finishes the current chunk, saves it, and prints the command to resume. Press it twice to stop at once.
+    During --adapt, Ctrl-C ends the adapting alone; the best model so far denoises the video.
     """
     kept.check()
     options = denoiser_options(how, machine, uncertainty=uncertainty is not None)
     span = read.span(part, hardware)
     if naming.skip_existing and naming.overwrite:
-        raise OptionError("--skip-existing and --overwrite contradict each other. Give one of them.")
+        raise OptionError("--skip-existing and --overwrite exclude each other. Use one of them.")
     if adapt and adapt_minutes is None:
         adapt_minutes = ADAPT_MINUTES
     if uncertainty is not None and uncertainty.suffix.lower() != ".mkv":
         raise OptionError(
-            f"--uncertainty {uncertainty} is lossless video of 16 bits: give it the suffix .mkv."
+            f"--uncertainty {uncertainty}: the name must end in .mkv (it is lossless 16-bit video)."
         )
     names = Naming(naming.output, naming.output_dir, naming.template)
     batch = plan_batch(sources, names, WRITABLE_SUFFIXES)
@@ -126,17 +133,17 @@ def denoise(
             restart=kept.restart,
             adapt_minutes=adapt_minutes,
             dry_run=dry_run,
-            resume_command=f"Go on with: {_command()}",
+            resume_command=f"Resume with: {_command()}",
         )
         try:
-            return _run(job, logging, place)
+            return _run(job, logging, place, kept_options.config)
         except KeyboardInterrupt:
             left = "" if item.output == STANDARD_STREAM else f"; nothing was written to {item.output}"
             raise InterruptedByUserError(f"Interrupted{left}.") from None
 
     if uncertainty is not None and batch.many:
         raise OptionError(
-            "--uncertainty names one file, but there are several inputs. Denoise them one by one."
+            "--uncertainty names one file, but there are several inputs. Denoise them one at a time."
         )
     for item in batch.items:
         check_pipes(item.source, item.output, adapt=adapt_minutes is not None, json=logging.json)
@@ -161,7 +168,9 @@ def _command() -> str:
     return shlex.join(["stbn", *words[:place], "--resume", *words[place:]])
 
 
-def _run(job: "DenoiseJob", logging: LoggingFlags, place: BatchPlace | None) -> dict[str, Any]:
+def _run(
+    job: "DenoiseJob", logging: LoggingFlags, place: BatchPlace | None, config: str | None
+) -> dict[str, Any]:
     """Run one job, or print its plan; what was done, as plain values."""
     verbosity = logging.verbosity
     events = Events(
@@ -173,7 +182,7 @@ def _run(job: "DenoiseJob", logging: LoggingFlags, place: BatchPlace | None) -> 
     )
     with job.prepare(events) as prepared:
         if job.dry_run:
-            return _plan(prepared, logging)
+            return _plan(prepared, logging, config)
         report = _report_of(prepared)
         prepared.open_progress()
         if verbosity >= VERBOSE:
@@ -183,7 +192,7 @@ def _run(job: "DenoiseJob", logging: LoggingFlags, place: BatchPlace | None) -> 
             say(report.headline())
         store = prepared.store
         if store is not None and store.frames and verbosity >= NORMAL:
-            say(f"Going on after frame {store.frames} of an interrupted run.")
+            say(f"Resuming after frame {store.frames}.")
         with (
             StopRequest(_finishing) if store is not None else nullcontext() as stop,
             FrameProgress(
@@ -199,7 +208,7 @@ def _run(job: "DenoiseJob", logging: LoggingFlags, place: BatchPlace | None) -> 
 
 
 def _finishing() -> None:
-    say("Finishing the chunk in work. Ctrl-C again stops at once.")
+    say("Finishing the current chunk. Press Ctrl-C again to stop at once.")
 
 
 def _report_of(prepared: "PreparedDenoising") -> RunReport:
@@ -216,20 +225,22 @@ def _report_of(prepared: "PreparedDenoising") -> RunReport:
     )
 
 
-def _plan(prepared: "PreparedDenoising", logging: LoggingFlags) -> dict[str, Any]:
+def _plan(prepared: "PreparedDenoising", logging: LoggingFlags, config: str | None) -> dict[str, Any]:
     from stbn_cli.chunkstore import estimated_bytes
 
     job, counted = prepared.job, prepared.count()
     report = _report_of(prepared)
     metadata = replace(prepared.metadata, frame_count=counted.frames)
     kept = estimated_bytes(metadata) if job.keep_progress else None
-    plan = {**report.plan(counted), "adapt_minutes": job.adapt_minutes, "progress_bytes": kept}
+    plan = {
+        **report.plan(counted),
+        "adapt_minutes": job.adapt_minutes,
+        "progress_bytes": kept,
+        "config": config,
+    }
     if not logging.json:
-        shown = dict(plan)
-        if not counted.exact:
-            shown["frames"] = "unknown" if counted.frames is None else f"about {counted.frames}"
-        del shown["frames_exact"]
-        show_table(list(fields(shown)))
+        show_table(list(plan_rows(plan)))
+        show("Ready to run. Nothing was written (--dry-run).")
     return plan
 
 
@@ -237,7 +248,7 @@ def _tell_adaptation(result: "FinetuneResult", events: Events, verbosity: int) -
     if text := explanation(result):
         events.warn(text)
     if verbosity >= NORMAL:
-        end = "Interrupted, going on with the best so far" if result.interrupted else "Adapted"
+        end = "Adapting interrupted; using the best model so far" if result.interrupted else "Adapted"
         say(f"{end}: {gained(result)}")
 
 

@@ -1,20 +1,20 @@
 """`stbn doctor`: what is installed here, what it can compute with, what it can write."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
 
 from stbn_cli import __version__
 from stbn_cli.cli import options as opt
-from stbn_cli.cli.console import show_json, show_table
-from stbn_cli.cli.report import fields
+from stbn_cli.cli.console import show, show_json, show_table
 from stbn_cli.errors import StbnError
+from stbn_cli.words import counted
 
 GIB = 2**30
 EXAMPLES = opt.epilog("stbn doctor", "stbn doctor --json")
-JsonOpt = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 PACKAGES = (
     "torch",
     "numpy",
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def doctor(json: JsonOpt = False) -> None:
-    """Show versions, devices, codecs and models; exits with 1 if something needed does not work."""
+    """Check the installation: versions, devices, encoders and models. Fails if something needed does not work."""
     problems: list[str] = []
     found = {
         "versions": installed_versions(),
@@ -41,9 +41,31 @@ def doctor(json: JsonOpt = False) -> None:
     if json:
         show_json(found)
     else:
-        show_table(list(fields(found)))
+        for title, rows in _sections(found):
+            show(typer.style(f"{title}:", bold=True))
+            show_table([("  " + name, value) for name, value in rows])
+        if not problems:
+            show("Everything that stbn needs works here.")
     if problems:
-        raise StbnError(f"{len(problems)} problem(s) found: {'; '.join(problems)}. Install stbn again.")
+        raise StbnError(f"{counted(len(problems), 'problem')}: {'; '.join(problems)}. Install stbn again.")
+
+
+def _sections(found: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """What was found, for people."""
+    yield "Versions", list(found["versions"].items())
+    devices = dict(found["devices"])
+    if chosen := devices.pop("auto", None):
+        yield (
+            "Devices",
+            [
+                (name, f"{text} (used by default)" if name.startswith(chosen) else text)
+                for name, text in devices.items()
+            ],
+        )
+    if found["encoders"]:
+        yield "Encoders", list(found["encoders"].items())
+    if found["models"]:
+        yield "Models", list(found["models"].items())
 
 
 def _ask(question: Callable[[], dict[str, Any]], what: str, problems: list[str]) -> dict[str, Any]:
@@ -77,7 +99,7 @@ def _devices() -> dict[str, Any]:
     memory, precision = usable_memory(cpu) / GIB, precision_name(resolve_precision("auto", cpu))
     found: dict[str, Any] = {
         "auto": str(resolve_device("auto")),
-        "cpu": f"{torch.get_num_threads()} threads, {memory:.1f} GiB to plan with, {precision} by default",
+        "cpu": f"{counted(torch.get_num_threads(), 'thread')}, {memory:.1f} GiB to plan with, {precision} by default",
     }
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)

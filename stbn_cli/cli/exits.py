@@ -32,10 +32,10 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, StbnError):
         return str(error)
     if isinstance(error, MemoryError):
-        return "Memory ran out. Give smaller --tile and --chunk values, or close other programs."
+        return "Out of memory. Use smaller --tile and --chunk values, or close other programs."
     reason = (str(error).strip().splitlines() or [""])[0]
     hint = "" if debugging() else " Set STBN_DEBUG=1 to see where."
-    return f"Something unexpected failed ({type(error).__name__}: {reason}); please report it.{hint}"
+    return f"Unexpected error ({type(error).__name__}: {reason}). Please report it.{hint}"
 
 
 def debugging() -> bool:

@@ -15,6 +15,7 @@ from stbn_cli.cli.progress import FinetuneDisplay
 from stbn_cli.errors import InterruptedByUserError
 from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.scale import to_unit
+from stbn_cli.words import counted
 
 if TYPE_CHECKING:
     from stbn_cli.jobs.finetune import FinetuneJob
@@ -46,7 +47,7 @@ ClipsArg = Annotated[
     list[str],
     typer.Argument(
         metavar="CLIP",
-        help="Noisy videos, folders of images, or patterns, of one camera.",
+        help="Noisy videos, folders of images, or patterns, all from one camera.",
         show_default=False,
     ),
 ]
@@ -57,7 +58,7 @@ OutputOpt = Annotated[
         "--output",
         "-o",
         metavar="MODEL",
-        help="The finetuned model, a .safetensors file.",
+        help="Where to write the finetuned model (.safetensors).",
         default="<stem>.finetuned.safetensors",
     ),
 ]
@@ -67,13 +68,11 @@ PreviewOpt = Annotated[
         opt.INPUT_OUTPUT,
         "--preview",
         metavar="PICTURE",
-        help="A crop before and after, .png or .jpg.",
+        help="Also write a crop before and after (.png or .jpg).",
         default=False,
     ),
 ]
-ModelOpt = Annotated[
-    str, opt.option(LEARNING, "--model", "-m", help="To start from, as `stbn denoise` takes it.")
-]
+ModelOpt = Annotated[str, opt.option(LEARNING, "--model", "-m", help="The model to start from.")]
 SigmaOpt = Annotated[
     str,
     opt.option(
@@ -81,44 +80,47 @@ SigmaOpt = Annotated[
         "--sigma",
         "-s",
         metavar="auto|NUMBER",
-        help="Noise level on the 0-255 scale, if known; auto learns it as a function of brightness.",
+        help="Noise level (0-255), if you know it. auto learns it for each brightness.",
     ),
 ]
-MinutesOpt = Annotated[float, opt.option(LEARNING, "--minutes", help="Time to take, reading included.")]
+MinutesOpt = Annotated[float, opt.option(LEARNING, "--minutes", help="How long to take, reading included.")]
 StepsOpt = Annotated[
     int | None,
     opt.option(
         LEARNING,
         "--steps",
         min=1,
-        help="Steps of the optimiser instead: with --seed the same file again, on a CPU.",
+        help="Number of training steps instead of a time. On a CPU the same --seed gives the same file.",
         default="what fits --minutes",
     ),
 ]
-ScratchOpt = Annotated[
-    bool, opt.option(LEARNING, "--from-scratch", help="Random weights instead of the model's.")
-]
+ScratchOpt = Annotated[bool, opt.option(LEARNING, "--from-scratch", help="Start from random weights.")]
 DistillOpt = Annotated[
     bool,
-    opt.option(LEARNING, "--distill/--no-distill", help="Finetune the flow network too, with --flow light."),
+    opt.option(
+        LEARNING, "--distill/--no-distill", help="Also finetune the flow network (with --flow light)."
+    ),
 ]
 ResumeOpt = Annotated[
-    bool, opt.option(LEARNING, "--resume", help="Go on with the run for MODEL that was interrupted.")
+    bool, opt.option(LEARNING, "--resume", help="Continue an interrupted run for the same output.")
 ]
 LearningRateOpt = Annotated[
-    float | None, opt.option(LEARNING, "--lr", help="Learning rate of Adam, at its highest.", default=AUTO)
+    float | None, opt.option(LEARNING, "--lr", help="Highest learning rate.", default=AUTO)
 ]
 BatchOpt = Annotated[
-    int | None, opt.option(opt.MEMORY, "--batch-size", min=1, help="Sequences a step.", default=AUTO)
+    int | None, opt.option(opt.MEMORY, "--batch-size", min=1, help="Sequences in a step.", default=AUTO)
 ]
-PatchOpt = Annotated[int | None, opt.option(opt.MEMORY, "--patch-size", help="Pixels.", default=AUTO)]
+PatchOpt = Annotated[
+    int | None,
+    opt.option(opt.MEMORY, "--patch-size", help="Size of a training crop, in pixels.", default=AUTO),
+]
 LengthOpt = Annotated[
     int | None,
-    opt.option(opt.MEMORY, "--train-length", min=1, help="Frames of a sequence.", default=AUTO),
+    opt.option(opt.MEMORY, "--train-length", min=1, help="Frames in a sequence.", default=AUTO),
 ]
 PrecisionOpt = Annotated[
     str,
-    opt.option(opt.MEMORY, "--precision", metavar="auto|bf16|fp32", help="Of the network's arithmetic."),
+    opt.option(opt.MEMORY, "--precision", metavar="auto|bf16|fp32", help="Number format."),
 ]
 
 
@@ -132,7 +134,7 @@ class OutputFlags:
     output: OutputOpt = None
     preview: PreviewOpt = None
     overwrite: Annotated[
-        bool, opt.option(opt.INPUT_OUTPUT, "--overwrite", help="Replace MODEL and PICTURE if they exist.")
+        bool, opt.option(opt.INPUT_OUTPUT, "--overwrite", help="Replace the outputs if they exist.")
     ] = False
 
 
@@ -148,7 +150,7 @@ class LearningFlags:
     flow: opt.FlowOpt = None
     distillation: DistillOpt = DEFAULTS.distillation
     learning_rate: LearningRateOpt = DEFAULTS.learning_rate
-    seed: Annotated[int, opt.option(LEARNING, "--seed", min=0, help="Of crops and masks.")] = DEFAULTS.seed
+    seed: Annotated[int, opt.option(LEARNING, "--seed", min=0, help="Random seed.")] = DEFAULTS.seed
     resume: ResumeOpt = False
 
 
@@ -173,10 +175,10 @@ def finetune(
     steps: StepFlags,
     messages: MessageFlags,
 ) -> None:
-    """Adapt a model to your own noisy footage, from that footage alone; never worse by its own estimate.
+    """Adapt a model to your own noisy footage. No clean video is needed.
 
-    Some pixels are never learned from; on those the result has to beat the start by more than chance, or the
-    result is the start. Ctrl-C keeps the best so far. Use it with stbn denoise CLIP --model MODEL.
+    Some pixels are kept for testing. If the new model is not clearly better on them, you get the old one. Ctrl-C keeps
+    the best so far. Use the result with stbn denoise CLIP --model MODEL.
     """
     target = outputs.output or _default_output(clips[0])
     span = read.span(part)
@@ -190,7 +192,7 @@ def finetune(
         job = gathered(FinetuneJob, *groups, clips=clips, output=target, span=span, options=options)
         _run(job, messages)
     except KeyboardInterrupt:
-        raise InterruptedByUserError(f"Interrupted; nothing was written to {target}.") from None
+        raise InterruptedByUserError(f"Interrupted. Nothing was written to {target}.") from None
 
 
 def _default_output(clip: str) -> Path:
@@ -212,5 +214,6 @@ def _run(job: "FinetuneJob", messages: MessageFlags) -> None:
         show_json({"output": str(job.output), **describe(result)})
     if result.interrupted:
         raise InterruptedByUserError(
-            f"Interrupted after {result.steps} steps; {job.output} holds the best so far. Go on with --resume."
+            f"Interrupted after {counted(result.steps, 'step')}. {job.output} holds the best so far; "
+            "--resume continues."
         )

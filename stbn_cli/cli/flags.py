@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
+from stbn_cli.checkpoints.registry import BALANCED
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.parsing import AUTO, PERCENT, check_choice, parse_count, parse_sigma, parse_time
 from stbn_cli.errors import OptionError, checked_options
@@ -23,6 +24,14 @@ Command = TypeVar("Command", bound=Callable[..., None])
 Options = TypeVar("Options")
 
 QUIET, NORMAL, VERBOSE = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFlags:
+    """Where options come from that are not typed."""
+
+    config: opt.ConfigOpt = None
+    use_preset: opt.UsePresetOpt = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +57,7 @@ class ProgressFlags:
     def check(self) -> None:
         """Raises `OptionError` for a contradiction."""
         if self.resume and self.restart:
-            raise OptionError("--resume and --restart contradict each other. Give one of them.")
+            raise OptionError("--resume and --restart exclude each other. Use one of them.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,7 @@ class ReadFlags:
 class DenoisingFlags:
     """How much noise of which kind is removed, and with what."""
 
+    quality: opt.QualityOpt = BALANCED
     sigma: opt.SigmaOpt = AUTO
     noise_model: opt.NoiseModelOpt = AUTO
     strength: opt.StrengthOpt = 1.0
@@ -179,7 +189,7 @@ def denoiser_options(
 ) -> DenoiserOptions:
     """The flags, understood. Raises `OptionError`."""
     check_choice(how.noise_model, how.model)
-    return gathered(
+    options = gathered(
         DenoiserOptions,
         how,
         machine,
@@ -192,6 +202,7 @@ def denoiser_options(
         tile=parse_count(machine.tile, "--tile", 0),
         tile_overlap=parse_count(machine.tile_overlap, "--tile-overlap", 0),
     )
+    return options.with_tier()
 
 
 def flattened(command: Command) -> Command:

@@ -5,6 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
+from stbn_cli.checkpoints.registry import QUALITIES
+from stbn_cli.cli.completion import (
+    complete_codecs,
+    complete_kinds,
+    complete_models,
+    complete_presets,
+    complete_speeds,
+)
+from stbn_cli.cli.config import take_config, take_preset
+
 INPUT_OUTPUT = "Input and output"
 DENOISING = "Denoising"
 MEMORY = "Memory and speed"
@@ -44,8 +54,8 @@ InputsArg = Annotated[
     list[str],
     typer.Argument(
         metavar="INPUT",
-        help="Videos, folders of images or of videos, patterns such as 'frame_%04d.png' or 'raw/*.mkv', or - for y4m "
-        "from standard input.",
+        help="Videos, folders of videos or images, patterns such as 'frame_%04d.png' or 'raw/*.mkv', or - (y4m from "
+        "standard input). A last name that does not exist yet is the output.",
         show_default=False,
     ),
 ]
@@ -55,7 +65,7 @@ OutputDirOpt = Annotated[
         INPUT_OUTPUT,
         "--output-dir",
         metavar="FOLDER",
-        help="Write there; it is made if missing.",
+        help="Folder for all outputs; created if it does not exist.",
         default="beside the input",
     ),
 ]
@@ -65,16 +75,14 @@ TemplateOpt = Annotated[
         INPUT_OUTPUT,
         "--template",
         metavar="NAME",
-        help="Names of outputs, of {stem} and {suffix}.",
+        help="How to name outputs, with {stem} and {suffix} of the input.",
         default="{stem}.denoised{suffix}",
     ),
 ]
 SkipExistingOpt = Annotated[
-    bool, option(INPUT_OUTPUT, "--skip-existing", help="Leave out inputs whose output is there already.")
+    bool, option(INPUT_OUTPUT, "--skip-existing", help="Skip inputs whose output exists already.")
 ]
-FailFastOpt = Annotated[
-    bool, option(INPUT_OUTPUT, "--fail-fast", help="Of several inputs, stop at the first that fails.")
-]
+FailFastOpt = Annotated[bool, option(INPUT_OUTPUT, "--fail-fast", help="Stop at the first input that fails.")]
 OutputOpt = Annotated[
     str | None,
     option(
@@ -82,13 +90,14 @@ OutputOpt = Annotated[
         "--output",
         "-o",
         metavar="OUT",
-        help="A video by its suffix (.mkv .mp4 .m4v .mov .webm .ts .y4m), a folder/ or pattern of images, or - "
-        "for y4m to standard output.",
+        help="A video (.mkv .mp4 .m4v .mov .webm .ts .y4m), a folder/ or pattern for images, or - (y4m to "
+        "standard output).",
         default="<stem>.denoised.<suffix>",
     ),
 ]
 OverwriteOpt = Annotated[
-    bool, option(INPUT_OUTPUT, "--overwrite", help="Replace OUT if it exists. The input is never replaced.")
+    bool,
+    option(INPUT_OUTPUT, "--overwrite", help="Replace the output if it exists. The input is never replaced."),
 ]
 StartOpt = Annotated[
     str | None,
@@ -96,7 +105,7 @@ StartOpt = Annotated[
         INPUT_OUTPUT,
         "--start",
         metavar="TIME",
-        help="Begin here: seconds, MM:SS or HH:MM:SS.",
+        help="Start here: seconds, MM:SS or HH:MM:SS.",
         default="the beginning",
     ),
 ]
@@ -109,7 +118,7 @@ FpsOpt = Annotated[
     option(
         INPUT_OUTPUT,
         "--fps",
-        help="Frames per second of an image sequence; videos keep their own times.",
+        help="Frame rate of an image sequence. Videos keep their own timing.",
         default="25",
     ),
 ]
@@ -119,7 +128,7 @@ MaxPixelsOpt = Annotated[
         INPUT_OUTPUT,
         "--max-pixels",
         metavar="N",
-        help="Refuse pictures of more pixels, before they take memory.",
+        help="Refuse larger pictures before they use memory.",
         min=1,
     ),
 ]
@@ -129,11 +138,12 @@ FieldOpt = Annotated[
         INPUT_OUTPUT,
         "--field",
         metavar="auto|on|off",
-        help="Denoise the two fields of interlaced pictures apart; auto: where the input is marked so.",
+        help="Denoise the two fields of interlaced video separately. auto: if the input is marked as interlaced.",
     ),
 ]
 DryRunOpt = Annotated[
-    bool, option(INPUT_OUTPUT, "--dry-run", help="Check everything and print the plan; write nothing.")
+    bool,
+    option(INPUT_OUTPUT, "--dry-run", help="Check everything and print the plan without writing anything."),
 ]
 
 ResumeOpt = Annotated[
@@ -141,21 +151,57 @@ ResumeOpt = Annotated[
     option(
         INPUT_OUTPUT,
         "--resume",
-        help="Go on where an interrupted run with the same options ended, if there was one.",
+        help="Continue an interrupted run (use the same options).",
     ),
 ]
 RestartOpt = Annotated[
-    bool, option(INPUT_OUTPUT, "--restart", help="Drop what an interrupted run has kept, and begin again.")
+    bool,
+    option(INPUT_OUTPUT, "--restart", help="Discard the progress of an interrupted run and start again."),
 ]
 KeepProgressOpt = Annotated[
     bool,
     option(
         INPUT_OUTPUT,
         "--keep-progress/--no-keep-progress",
-        help="Keep finished frames in a hidden folder beside OUT until it is done, for --resume.",
+        help="Keep finished frames in a hidden folder beside the output until it is done, so that --resume works.",
     ),
 ]
 
+ConfigOpt = Annotated[
+    str | None,
+    option(
+        INPUT_OUTPUT,
+        "--config",
+        metavar="FILE",
+        help="Read options from this file.",
+        default="stbn.toml here, else in your config folder",
+        is_eager=True,
+        callback=take_config,
+    ),
+]
+UsePresetOpt = Annotated[
+    str | None,
+    option(
+        INPUT_OUTPUT,
+        "--use-preset",
+        metavar="NAME",
+        help="Use the options of [presets.NAME] in the config file.",
+        default=False,
+        is_eager=True,
+        callback=take_preset,
+        autocompletion=complete_presets,
+    ),
+]
+QualityOpt = Annotated[
+    str,
+    option(
+        DENOISING,
+        "--quality",
+        metavar="fast|balanced|best",
+        help="Speed against quality: chooses the model, precision and look-ahead that you leave open.",
+        autocompletion=lambda: list(QUALITIES),
+    ),
+]
 SigmaOpt = Annotated[
     str,
     option(
@@ -163,7 +209,7 @@ SigmaOpt = Annotated[
         "--sigma",
         "-s",
         metavar="auto|NUMBER",
-        help="Noise level: standard deviation on the 0-255 scale, or estimated for each scene.",
+        help="Noise level (standard deviation, 0-255). auto measures it for each scene.",
     ),
 ]
 StrengthOpt = Annotated[
@@ -171,22 +217,18 @@ StrengthOpt = Annotated[
     option(
         DENOISING,
         "--strength",
-        help="Share of the noise to remove; above 1 (to 3) smooths more.",
+        help="How much noise to remove (0-1). Values up to 3 smooth more.",
         min=0.0,
         max=3.0,
     ),
 ]
 LumaOpt = Annotated[
     float,
-    option(
-        DENOISING, "--luma", help="Of that, the share of brightness noise that is removed.", min=0.0, max=1.0
-    ),
+    option(DENOISING, "--luma", help="How much brightness noise to remove (0-1).", min=0.0, max=1.0),
 ]
 ChromaOpt = Annotated[
     float,
-    option(
-        DENOISING, "--chroma", help="Of that, the share of colour noise that is removed.", min=0.0, max=1.0
-    ),
+    option(DENOISING, "--chroma", help="How much colour noise to remove (0-1).", min=0.0, max=1.0),
 ]
 KeepGrainOpt = Annotated[
     float,
@@ -194,7 +236,7 @@ KeepGrainOpt = Annotated[
         DENOISING,
         "--keep-grain",
         metavar="PERCENT",
-        help="Put back so much of the brightness noise that was removed.",
+        help="Put back this much of the removed brightness noise.",
         min=0.0,
         max=100.0,
     ),
@@ -204,8 +246,9 @@ NoiseModelOpt = Annotated[
     option(
         DENOISING,
         "--noise-model",
-        metavar="auto|white|sensor|camera|compressed",
-        help="Which noise to expect; auto: what `stbn analyze` finds, white for a pipe.",
+        metavar="KIND",
+        help="Kind of noise: white, sensor, camera or compressed; auto measures it (in a pipe it is white).",
+        autocompletion=complete_kinds,
     ),
 ]
 UncertaintyOpt = Annotated[
@@ -214,7 +257,7 @@ UncertaintyOpt = Annotated[
         INPUT_OUTPUT,
         "--uncertainty",
         metavar="OUT.mkv",
-        help="Also write how sure each value is: its standard deviation times 8, lossless, 16 bits.",
+        help="Also write a video of the uncertainty: the standard deviation of each value, times 8.",
         default=False,
     ),
 ]
@@ -224,7 +267,9 @@ ModelOpt = Annotated[
         DENOISING,
         "--model",
         "-m",
-        help="auto, a name of `stbn weights list`, a .safetensors file, or hf:owner/repo[@revision]/file.safetensors.",
+        metavar="MODEL",
+        help="A model: a name from `stbn weights list`, a .safetensors file, or hf:OWNER/REPO[@REVISION]/FILE.",
+        autocompletion=complete_models,
     ),
 ]
 FlowOpt = Annotated[
@@ -233,22 +278,22 @@ FlowOpt = Annotated[
         DENOISING,
         "--flow",
         metavar="dis|none|pwc|light",
-        help="Optical flow between frames.",
+        help="How motion between frames is found.",
         default="as trained; light on CUDA",
     ),
 ]
 SceneCutsOpt = Annotated[
     bool,
-    option(DENOISING, "--scene-cuts/--no-scene-cuts", help="Find scene cuts and start afresh at each."),
+    option(DENOISING, "--scene-cuts/--no-scene-cuts", help="Find scene cuts and treat scenes separately."),
 ]
 
 AdaptOpt = Annotated[
     bool,
-    option(DENOISING, "--adapt", help="First finetune the model on this clip, as `stbn finetune` does."),
+    option(DENOISING, "--adapt", help="Finetune the model on this video first."),
 ]
 AdaptMinutesOpt = Annotated[
     float | None,
-    option(DENOISING, "--adapt-minutes", metavar="MINUTES", help="Time for that.", default="10"),
+    option(DENOISING, "--adapt-minutes", metavar="MINUTES", help="How long to finetune.", default="10"),
 ]
 
 DeviceOpt = Annotated[
@@ -261,7 +306,7 @@ DevicesOpt = Annotated[
         "--device",
         "-d",
         metavar="auto|cpu|cuda[:N]|mps",
-        help="Where to compute; cuda:0,cuda:1 shares the work.",
+        help="Where to compute. cuda:0,cuda:1 shares the work between two GPUs.",
     ),
 ]
 HardwareOpt = Annotated[
@@ -270,7 +315,7 @@ HardwareOpt = Annotated[
         MEMORY,
         "--hardware",
         metavar="auto|cuda",
-        help="Decode on the graphics card; falls back to software by itself.",
+        help="Decode on the GPU. Uses the CPU if that fails.",
     ),
 ]
 PrecisionOpt = Annotated[
@@ -279,23 +324,29 @@ PrecisionOpt = Annotated[
         MEMORY,
         "--precision",
         metavar="auto|fp32|fp16|bf16",
-        help="auto: fp16 on a GPU, on a CPU bf16 if it has it, else fp32.",
+        help="Number format. auto: fp16 on GPUs, bf16 on CPUs that have it, else fp32.",
     ),
 ]
 ChunkOpt = Annotated[
-    str, option(MEMORY, "--chunk", metavar="auto|FRAMES", help="Frames worked on at a time.")
+    str, option(MEMORY, "--chunk", metavar="auto|FRAMES", help="How many frames to process at a time.")
 ]
 ChunkOverlapOpt = Annotated[
     str,
-    option(MEMORY, "--chunk-overlap", metavar="auto|FRAMES", help="Frames looked ahead beyond a chunk."),
+    option(MEMORY, "--chunk-overlap", metavar="auto|FRAMES", help="How many frames to look ahead."),
 ]
 TileOpt = Annotated[
-    str, option(MEMORY, "--tile", metavar="auto|PIXELS", help="Side of a tile; 0: whole frames.")
+    str,
+    option(
+        MEMORY,
+        "--tile",
+        metavar="auto|PIXELS",
+        help="Process the picture in tiles of this size. 0: whole frames.",
+    ),
 ]
 TileOverlapOpt = Annotated[
     str,
     option(
-        MEMORY, "--tile-overlap", metavar="auto|PIXELS", help="Pixels seen around a tile; auto: no seams."
+        MEMORY, "--tile-overlap", metavar="auto|PIXELS", help="Overlap of tiles. auto: enough to avoid seams."
     ),
 ]
 
@@ -304,8 +355,10 @@ CodecOpt = Annotated[
     option(
         ENCODING,
         "--codec",
-        metavar="h264|hevc|av1|vp9|ffv1|prores",
-        help="Video codec of OUT; h264_nvenc, hevc_nvenc and av1_nvenc encode on the card.",
+        metavar="CODEC",
+        help="Video codec: h264, hevc, av1, vp9, ffv1 or prores; h264_nvenc, hevc_nvenc and av1_nvenc encode on an "
+        "NVIDIA GPU.",
+        autocompletion=complete_codecs,
         default="as the input",
     ),
 ]
@@ -314,7 +367,7 @@ CrfOpt = Annotated[
     option(
         ENCODING,
         "--crf",
-        help="Constant quality, smaller is better.",
+        help="Constant quality: lower is better and larger.",
         default="h264 16, hevc 18, av1 24, vp9 24",
     ),
 ]
@@ -323,36 +376,37 @@ PresetOpt = Annotated[
     option(
         ENCODING,
         "--preset",
-        metavar="ultrafast..placebo",
-        help="Encoding speed against size.",
+        metavar="PRESET",
+        help="Encoder preset, ultrafast to placebo: slower ones make smaller files.",
+        autocompletion=complete_speeds,
         default="medium",
     ),
 ]
 PixFmtOpt = Annotated[
     str | None,
     option(
-        ENCODING, "--pix-fmt", metavar="FORMAT", help="FFmpeg's pixel format of OUT.", default="as the input"
+        ENCODING,
+        "--pix-fmt",
+        metavar="FORMAT",
+        help="Pixel format of the output, as FFmpeg names it.",
+        default="as the input",
     ),
 ]
 DitherOpt = Annotated[
-    bool, option(ENCODING, "--dither/--no-dither", help="Dither where OUT has fewer bits than the input.")
+    bool, option(ENCODING, "--dither/--no-dither", help="Dither if the output has fewer bits than the input.")
 ]
-DropAlphaOpt = Annotated[
-    bool, option(ENCODING, "--drop-alpha", help="Take the colours alone of an input with transparency.")
-]
-LosslessOpt = Annotated[
-    bool, option(ENCODING, "--lossless", help="Keep every value of the result (ffv1 in .mkv).")
-]
+DropAlphaOpt = Annotated[bool, option(ENCODING, "--drop-alpha", help="Drop the transparency of the input.")]
+LosslessOpt = Annotated[bool, option(ENCODING, "--lossless", help="Encode without loss (ffv1 in .mkv).")]
 
 StrictOpt = Annotated[
     bool,
     option(
-        ENCODING, "--strict", help="Anything of the input that OUT would lack is an error, not a warning."
+        ENCODING, "--strict", help="Fail instead of warning if the output would lose anything of the input."
     ),
 ]
 
-QuietOpt = Annotated[bool, option(LOGGING, "--quiet", "-q", help="Only warnings and errors.")]
+QuietOpt = Annotated[bool, option(LOGGING, "--quiet", "-q", help="Print only warnings and errors.")]
 VerboseOpt = Annotated[
-    bool, option(LOGGING, "--verbose", "-v", help="Also the plan and every scene's noise level.")
+    bool, option(LOGGING, "--verbose", "-v", help="Also print the plan and the noise level of each scene.")
 ]
-JsonOpt = Annotated[bool, option(LOGGING, "--json", help="One JSON document on stdout at the end.")]
+JsonOpt = Annotated[bool, option(LOGGING, "--json", help="Print one JSON document at the end.")]

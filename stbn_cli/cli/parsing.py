@@ -24,9 +24,9 @@ def parse_sigma(text: str) -> float | None:
     try:
         sigma = float(text)
     except ValueError:
-        raise OptionError(f"--sigma {text} is no number. Give 0 to 255, such as 25, or auto.") from None
+        raise OptionError(f"--sigma {text} is not a number. Use 0 to 255, such as 25, or auto.") from None
     if not 0 <= sigma <= MAXIMUM_SIGMA:
-        raise OptionError(f"--sigma {text} is out of range. Give 0 to 255 (8-bit scale), or auto.")
+        raise OptionError(f"--sigma {text} is out of range. Use 0 to 255, or auto.")
     return sigma
 
 
@@ -34,9 +34,7 @@ def parse_sigmas(text: str) -> tuple[float, ...]:
     """Standard deviations on the 0-255 scale, separated by commas, each once."""
     levels = [parse_sigma(part.strip()) for part in text.split(",")]
     if None in levels or 0.0 in levels:
-        raise OptionError(
-            f"--sigma {text}: noise is added here, so give its levels as numbers above 0: 10,30,50."
-        )
+        raise OptionError(f"--sigma {text}: bench adds noise, so use levels above 0, such as 10,30,50.")
     return tuple(dict.fromkeys(level for level in levels if level is not None))
 
 
@@ -45,7 +43,7 @@ def parse_names(text: str, known: Collection[str], option: str) -> list[str]:
     names = [part.strip() for part in text.split(",")]
     for name in names:
         if name not in known:
-            raise OptionError(f"{option}: {name!r} is not known. Choose from {', '.join(known)}.")
+            raise OptionError(f"{option}: {name!r} is unknown. Choose from {', '.join(known)}.")
     return list(dict.fromkeys(names))
 
 
@@ -55,10 +53,10 @@ def parse_time(text: str | None, option: str) -> float | None:
         return None
     found = _CLOCK.fullmatch(text.strip())
     if found is None:
-        raise OptionError(f"{option} {text} is no time. Give seconds (75.5), MM:SS (1:15.5) or HH:MM:SS.")
+        raise OptionError(f"{option} {text} is not a time. Use seconds (75.5), MM:SS (1:15.5) or HH:MM:SS.")
     hours, minutes, seconds = (float(part or 0) for part in found.groups())
     if found[2] is not None and (seconds >= 60 or (found[1] is not None and minutes >= 60)):
-        raise OptionError(f"{option} {text} is no time: minutes and seconds end at 59.")
+        raise OptionError(f"{option} {text} is not a time: minutes and seconds end at 59.")
     return 3600 * hours + 60 * minutes + seconds
 
 
@@ -68,10 +66,10 @@ def check_choice(noise_model: str, model: str) -> None:
     from stbn_cli.noise.kinds import KINDS
 
     if noise_model != AUTO and noise_model not in KINDS:
-        raise OptionError(f"--noise-model is one of {AUTO}, {', '.join(KINDS)}, not {noise_model!r}.")
+        raise OptionError(f"--noise-model {noise_model}: choose one of {AUTO}, {', '.join(KINDS)}.")
     if noise_model != AUTO and model != AUTO and not is_for_several_kinds(str(model)):
         raise OptionError(
-            f"--model {model} is for one kind of noise, which --noise-model cannot change. Give one of them."
+            f"--model {model} is made for one kind of noise, so --noise-model has no effect. Use one of them."
         )
 
 
@@ -80,7 +78,7 @@ def parse_count(text: str, option: str, minimum: int) -> int | None:
     if text.lower() == AUTO:
         return None
     if not re.fullmatch(r"\d+", text) or int(text) < minimum:
-        raise OptionError(f"{option} {text} is neither auto nor a whole number of at least {minimum}.")
+        raise OptionError(f"{option} {text}: use auto or a whole number of at least {minimum}.")
     return int(text)
 
 
@@ -88,11 +86,11 @@ def check_pipes(source: str, output: str, *, adapt: bool, json: bool) -> None:
     """Refuse what a pipe, which passes once and carries nothing but pictures, cannot do. Raises OptionError."""
     if source == STANDARD_STREAM and adapt:
         raise OptionError(
-            "--adapt reads the clip more than once, which standard input cannot be. Save it to a file first."
+            "--adapt has to read the video more than once, which a pipe does not allow. Save it to a file first."
         )
     if output == STANDARD_STREAM and json:
         raise OptionError(
-            "--json and -o - both want standard output. Leave out --json, or name an output file."
+            "--json and -o - both write to standard output. Drop --json, or name an output file."
         )
 
 

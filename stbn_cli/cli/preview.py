@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, say_beginning, show_json, warn
 from stbn_cli.cli.flags import (
+    ConfigFlags,
     DenoisingFlags,
     EncodingFlags,
     LoggingFlags,
@@ -24,6 +25,7 @@ from stbn_cli.jobs.noise import measure_clip, with_kind
 from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.source import Source
 from stbn_cli.video.formats import WRITABLE_SUFFIXES
+from stbn_cli.words import counted
 
 if TYPE_CHECKING:
     from stbn_cli.jobs.encoding import Encoding
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 DEFAULT_DURATION = 2.0  # seconds of a video
 MEGABYTE, GIGABYTE, MEBIBYTE = 1e6, 1e9, 2**20
 ROUGHNESS = (
-    "the time holds if the machine stays as busy as now, the size if the rest of the video looks alike"
+    "the time assumes that the machine stays as busy as now, the size that the rest of the video looks alike"
 )
 
 EXAMPLES = opt.epilog(
@@ -44,6 +46,8 @@ EXAMPLES = opt.epilog(
 )
 # What the short help shows.
 MAIN_OPTIONS = (
+    "--quality",
+    "--use-preset",
     "--at",
     "--output",
     "--overwrite",
@@ -65,7 +69,7 @@ OutputOpt = Annotated[
         "--output",
         "-o",
         metavar="OUT",
-        help="A picture (.png .jpg) or a video (.mp4 .mkv .mov ...) by its suffix.",
+        help="A picture (.png .jpg) or a video (.mp4 .mkv .mov ...).",
         default="<stem>.preview.png",
     ),
 ]
@@ -75,7 +79,7 @@ AtOpt = Annotated[
         opt.INPUT_OUTPUT,
         "--at",
         metavar="TIME",
-        help="What to show: seconds, MM:SS or HH:MM:SS.",
+        help="The moment to show: seconds, MM:SS or HH:MM:SS.",
         default="the middle",
     ),
 ]
@@ -85,13 +89,15 @@ DurationOpt = Annotated[
         opt.INPUT_OUTPUT,
         "--duration",
         metavar="SECONDS",
-        help="Length of a video, around the moment.",
+        help="Length of the preview video.",
         default="2",
     ),
 ]
 SplitOpt = Annotated[
     bool,
-    opt.option(opt.INPUT_OUTPUT, "--split", help="In a video: the left half before, the right half after."),
+    opt.option(
+        opt.INPUT_OUTPUT, "--split", help="Show the noisy left half and the denoised right half in one video."
+    ),
 ]
 
 
@@ -111,6 +117,7 @@ class PreviewJob:
 @flattened
 def preview(
     source: opt.InputArg,
+    kept_options: ConfigFlags,
     read: ReadFlags,
     how: DenoisingFlags,
     machine: MachineFlags,
@@ -122,9 +129,10 @@ def preview(
     split: SplitOpt = False,
     overwrite: opt.OverwriteOpt = False,
 ) -> None:
-    """Show one moment before and after, as the full run will make it, and predict that run's time, memory and size.
+    """Show one moment before and after denoising, and estimate the time, memory and file size of the full run.
 
-    Takes the options of `stbn denoise`. A picture shows the whole frame and its noisiest and most detailed places.
+    Takes the options of `stbn denoise`. The picture shows the whole frame and close-ups of its noisiest and most
+    detailed places.
     """
     target = output or _default_output(source)
     job = PreviewJob(
@@ -141,7 +149,7 @@ def preview(
     try:
         _run(job, encoding, logging)
     except KeyboardInterrupt:
-        raise InterruptedByUserError(f"Interrupted; nothing was written to {target}.") from None
+        raise InterruptedByUserError(f"Interrupted. Nothing was written to {target}.") from None
 
 
 def _default_output(source: str) -> str:
@@ -210,7 +218,7 @@ def _duration(job: PreviewJob) -> float:
     if shows_video(job.output):
         duration = DEFAULT_DURATION if job.duration is None else job.duration
         if not duration > 0:
-            raise OptionError(f"--duration {duration:g} is not above 0 s. Give seconds, such as 2.")
+            raise OptionError(f"--duration {duration:g} must be above 0 seconds.")
         return duration
     for given, name in ((job.duration is not None, "--duration"), (job.split, "--split")):
         if given:
@@ -246,7 +254,7 @@ def _headline(request: PreviewJob, job: RunReport, made: "Preview") -> str:
     clip = _level(job)
     levels = sorted(made.levels if clip is None else (clip,))
     noise = f"noise level {levels[0]:.3g}" + (f" to {levels[-1]:.3g}" if len(levels) > 1 else "")
-    how = "estimated" if job.sigma is None else "as given"
+    how = "measured" if job.sigma is None else "given"
     frames = "the frame at" if made.shown == 1 else f"{made.shown} frames from"
     return f"{request.output}: {frames} {timestamp(made.begin)}, {noise} ({how})"
 
@@ -257,12 +265,13 @@ def _prediction(job: RunReport, made: "Preview") -> list[str]:
     memory = _memory(job, made)
     per_frame = f"{expected.seconds_per_frame:.2g} s a frame"
     if expected.frames is None or expected.seconds is None or expected.output_bytes is None:
-        return [f"Full run: {per_frame}, {memory}; how many frames there are is not known."]
+        return [f"Full run: {per_frame}, {memory}; the number of frames is unknown."]
     kind = "images" if job.encoding.images is not None else Path(job.output).suffix
     size = f"{expected.output_bytes / MEGABYTE:.3g} MB ({kind})"
+    length = f"about {counted(expected.frames, 'frame')} in {clock(expected.seconds)}"
     return [
-        f"Full run: about {expected.frames} frames in {clock(expected.seconds)} ({per_frame}), {memory}, {size}",
-        f"Roughly, from {expected.measured_frames} frames: {ROUGHNESS}.",
+        f"Full run: {length} ({per_frame}), {memory}, {size}",
+        f"Estimated from {counted(expected.measured_frames, 'frame')}: {ROUGHNESS}.",
     ]
 
 
@@ -271,7 +280,7 @@ def _memory(job: RunReport, made: "Preview") -> str:
     expected, device = made.forecast, job.denoiser.device
     planned = f"{expected.memory_bytes / GIGABYTE:.1f} GB on {device}"
     if expected.process_bytes is None:
-        return f"{planned} and the program itself"
+        return f"{planned} plus the program itself"
     process = f"{expected.process_bytes / GIGABYTE:.1f} GB of memory"
     return process if device.type == "cpu" else f"{planned}, {process}"
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from stbn_cli.cli.progress import clock
 from stbn_cli.jobs.events import Events
 from stbn_cli.scale import BYTE_SCALE
+from stbn_cli.words import counted
 
 if TYPE_CHECKING:
     from stbn_cli.analysis.analysis import Analysis
@@ -45,6 +46,7 @@ class RunReport:
             "encoding": self.encoding.describe(),
             "sigma": "auto" if self.sigma is None else self.sigma,
             "noise": self.noise(),
+            "quality": self.denoiser.requested.quality,
             **self._shares(),
             **self._engine(),
             "warnings": self.events.warnings,
@@ -110,14 +112,14 @@ class RunReport:
         if not beyond:
             return None
         return (
-            f"The noise level was estimated as up to {max(beyond):.3g} in {len(beyond)} scene(s), above "
-            f"{highest:g}, the strongest that model {info.name} was trained for; expect a weaker result."
+            f"The noise level reaches {max(beyond):.3g} in {counted(len(beyond), 'scene')}. The model {info.name} was "
+            f"trained for up to {highest:g}, so some noise may stay."
         )
 
     def headline(self) -> str:
         """What is about to be done, in a line."""
         count = self.metadata.frame_count
-        frames = "frames" if count is None else f"about {count} frames"
+        frames = "frames" if count is None else f"about {counted(count, 'frame')}"
         fields = ", by fields" if self.metadata.by_fields else ""
         return f"Denoising {self.source}: {frames}{fields}, {self._how()}"
 
@@ -125,9 +127,12 @@ class RunReport:
         """What was done, in a line."""
         missing, concealed = summary.damage.missing, summary.damage.concealed
         repeated = self.denoiser.report.repeated_frames
-        damage = f" ({missing} missing and {concealed} concealed by damage)" if missing or concealed else ""
-        repeats = f", {repeated} of them repeat the one before" if repeated else ""
-        speed = f"{summary.frames} frames{damage} in {clock(summary.seconds)} ({summary.frames_per_second:.2f} fps)"
+        damage = (
+            f" ({missing} missing and {concealed} repaired because of damage)" if missing or concealed else ""
+        )
+        repeats = f", {counted(repeated, 'repeat')}" if repeated else ""
+        speed = f"in {clock(summary.seconds)} ({summary.frames_per_second:.2f} fps)"
+        speed = f"{counted(summary.frames, 'frame')}{damage} {speed}"
         return f"{self.output}: {speed}{repeats}, {self._noise()}, {self._how()}"
 
     def _shares(self) -> dict[str, float]:
@@ -161,9 +166,9 @@ class RunReport:
         scenes = self.scenes()
         learned = bool(scenes) and scenes[0]["learned"]
         if self.measured is not None:
-            source = "estimated; the model goes by what it has learned" if learned else "estimated"
+            source = "measured; the model uses what it has learned" if learned else "measured"
             return f"noise level {self.measured.level:.3g} ({source})"
-        source = "learned with the model" if learned else "estimated"
+        source = "learned with the model" if learned else "measured"
         levels = sorted(scene["level"] for scene in scenes)
         if not levels:
             return "noise level unknown"
@@ -179,3 +184,50 @@ def fields(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield from fields(value, f"{prefix}{name}.")
         elif value is not None and value != []:
             yield prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def plan_rows(plan: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """A plan (`RunReport.plan`, with what the command adds) for people: what, and how."""
+    size = plan["plan"]["frame"]
+    yield "input", plan["input"]
+    count = plan["frames"]
+    frames = "unknown number of frames" if count is None else counted(count, "frame")
+    about = "" if plan["frames_exact"] or count is None else "about "
+    rate = "" if plan["input_fps"] is None else f", {plan['input_fps']:g} fps"
+    fields = ", interlaced (denoised by fields)" if plan["by_fields"] else ""
+    yield "", f"{about}{frames} of {size}{rate}, {plan['input_format']}{fields}"
+    yield "output", plan["output"]
+    coding = plan["encoding"]
+    if "images" in coding:
+        yield "", f"images, {coding['images']}"
+    else:
+        options = "".join(f", {name} {value}" for name, value in (coding["options"] or {}).items())
+        yield "", f"{coding['encoder']} in {coding['container']}, {coding['pix_fmt']}{options}"
+    noise = plan["noise"]
+    given = plan["sigma"]
+    level = f"{given:g} (given)" if given != "auto" else "measured for each scene"
+    if noise is not None and given == "auto":
+        level = f"{noise['level']:.3g} (measured)"
+    yield "noise level", f"{level}, on the 0-255 scale"
+    if noise is not None:
+        yield "kind of noise", noise["kind"]
+    for name, usual in (("strength", 1.0), ("luma", 1.0), ("chroma", 1.0), ("keep_grain", 0.0)):
+        if plan[name] != usual:
+            yield name.replace("_", " "), f"{plan[name]:g}"
+    yield "quality", plan["quality"]
+    yield "model", f"{plan['model']} (for {plan['noise_model']} noise), flow {plan['flow']}"
+    yield "", plan["model_file"]
+    if plan["adapt_minutes"] is not None:
+        yield "adapt", f"finetune the model for {plan['adapt_minutes']:g} minutes first"
+    engine = plan["plan"]
+    tiles = f"tiles of {engine['tile']} pixels" if engine["tile"] else "whole frames"
+    ahead = counted(engine["chunk_overlap"], "frame")
+    yield (
+        "device",
+        f"{plan['device']}, {plan['precision']}, about {engine['estimated_device_mib']} MiB of memory",
+    )
+    yield "at a time", f"{counted(engine['chunk'], 'frame')}, {ahead} of look-ahead, {tiles}"
+    if plan["progress_bytes"] is not None:
+        megabytes = plan["progress_bytes"] / 1e6
+        yield "kept progress", f"up to {megabytes:.3g} MB beside the output until it is done"
+    yield "config file", plan["config"] or "none"

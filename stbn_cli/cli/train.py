@@ -112,12 +112,12 @@ class DataFlags:
     ] = None
     still_share: Annotated[
         float,
-        opt.option(DATA, "--still-share", min=0.0, max=1.0, help="Of sequences, made from photographs."),
+        opt.option(DATA, "--still-share", min=0.0, max=1.0, help="Share of sequences made from photographs."),
     ] = DEFAULTS.still_share
     augment: Annotated[
         bool,
         opt.option(
-            DATA, "--augment/--no-augment", help="Vary speed, direction, size and colour of the footage."
+            DATA, "--augment/--no-augment", help="Vary the speed, direction, size and colour of the footage."
         ),
     ] = DEFAULTS.augment
 
@@ -152,20 +152,18 @@ class RecipeFlags:
             RECIPE, "--initial", metavar="FILE", help="A .safetensors model to start from.", default="random"
         ),
     ] = DEFAULTS.initial
-    resume: Annotated[bool, opt.option(RECIPE, "--resume", help="Go on with the run in RUN.")] = (
-        DEFAULTS.resume
-    )
-    epochs: Annotated[int, opt.option(RECIPE, "--epochs", min=1, help="Passes of --patches-per-epoch.")] = (
-        DEFAULTS.epochs
-    )
+    resume: Annotated[bool, opt.option(RECIPE, "--resume", help="Continue the run in RUN.")] = DEFAULTS.resume
+    epochs: Annotated[int, opt.option(RECIPE, "--epochs", min=1, help="Number of epochs.")] = DEFAULTS.epochs
     patches_per_epoch: Annotated[
-        int, opt.option(RECIPE, "--patches-per-epoch", min=1, help="Sequences of an epoch.")
+        int, opt.option(RECIPE, "--patches-per-epoch", min=1, help="Sequences in an epoch.")
     ] = DEFAULTS.patches_per_epoch
     batch_size: Annotated[
-        int, opt.option(RECIPE, "--batch-size", min=1, help="Sequences a step, of all processes together.")
+        int, opt.option(RECIPE, "--batch-size", min=1, help="Sequences in a step, over all processes.")
     ] = DEFAULTS.batch_size
-    patch_size: Annotated[int, opt.option(RECIPE, "--patch-size", help="Pixels.")] = DEFAULTS.patch_size
-    train_length: Annotated[int, opt.option(RECIPE, "--train-length", help="Frames of a sequence.")] = (
+    patch_size: Annotated[
+        int, opt.option(RECIPE, "--patch-size", help="Size of a training crop, in pixels.")
+    ] = DEFAULTS.patch_size
+    train_length: Annotated[int, opt.option(RECIPE, "--train-length", help="Frames in a sequence.")] = (
         DEFAULTS.train_length
     )
     noise: Annotated[
@@ -174,8 +172,8 @@ class RecipeFlags:
             RECIPE,
             "--noise",
             metavar="white|sensor|camera|compressed",
-            help="What is added: the same noise everywhere; depending on brightness and channel; through a camera's "
-            "demosaicing and sharpening, or film grain; any of these, coded by H.264.",
+            help="Noise to add. white: the same everywhere. sensor: depends on brightness and channel. camera: after "
+            "demosaicing and sharpening, or film grain. compressed: any of these after H.264.",
         ),
     ] = DEFAULTS.noise
     noise_interval: Annotated[
@@ -192,16 +190,14 @@ class RecipeFlags:
             default=", ".join(f"{level:g}" for level in DEFAULTS.validation_noise),
         ),
     ] = None
-    seed: Annotated[int, opt.option(RECIPE, "--seed", min=0, help="Of weights, sequences and noise.")] = (
-        DEFAULTS.seed
-    )
+    seed: Annotated[int, opt.option(RECIPE, "--seed", min=0, help="Random seed.")] = DEFAULTS.seed
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleFlags:
     """How the weights follow the gradients."""
 
-    learning_rate: Annotated[float, opt.option(SCHEDULE, "--lr", help="Learning rate, at its highest.")] = (
+    learning_rate: Annotated[float, opt.option(SCHEDULE, "--lr", help="Highest learning rate.")] = (
         DEFAULTS.learning_rate
     )
     optimizer: Annotated[
@@ -219,7 +215,7 @@ class ScheduleFlags:
             SCHEDULE,
             "--schedule",
             metavar="milestones|cosine|timed",
-            help="How the learning rate falls; timed: a cosine over --max-minutes, however many steps that is.",
+            help="How the learning rate falls. timed: a cosine over --max-minutes.",
         ),
     ] = DEFAULTS.schedule
     milestones: Annotated[
@@ -229,25 +225,27 @@ class ScheduleFlags:
             "--milestones",
             "--milestone",
             metavar="EPOCHS",
-            help="Epochs after which it is multiplied by --gamma, as 2,4,6,8. Repeatable.",
+            help="Epochs after which the learning rate is multiplied by --gamma, such as 2,4,6,8.",
             default=",".join(map(str, DEFAULTS.milestones)),
         ),
     ] = None
     gamma: Annotated[
-        float, opt.option(SCHEDULE, "--gamma", help="Factor on the learning rate at each milestone.")
+        float, opt.option(SCHEDULE, "--gamma", help="Factor for the learning rate at each milestone.")
     ] = DEFAULTS.gamma
     final_learning_rate: Annotated[
-        float, opt.option(SCHEDULE, "--final-lr", help="At the end of the cosine.")
+        float, opt.option(SCHEDULE, "--final-lr", help="Learning rate at the end of the cosine.")
     ] = DEFAULTS.final_learning_rate
     warmup_steps: Annotated[
-        int, opt.option(SCHEDULE, "--warmup-steps", min=0, help="Steps in which it rises.")
+        int, opt.option(SCHEDULE, "--warmup-steps", min=0, help="Steps over which the learning rate rises.")
     ] = DEFAULTS.warmup_steps
     gradient_clip: Annotated[
-        float, opt.option(SCHEDULE, "--gradient-clip", help="Largest norm of the gradient.")
+        float, opt.option(SCHEDULE, "--gradient-clip", help="Largest gradient norm.")
     ] = DEFAULTS.gradient_clip
     ema_decay: Annotated[
         float,
-        opt.option(SCHEDULE, "--ema-decay", min=0.0, max=1.0, help="Of the averaged weights that are kept."),
+        opt.option(
+            SCHEDULE, "--ema-decay", min=0.0, max=1.0, help="Decay of the averaged weights that are saved."
+        ),
     ] = DEFAULTS.ema_decay
 
 
@@ -263,13 +261,13 @@ class FlowFlags:
     ] = DEFAULTS.flow
     distillation: Annotated[
         bool,
-        opt.option(FLOW, "--distill", help="Second stage: train the flow network too, on denoised frames."),
+        opt.option(FLOW, "--distill", help="Second stage: also train the flow network, on denoised frames."),
     ] = DEFAULTS.distillation
     distillation_weight: Annotated[
-        float, opt.option(FLOW, "--distillation-weight", help="Beside the likelihood.")
+        float, opt.option(FLOW, "--distillation-weight", help="Weight of the flow loss.")
     ] = DEFAULTS.distillation_weight
     flow_learning_rate: Annotated[
-        float, opt.option(FLOW, "--flow-lr", help="Of the flow network, in distillation.")
+        float, opt.option(FLOW, "--flow-lr", help="Learning rate of the flow network with --distill.")
     ] = DEFAULTS.flow_learning_rate
 
 
@@ -278,7 +276,7 @@ class RawFlags:
     """How the mosaics of raw models are packed."""
 
     bayer_pattern: Annotated[
-        str, opt.option(RAW, "--bayer-pattern", help="Colours of a mosaic's 2x2 cell in reading order.")
+        str, opt.option(RAW, "--bayer-pattern", help="Colours of a mosaic's 2x2 cell, in reading order.")
     ] = DEFAULTS.bayer_pattern
     black_level: Annotated[float, opt.option(RAW, "--black-level", help="Of the mosaics.")] = (
         DEFAULTS.black_level
@@ -295,9 +293,7 @@ class MachineFlags:
     device: opt.DeviceOpt = AUTO
     precision: Annotated[
         str,
-        opt.option(
-            opt.MEMORY, "--precision", metavar="auto|bf16|fp16|fp32", help="Of the network's arithmetic."
-        ),
+        opt.option(opt.MEMORY, "--precision", metavar="auto|bf16|fp16|fp32", help="Number format."),
     ] = DEFAULTS.precision
     compile: Annotated[
         bool,
@@ -317,9 +313,9 @@ class RunFlags:
 
     max_minutes: Annotated[
         float | None,
-        opt.option(opt.LOGGING, "--max-minutes", help="Stop and save after this long.", default="none"),
+        opt.option(opt.LOGGING, "--max-minutes", help="Stop and save after this time.", default="none"),
     ] = DEFAULTS.max_minutes
-    validate_every: Annotated[int, opt.option(opt.LOGGING, "--validate-every", min=1, help="Steps.")] = (
+    validate_every: Annotated[int, opt.option(opt.LOGGING, "--validate-every", min=1, help="In steps.")] = (
         DEFAULTS.validate_every
     )
     save_every: Annotated[
@@ -328,7 +324,7 @@ class RunFlags:
     keep_epochs: Annotated[
         bool, opt.option(opt.LOGGING, "--keep-epochs", help="Keep RUN/epoch-N.safetensors of every epoch.")
     ] = DEFAULTS.keep_epochs
-    log_every: Annotated[int, opt.option(opt.LOGGING, "--log-every", min=1, help="Steps.")] = (
+    log_every: Annotated[int, opt.option(opt.LOGGING, "--log-every", min=1, help="In steps.")] = (
         DEFAULTS.log_every
     )
 
@@ -342,7 +338,7 @@ def train(
             "--log-dir",
             "-o",
             metavar="RUN",
-            help="Folder of the run: log, state, models.",
+            help="Folder for the log, the state and the models.",
             default=False,
         ),
     ],
@@ -354,17 +350,17 @@ def train(
     machine: MachineFlags,
     running: RunFlags,
 ) -> None:
-    """Train a model on clean footage, to which noise is added.
+    """Train a model on clean footage with added noise.
 
-    Writes RUN/model.safetensors at every save and, with clips to validate on, RUN/best.safetensors.
+    Writes RUN/model.safetensors at every save and, if there are clips to validate on, RUN/best.safetensors.
 
-    The defaults are the published recipe. RUN/log.jsonl has a row for every validation, and TensorBoard shows
-    RUN where that package is installed. The last line on stdout is a JSON document. Ctrl-C ends the run after
-    the step at hand and saves it; --resume goes on as if it had not been interrupted.
+    The defaults are the published training options. RUN/log.jsonl holds all measurements; TensorBoard shows them if it
+    is installed. The last line on stdout is a JSON document. Ctrl-C saves the run after the current step; --resume
+    continues exactly where it stopped.
     """
     if not data.train_dirs and not data.still_dirs and data.pool is None:
         raise OptionError(
-            "There is nothing to train on. Give --train-dir or --still-dir, folders of footage or photographs."
+            "Nothing to train on. Use --train-dir or --still-dir with folders of footage or photographs."
         )
     milestones = _epochs(schedule.milestones)
     groups = (data, recipe, schedule, flow, raw, machine, running)
@@ -410,14 +406,14 @@ def _run(options: TrainOptions) -> None:
     except OSError as error:
         raise OutputError(
             f"The run cannot be written to {str(options.log_dir)!r} ({error.strerror or error}). "
-            "Name another folder, or make room and go on with --resume."
+            "Choose another folder, or free some space and use --resume."
         ) from error
     if trainer.processes.is_main:
         show_json({"log_dir": str(options.log_dir), **asdict(result)}, one_line=True)
     if result.interrupted:
         raise InterruptedByUserError(
             f"Interrupted after {result.steps} steps; the run is saved in {options.log_dir}. "
-            "Go on with --resume."
+            "Use --resume to continue."
         )
 
 

@@ -7,34 +7,39 @@ from typing import Annotated
 import typer
 
 from stbn_cli.cli import options as opt
-from stbn_cli.cli.console import say, show, show_json, show_table
+from stbn_cli.cli.console import say, show, show_json, show_wrapped_table
 from stbn_cli.cli.help import HelpCommand, HelpGroup
 from stbn_cli.cli.parsing import AUTO
 from stbn_cli.errors import CheckpointError, OptionError, OutputError, StbnError
+from stbn_cli.words import counted
 
 app = typer.Typer(
     cls=HelpGroup,
     rich_markup_mode=None,
-    help="Models: list, find, import, verify and publish.",
+    help="List, find, import, check and publish models.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-JsonOpt = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+DEVICES = ("cpu", "cuda", "mps")
+DOWNLOADED = "downloaded on first use"
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command("list", cls=HelpCommand)
 def list_models(json: JsonOpt = False) -> None:
-    """List the models known by name, the best first."""
+    """List the models that --model knows by name, the best first."""
     from stbn_cli.checkpoints.registry import load_registry
     from stbn_cli.checkpoints.store import find_local
 
     rows = []
     for spec in load_registry().values():
         local = find_local(spec)
-        state = str(local) if local else "downloaded on first use" if spec.repo else "missing"
+        state = str(local) if local else DOWNLOADED if spec.repo else "missing"
         row = {
             "name": spec.name,
             "kind": spec.kind,
+            "noise": spec.noise,
+            "fast": spec.fast,
             "sigma_range": list(spec.sigma_range),
             "licence": spec.licence,
         }
@@ -46,26 +51,33 @@ def list_models(json: JsonOpt = False) -> None:
         show_json(rows)
         return
     if not rows:
-        say("This installation knows no model by name; give --model a .safetensors file.")
+        say("This installation has no models of its own. Use --model with a .safetensors file.")
         return
-    table = [("name", "kind", "noise levels", "default on", "licence", "source", "file", "description")]
+    table = [("name", "for noise", "levels", "used for", "file", "description")]
     for row in rows:
         low, high = row["sigma_range"]
-        default = ", ".join(row["default_on"]) or "-"
-        levels = f"{low:g}-{high:g}"
-        more = (row["licence"], row["source"], row["file"], row["description"])
-        table.append((row["name"], row["kind"], levels, default, *more))
-    show_table(table)
+        noise = row["noise"] if row["kind"] == "denoiser" else "(flow)"
+        ready = {"missing": "missing", DOWNLOADED: "to download"}.get(row["file"], "ready")
+        devices = ["all"] if len(row["default_on"]) == len(DEVICES) else row["default_on"]
+        used = ", ".join([*devices, *(["fast"] if row["fast"] else [])]) or "-"
+        table.append((row["name"], noise, f"{low:g}-{high:g}", used, ready, row["description"]))
+    show_wrapped_table(table)
+    missing = [row["name"] for row in rows if row["file"] == "missing"]
+    if missing:
+        say(f"Missing: {', '.join(missing)}. `stbn weights path NAME` says where to get a file.")
+    else:
+        show(
+            f'All {counted(len(rows), "model")} can be used. "Used for": devices where the model is the default, '
+            "and --quality fast. `stbn weights path NAME` prints where a file is."
+        )
 
 
 @app.command("path", cls=HelpCommand)
 def path(
-    model: Annotated[
-        str, typer.Argument(help="A model as --model takes it, or any name of the list.")
-    ] = AUTO,
+    model: Annotated[str, typer.Argument(help="A model, as for --model.")] = AUTO,
     device: opt.DeviceOpt = "cpu",
 ) -> None:
-    """Print where a model's file is, after downloading and checking it."""
+    """Print where a model's file is. Downloads and checks it if needed."""
     if device == AUTO:
         from stbn_cli.inference.device import resolve_device
 
@@ -90,7 +102,7 @@ def import_model(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
 ) -> None:
-    """Convert an official checkpoint; nothing in it is executed."""
+    """Convert an official STBN checkpoint. No code in it is run."""
     from stbn_cli.checkpoints.store import MODEL_SUFFIX
 
     target = output or source.with_suffix(MODEL_SUFFIX)
@@ -124,7 +136,7 @@ def verify_models(
         ),
     ] = None,
 ) -> None:
-    """Check that model files are whole: size and SHA-256 where known, and that they can be loaded."""
+    """Check that model files are complete and can be loaded."""
     from stbn_cli.checkpoints.registry import load_registry
     from stbn_cli.checkpoints.store import find_local
 
@@ -159,25 +171,23 @@ def push_models(
     revision: Annotated[
         str, typer.Option("--revision", metavar="BRANCH", help="Branch to commit to.")
     ] = "main",
-    private: Annotated[
-        bool, typer.Option("--private", help="Make it private, if the repository is new.")
-    ] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     message: Annotated[
         str | None,
-        typer.Option("--message", metavar="TEXT", help="Of the commit.", show_default="Add FILE..."),
+        typer.Option("--message", metavar="TEXT", help="Commit message.", show_default="Add FILE..."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the files, print card and rows; upload nothing.")
+        bool, typer.Option("--dry-run", help="Check the files and print the card without uploading.")
     ] = False,
     json: JsonOpt = False,
 ) -> None:
-    """Publish models on the Hugging Face Hub: one commit with their model card; prints their registry rows.
+    """Publish models and a model card on the Hugging Face Hub, and print their registry rows.
 
-    Needs a token with write access (hf auth login, or HF_TOKEN). The card describes the files of this push and
-    replaces the one before: push the models of a repository together.
+    Needs a token with write access (hf auth login, or HF_TOKEN). The card describes only the files of this push, so
+    push all models of a repository together.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise OptionError(f"--repo {repo} is no Hub repository. Write it as OWNER/NAME.")
+        raise OptionError(f"--repo {repo} is not a Hub repository. Write it as OWNER/NAME.")
     from dataclasses import asdict
 
     from stbn_cli.checkpoints import hub, publish
@@ -195,7 +205,7 @@ def push_models(
             private=private,
             message=message or publish.default_message(candidates),
         )
-        say(f"Pushed {len(candidates)} file(s) and their card to {repo}. Rows for the registry:")
+        say(f"Pushed {counted(len(candidates), 'file')} and the model card to {repo}. Rows for the registry:")
     rows = [
         publish.registry_row(candidate, repo, commit.revision if commit else revision)
         for candidate in candidates
@@ -228,7 +238,7 @@ def _find(model: str, device: str = "cpu") -> Path:
 def _check_target(target: Path, suffix: str, overwrite: bool) -> None:
     """Refuse an impossible output before the work."""
     if target.suffix != suffix:
-        raise OutputError(f"The output {target} has to end with {suffix}. Name it so.")
+        raise OutputError(f"The output {target} must end in {suffix}.")
     if target.exists() and not overwrite:
         raise OutputError(
             f"{target} exists already. Use --overwrite to replace it, or name another file with -o."

@@ -78,13 +78,13 @@ def _kind(residual: ResidualSummary, sigma_a: float, sigma_b: float, reliable: b
     if residual.level < max(SMALLEST_LEVEL, SMALLEST_PART * sigma_a):
         return (
             "nothing_removed",
-            f"Nothing to speak of was removed: the residual is {residual.level:.2g} strong.",
+            f"Almost nothing was removed: the residual is {residual.level:.2g} strong.",
         )
     if sigma_b > NOISIER_FACTOR * sigma_a + NOISIER_OFFSET:
         return (
             "noisier",
-            f"B is noisier than A (noise level {sigma_b:.3g} against {sigma_a:.3g}), so nothing is said about "
-            "structure: give the noisy video first, the denoised one second.",
+            f"B is noisier than A (noise level {sigma_b:.3g} against {sigma_a:.3g}), so structure "
+            "cannot be judged. Name the noisy video first, the denoised one second.",
         )
     certain, possible = _certain_signs(residual), _possible_signs(residual)
     # Where brightness or frames disagree about the noise, there is no one level to compare with.

@@ -74,7 +74,7 @@ class FinetuneRun:
         if found.faint and self.options.sigma is None:
             hint = f" {found.hint}" if found.hint else ""
             raise InputError(
-                f"There is hardly any noise in the clips ({BYTE_SCALE * found.level:.3g} on the 0-255 scale), so "
+                f"There is hardly any noise in the clips (level {BYTE_SCALE * found.level:.3g}), so "
                 f"there is nothing to learn from. If they are noisy, give --sigma.{hint}"
             )
         self._report_progress("reading")

@@ -372,8 +372,8 @@ class Denoiser:
         sigma = noise.level
         if not sigma / FOREIGN_NOISE <= estimated <= sigma * FOREIGN_NOISE:
             self._say(
-                f"The noise from frame {first_frame} on measures {255 * estimated:.3g}, the model was finetuned for "
-                f"{255 * sigma:.3g} there: other footage? Finetune on this one, or use the original model."
+                f"From frame {first_frame} on the noise level is {255 * estimated:.3g}, but the model was finetuned "
+                f"for {255 * sigma:.3g}. If this is other footage, finetune on it or use the original model."
             )
         return noise
 

@@ -103,7 +103,7 @@ class Worker:
                 if difference < KERNEL_TOLERANCE:
                     return True
                 failure = f"their results differ by {difference:.2g}"
-        self._say(f"The GPU kernels cannot be used ({failure}); going on without them, which is slower.")
+        self._say(f"The GPU kernels cannot be used ({failure}); using the slower ones of PyTorch.")
         return False
 
     def start(self, plan: Plan, report: EngineReport) -> None:
@@ -242,7 +242,7 @@ class Worker:
             )
         self._plan = self._report.plan = smaller
         self._report.replans += 1
-        self._say(f"Memory ran out; going on with {smaller.in_words}.")
+        self._say(f"Out of memory; continuing with {smaller.in_words}.")
 
     def _current(self) -> Plan:
         assert self._plan is not None

@@ -60,7 +60,7 @@ class DenoiseJob:
     dry_run: bool = False  # nothing is written, locked or finetuned
     resume_command: str = "Run it again and resume."  # how an interrupted run is resumed, a sentence
     # What to do about one that was interrupted before, a sentence.
-    choices: str = "Go on with --resume, or start again with --restart."
+    choices: str = "Use --resume to continue it, or --restart to start again."
 
     def prepare(self, events: Events, denoiser: "Denoiser | None" = None) -> "PreparedDenoising":
         """Open the source, check outputs and options, lock the output's place. A context manager.

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from stbn_cli.checkpoints.flow import build_flow_network, load_flow_checkpoint
+from stbn_cli.checkpoints.registry import BALANCED
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, load_checkpoint
 from stbn_cli.checkpoints.store import find_flow, resolve
 from stbn_cli.errors import CheckpointError
@@ -68,7 +69,12 @@ class LoadedDenoiser(Denoiser):
         """A denoiser with these options: this one, if they choose the same model."""
         if options == self.requested:
             return self
-        path = resolve(str(options.model), device=self.devices[0], noise=options.noise_kind or "white")
+        path = resolve(
+            str(options.model),
+            device=self.devices[0],
+            noise=options.noise_kind or "white",
+            quality=options.quality,
+        )
         same = path == self.model_path and _conditioned_for(self._checkpoint, options) == self.noise_kind
         return self if same else load(options, self.on_message)
 
@@ -85,7 +91,9 @@ def load(options: DenoiserOptions, on_message: Callable[[str], None] | None = No
     options.for_engine()  # refuses what is out of range before anything is read
     options.check_kind()
     devices = resolve_devices(options.device)
-    loaded = load_model(options.model, options.flow, devices[0], options.noise_kind or "white")
+    loaded = load_model(
+        options.model, options.flow, devices[0], options.noise_kind or "white", options.quality
+    )
     denoiser = LoadedDenoiser(loaded, options, devices, on_message)
     sigma = options.sigma
     if sigma is not None and on_message is not None and (warning := sigma_warning(sigma, denoiser.info)):
@@ -100,8 +108,8 @@ def sigma_warning(sigma: float, info: ModelInfo) -> str | None:
     if low <= sigma <= high:
         return None
     return (
-        f"The noise level {sigma:.3g} lies outside {low:g} to {high:g}, the range that model {info.name} was "
-        "trained for; expect a weaker result."
+        f"The noise level {sigma:.3g} lies outside {low:g} to {high:g}, the range that the model {info.name} was "
+        "trained for. The result may be worse."
     )
 
 
@@ -128,12 +136,16 @@ class LoadedModel(NamedTuple):
 
 
 def load_model(
-    model: str | Path, flow: str | None, device: torch.device, noise: NoiseKind = "white"
+    model: str | Path,
+    flow: str | None,
+    device: torch.device,
+    noise: NoiseKind = "white",
+    quality: str = BALANCED,
 ) -> LoadedModel:
-    """`flow`: None for the one that suits the model and the device; `noise`: what "auto" is to be for."""
+    """`flow`: None for the one that suits the model and the device; `noise`, `quality`: what "auto" is to be for."""
     if device.type == "cpu":
         keep_freed_memory()
-    path = resolve(str(model), device=device, noise=noise)
+    path = resolve(str(model), device=device, noise=noise, quality=quality)
     checkpoint = load_checkpoint(path)
     _check_rgb(path, checkpoint)
     if flow is None:

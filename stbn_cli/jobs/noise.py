@@ -40,5 +40,6 @@ def with_kind(options: DenoiserOptions, found: "Analysis | None", events: Events
     kind = found.verdict.kind
     if str(options.model) == AUTO and not has_model(str(resolve_devices(options.device)[0]), kind):
         kind = "white"
-    events.say(f"{found.verdict.sentences[0]} Noise model: {kind} (--noise-model changes it).")
+    what = found.verdict.sentences[0].partition(". ")[0].rstrip(".")
+    events.say(f"{what}; using the {kind} model.")
     return replace(options, noise_kind=kind)

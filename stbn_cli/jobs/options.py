@@ -1,16 +1,28 @@
 """Which model denoises and how it runs, as the user says it: plain values, checked where they are used."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stbn_cli.checkpoints.registry import AUTO, is_for_several_kinds
+from stbn_cli.checkpoints.registry import AUTO, BALANCED, BEST, FAST, QUALITIES, is_for_several_kinds
 from stbn_cli.errors import OptionError, checked_options
 from stbn_cli.noise.kinds import KINDS, NoiseKind
 from stbn_cli.scale import to_unit
 
 if TYPE_CHECKING:
     from stbn_cli.inference.plan import EngineOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """What a quality decides beside the model, where the user does not."""
+
+    precision: str = AUTO
+    chunk_overlap: int | None = None  # frames
+
+
+# A chunk's last frames gain a little from more frames looked ahead at.
+TIERS = {FAST: Tier(), BALANCED: Tier(), BEST: Tier(precision="fp32", chunk_overlap=12)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,7 @@ class DenoiserOptions:
     chunk, chunk_overlap: frames worked on at a time, and looked ahead; None: as memory allows.
     tile, tile_overlap: pixels of a tile (0: never tile), and around it; None: as memory allows.
     scene_cuts: start afresh at scene cuts.
+    quality: "fast", "balanced" or "best": decides on the model "auto" and on what is left open here.
     """
 
     model: str | Path = AUTO
@@ -53,6 +66,18 @@ class DenoiserOptions:
     tile: int | None = None
     tile_overlap: int | None = None
     scene_cuts: bool = True
+    quality: str = BALANCED
+
+    def with_tier(self) -> "DenoiserOptions":
+        """With what the quality decides in place of what is open, but for the model. Raises `OptionError`."""
+        tier = TIERS.get(self.quality)
+        if tier is None:
+            raise OptionError(f"The quality is one of {', '.join(QUALITIES)}, not {self.quality!r}.")
+        return replace(
+            self,
+            precision=tier.precision if self.precision == AUTO else self.precision,
+            chunk_overlap=tier.chunk_overlap if self.chunk_overlap is None else self.chunk_overlap,
+        )
 
     @property
     def open_kind(self) -> bool:

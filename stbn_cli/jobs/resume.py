@@ -9,6 +9,7 @@ from rich.filesize import decimal
 from stbn_cli import __version__
 from stbn_cli.errors import OutputError
 from stbn_cli.jobs.events import Events
+from stbn_cli.words import counted
 
 if TYPE_CHECKING:
     from stbn_cli.chunkstore import ChunkStore
@@ -39,7 +40,9 @@ def take_over(folder: "WorkFolder", *, resume: bool, restart: bool, choices: str
     folder.keep()
     found = read_state(folder.path)
     frames = found.state.frames if found is not None else 0
-    raise OutputError(f"An interrupted run has kept {frames} frame(s) of {folder.output}. {choices}")
+    raise OutputError(
+        f"An interrupted run for {folder.output} has kept {counted(frames, 'frame')}. {choices}"
+    )
 
 
 def open_store(
@@ -78,21 +81,21 @@ def room_for(folder: "WorkFolder", metadata: "VideoMetadata", events: Events) ->
         return True
     if not has_room(folder.path, needed):
         events.warn(
-            f"Progress is not kept: it would take about {decimal(needed)} beside the output, and the disk has too "
-            "little room. An interrupted run starts again."
+            f"Progress cannot be kept: it needs about {decimal(needed)} beside the output, and the disk is too full. "
+            "If this run is interrupted, it starts again."
         )
         return False
     if needed >= LARGE_BYTES:
         events.say(
-            f"Progress is kept beside the output until it is done, about {decimal(needed)} at the end "
-            "(--no-keep-progress: not)."
+            f"Progress is kept beside the output until it is done (up to {decimal(needed)}). --no-keep-progress turns "
+            "this off."
         )
     return True
 
 
 def kept_words(folder: "WorkFolder", store: "ChunkStore") -> str:
     """What is kept of a run that did not end."""
-    return f"{store.frames} frame(s) are kept ({decimal(store.bytes)} in {folder.path})."
+    return f"{counted(store.frames, 'finished frame')} saved ({decimal(store.bytes)} in {folder.path})."
 
 
 def _fingerprint(reader: "FrameReader") -> str:

@@ -67,7 +67,7 @@ class Trainer:
         self.options = options
         if not options.resume and (options.log_dir / STATE_FILE).exists():
             raise OutputError(
-                f"{str(options.log_dir)!r} holds a run already. Go on with it by --resume, or name another folder."
+                f"{str(options.log_dir)!r} holds a run already. Continue it with --resume, or name another folder."
             )
         self.processes: Processes = join_processes()
         self.device = torch.device(self.processes.device(options.device))

@@ -345,7 +345,7 @@ def _choose_format(source: VideoMetadata, encoder: str, options: EncodeOptions, 
             )
         return chosen
     if not layouts:
-        raise OptionError(f"{encoder} names no pixel format that can be written. Choose another --codec.")
+        raise OptionError(f"{encoder} offers no pixel format that stbn can write. Choose another --codec.")
     chosen = min(
         layouts, key=lambda name: (_cost(wanted, layouts[name]), name != planar_format(layouts[name]))
     )

@@ -68,7 +68,7 @@ def list_images(path: Path) -> list[Path]:
     elif path.exists():
         found = [path]
     elif not path.parent.is_dir():
-        raise InputError(f"There is no folder {path.parent}. Check the name.")
+        raise InputError(f"The folder {path.parent} does not exist. Check the name.")
     elif field := NUMBER_FIELD.search(path.name):
         before, after = re.escape(path.name[: field.start()]), re.escape(path.name[field.end() :])
         wanted = re.compile(before + r"\d+" + after)
@@ -146,7 +146,7 @@ def _read_image(file: Path, max_pixels: int) -> np.ndarray:
     """(H, W), (H, W, 3) or (H, W, 4) BGR(A), uint8 or uint16; a JPEG's EXIF orientation is applied."""
     if file.exists() and not file.is_file():
         raise InputError(
-            f"The image {file} is no ordinary file. Remove it from the folder."
+            f"The image {file} is not an ordinary file. Remove it from the folder."
         )  # a FIFO would wait
     try:
         data = np.fromfile(file, np.uint8)  # not cv2.imread: that cannot open every name on every system
@@ -226,7 +226,7 @@ class ImageWriter(FrameWriter):
             self._partial.mkdir(mode=0o700, parents=True)  # unfinished work is nobody else's
         except OSError as error:
             raise OutputError(
-                f"The folder {folder} cannot be made: {error.strerror}. Choose another place."
+                f"The folder {folder} cannot be created: {error.strerror}. Choose another place."
             ) from error
 
     def to_planes(self, rgb: np.ndarray) -> list[np.ndarray]:

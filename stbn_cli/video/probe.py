@@ -64,7 +64,7 @@ def open_container(path: Path, max_pixels: int = MAX_PIXELS) -> InputContainer:
             f"{path} is a link to {path.readlink()}, which does not exist. Name the file itself."
         )
     if not path.exists():
-        raise InputError(f"There is no file {path}. Check the name and the folder.")
+        raise InputError(f"The file {path} does not exist. Check the name and the folder.")
     if path.is_dir():
         raise InputError(
             f"The folder {path} holds no PNG, JPEG or TIFF images. Name a video file or another folder."

@@ -3,6 +3,7 @@
 Every iteration opens the file anew: a reader can be read twice, and its frames in another thread.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -40,9 +41,11 @@ from stbn_cli.video.y4m_reader import (
     torn_note,
     with_chroma_location,
 )
+from stbn_cli.words import counted
 
 # A file that ends this many frames before its stated end is reported as truncated.
 TRUNCATION_FRAMES = 3
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # Codecs whose every packet is a picture to be shown, fields excepted.
 ONE_PICTURE_A_PACKET = ("h264", "hevc", "ffv1", "prores")
 # Up to so many pixels in all, frames are counted by decoding them (seconds); of larger files, by their packets.
@@ -99,6 +102,10 @@ def open_video(
     if path == STANDARD_STREAM:
         begin = None if start is None else exact_seconds(start)
         return open_standard_input(begin, None if end is None else exact_seconds(end), field)
+    if URL.match(str(path)) and not Path(path).exists():
+        raise InputError(
+            f"{path} is a URL, and stbn reads files. Download it first, for example with yt-dlp or curl."
+        )
     try:
         refuse_raw_pictures(Path(path))
         images = is_image_source(path)
@@ -309,11 +316,13 @@ class VideoReader(FrameReader):
         self.damage = decoder.tally.damage()
         if missing := self.damage.missing:
             self._notes.add(
-                f"{missing} frame(s) of {self.path.name} are damaged, could not be decoded and are missing; the others "
-                "keep their times."
+                f"{self.path.name}: {counted(missing, 'damaged frame')} could not be decoded and will be missing; the "
+                "others keep their times."
             )
         if concealed := self.damage.concealed:
-            self._notes.add(f"{concealed} frame(s) of {self.path.name} are damaged in part (concealed).")
+            self._notes.add(
+                f"{self.path.name}: {counted(concealed, 'frame')} damaged in part; the decoder filled the gaps."
+            )
 
     def _whole(self, decoder: Decoder, start: Fraction | None = None) -> Iterator[av.VideoFrame]:
         """Pictures from about `start` on, without what did not decode.

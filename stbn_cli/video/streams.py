@@ -27,6 +27,7 @@ from stbn_cli.video.probe import CONTAINER_TICKS, is_cover, open_container
 from stbn_cli.video.readback import ContainerTags, missing_tags, read_tags
 from stbn_cli.video.seeking import seek, steps_back
 from stbn_cli.video.subtitles import CONVERSIONS, to_mov_text, to_subrip
+from stbn_cli.words import counted
 
 if TYPE_CHECKING:
     from av.container.core import Chapter  # a name of the stubs, not of the module
@@ -285,7 +286,7 @@ class StreamCopier:
         for index, copy in sorted(self._targets.items()):
             if count := self._refused[copy.index]:
                 self._notes.add(
-                    f"{count} packet(s) of stream {index} ({copy.type}) are damaged and left out."
+                    f"{counted(count, 'damaged packet')} of stream {index} ({copy.type}) left out."
                 )
 
     def kinds(self, output: OutputContainer) -> list[str]:

@@ -41,7 +41,7 @@ class WorkFolder:
             ) from error
         except OSError as error:
             raise OutputError(
-                f"The folder {self.path} cannot be made ({error.strerror or error}). Choose another place for the "
+                f"The folder {self.path} cannot be created ({error.strerror or error}). Choose another place for the "
                 "output."
             ) from error
         return self

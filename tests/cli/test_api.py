@@ -1,6 +1,7 @@
 """The Python interface: a model, an array, a file."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,3 +96,13 @@ def test_flow_network_travels_with_the_model(tmp_path) -> None:
     save_checkpoint(path, Checkpoint(TINY, info, STBN(TINY).state_dict(), flow))
     with pytest.raises(CheckpointError, match="flow network"):
         stbn_cli.load_denoiser(path, device="cpu")
+
+
+def test_public_names_are_listed_and_typed() -> None:
+    assert (
+        {"analyze", "denoise_file", "finetune", "load_denoiser"}
+        <= set(stbn_cli.__all__)
+        <= set(dir(stbn_cli))
+    )
+    assert all(getattr(stbn_cli, name) is not None for name in stbn_cli.__all__)
+    assert Path(stbn_cli.__file__).with_name("py.typed").is_file()

@@ -174,7 +174,7 @@ def test_existing_outputs_are_skipped_and_else_refused(stbn, three, quick) -> No
 
 def test_fail_fast_stops(stbn, three, quick) -> None:
     result = stbn("denoise", "b.mkv", "c.mkv", "--fail-fast", *quick)
-    assert result.code == 1 and "1 not begun" in result.err
+    assert result.code == 1 and "1 not started" in result.err
     assert not (three / "c.denoised.mkv").exists()
 
 
@@ -192,8 +192,8 @@ def test_ctrl_c_ends_all(stbn, three, quick, monkeypatch) -> None:
     monkeypatch.setattr(denoise, "_run", interrupted)
     result = stbn("denoise", "a.mkv", "c.mkv", "--json", *quick)
     assert result.code == 130
-    assert [part["status"] for part in json.loads(result.out)["results"]] == ["failed", "not begun"]
-    assert "1 of 2 inputs were not begun" in result.err
+    assert [part["status"] for part in json.loads(result.out)["results"]] == ["failed", "not started"]
+    assert "1 of 2 inputs were not started" in result.err
 
 
 def test_a_dry_run_tells_every_plan_and_leaves_nothing(stbn, three, quick) -> None:

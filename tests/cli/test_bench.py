@@ -136,7 +136,7 @@ def test_fails_if_the_only_model_failed(
         (("--sigma", "auto"), 2, "--sigma"),
         (("--sigma", "0,10"), 2, "above 0"),
         (("--rivals", "magic"), 2, "nlmeans"),
-        (("--model", "none"), 2, "nothing to measure"),
+        (("--model", "none"), 2, "Nothing to measure"),
         (("--model", "unheard-of"), 4, "unheard-of"),
         (("--report", "/nowhere/page.html"), 6, "does not exist"),
     ],

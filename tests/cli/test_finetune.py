@@ -254,7 +254,7 @@ def test_correlated_noise_is_explained_and_nothing_learned(
     result = stbn("finetune", shots, "-o", model, "-m", tiny_model_path, *SMALL, *ENOUGH, "--json", "-q")
     assert result.code == 0
     (warning,) = result.err.splitlines()
-    assert warning.startswith("Warning: ") and "spatially correlated" in warning
+    assert warning.startswith("Warning: ") and "spread over neighbouring pixels" in warning
     document = json.loads(result.out)
     assert document["outcome"] == "correlated noise" and not document["improved"] and document["steps"] == 0
     assert document["explanation"] in warning and document["noise_correlation"]["luma"] > 0.3
@@ -353,7 +353,7 @@ def test_ctrl_c_while_adapting_ends_that_alone(
     assert result.code == 0, result.err
     adaptation = json.loads(result.out)["adaptation"]
     assert adaptation["interrupted"] and adaptation["steps"] == 5
-    assert "Interrupted, going on with the best so far" in result.err
+    assert "Adapting interrupted; using the best model so far" in result.err
     assert names_in(tmp_path) == {"shots", "out.mkv"}
 
 
@@ -363,7 +363,7 @@ def test_adapting_to_correlated_noise_denoises_with_the_start(
     shots = write_frames(tmp_path / "blurred", noisy_frames(side=96, frames=4, blur=True))
     common = ("-m", tiny_model_path, *KNOWN, "--precision", "fp32", "--json", "-q")
     result = stbn("denoise", shots, "-o", tmp_path / "adapted/", "--adapt", *common)
-    assert result.code == 0 and "spatially correlated" in result.err
+    assert result.code == 0 and "spread over neighbouring pixels" in result.err
     document = json.loads(result.out)
     assert document["model"] == "tiny" and any("correlated" in text for text in document["warnings"])
     assert document["adaptation"]["outcome"] == "correlated noise"

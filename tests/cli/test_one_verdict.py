@@ -38,7 +38,7 @@ def test_all_commands_agree(stbn, tiny_model_path: Path, tmp_path: Path, name: s
     assert f"{number} on the 0-255 scale" in table
 
     denoised = stbn("denoise", clip, "-o", tmp_path / "d.mkv", *model, "--json")
-    assert denoised.code == 0 and f"noise level {number} (estimated)" in denoised.err
+    assert denoised.code == 0 and f"noise level {number} (measured)" in denoised.err
     document = json.loads(denoised.out)
     assert document["noise"] == expected
     (scene,) = document["scenes"]
@@ -47,7 +47,7 @@ def test_all_commands_agree(stbn, tiny_model_path: Path, tmp_path: Path, name: s
     )
 
     previewed = stbn("preview", clip, "-o", tmp_path / "p.png", *model, "--json")
-    assert previewed.code == 0 and f"noise level {number} (estimated)" in previewed.err
+    assert previewed.code == 0 and f"noise level {number} (measured)" in previewed.err
     assert json.loads(previewed.out)["noise"] == expected
 
     compared = stbn("compare", clip, tmp_path / "d.mkv", "--json", "-q")
@@ -89,7 +89,7 @@ def test_what_finetune_will_refuse_is_refused_before_the_work(
     if noise == "clean":
         assert_refused(result, 3, "hardly any noise")
         return
-    assert result.code == 0 and "spatially correlated" in result.err
+    assert result.code == 0 and "spread over neighbouring pixels" in result.err
     assert json.loads(result.out)["steps"] == 0 and "reading" not in result.err
 
 

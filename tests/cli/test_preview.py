@@ -32,7 +32,7 @@ def test_a_picture_and_a_prediction_by_default(stbn, make_clip, tiny_model_path)
     assert result.out == ""
     assert f"{picture}: the frame at 0:00:00.160, noise level" in result.err
     assert re.search(r"Full run: about 8 frames in [\d:]+ \(", result.err) and "MB (.mp4)" in result.err
-    assert "Roughly, from " in result.err
+    assert "Estimated from " in result.err
     assert len(result.err.splitlines()) <= 6
 
 

@@ -66,7 +66,7 @@ def broken(clip: Path, tiny_model_path: Path, stbn, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setattr(VideoWriter, "write_planes", failing)
         result = stbn("denoise", clip, "-o", output, "-m", tiny_model_path, *BASIC)
-    assert result.code == 6 and "The disk is full. 16 frame(s) are kept" in result.err
+    assert result.code == 6 and "The disk is full. 16 finished frames saved" in result.err
     assert content(clip.parent) == {"in.mkv", ".out.mkv.stbn"}
     yield output
 
@@ -83,7 +83,7 @@ def test_a_broken_run_goes_on_and_its_frames_are_those_of_an_unbroken_one(
 ) -> None:
     result = stbn("denoise", clip, "-o", broken, "-m", tiny_model_path, *BASIC, "--resume")
     assert result.code == 0, result.err
-    assert "Going on after frame 16 of an interrupted run" in result.err
+    assert "Resuming after frame 16 of an interrupted run" in result.err
     assert content(clip.parent) == {"in.mkv", "out.mkv"}
     assert same_frames(broken, whole(stbn, clip, tiny_model_path))
     with av.open(str(broken)) as container:
@@ -99,7 +99,7 @@ def test_without_an_answer_nothing_is_lost(broken: Path, clip: Path, tiny_model_
 
 def test_restart_begins_again(broken: Path, clip: Path, tiny_model_path: Path, stbn) -> None:
     result = stbn("denoise", clip, "-o", broken, "-m", tiny_model_path, *BASIC, "--restart")
-    assert result.code == 0 and "Going on" not in result.err
+    assert result.code == 0 and "Resuming" not in result.err
     assert content(clip.parent) == {"in.mkv", "out.mkv"}
     assert same_frames(broken, whole(stbn, clip, tiny_model_path))
 
@@ -223,9 +223,9 @@ def test_ctrl_c_finishes_the_chunk_and_tells_how_to_go_on(clip: Path, tiny_model
     arguments = ("denoise", clip, "-o", output, "-m", tiny_model_path, *BASIC)
     done = signalled(signal.SIGINT, "stbn_cli.chunkstore:ChunkStore.commit", 2, *arguments)
     told = done.stderr
-    assert done.returncode == 130 and "Finishing the chunk" in told and "Traceback" not in told
+    assert done.returncode == 130 and "Finishing the current chunk" in told and "Traceback" not in told
     assert not output.exists()
-    command = re.search(r"Go on with: stbn (.*)", told)
+    command = re.search(r"Resume with: stbn (.*)", told)
     assert command is not None
     import shlex
 

@@ -126,7 +126,7 @@ def test_list_and_path_know_the_registry(stbn, small_registry) -> None:
     result = stbn("weights", "list")
     assert result.code == 0
     line = next(line for line in result.out.splitlines() if line.startswith("small "))
-    assert "5-55" in line and str(small_registry) in line
+    assert "5-55" in line and "ready" in line and " all " in line
     rows = json.loads(stbn("weights", "list", "--json").out)
     assert [row["name"] for row in rows] == ["small", "remote"]
     assert rows[0]["source"] == "bundled only" and "/" in rows[1]["source"]
@@ -178,6 +178,7 @@ def test_doctor(stbn, small_registry) -> None:
     assert document["versions"]["torch"] == torch.__version__
     assert document["devices"]["auto"] and document["encoders"]["h264"]
     assert document["models"]["small"] == str(small_registry)
+    assert stbn("doctor").out.splitlines()[-1] == "Everything that stbn needs works here."
     small_registry.write_bytes(b"damaged")
     broken = stbn("doctor")
-    assert broken.code == 1 and "damaged" in broken.err and "versions.torch" in broken.out
+    assert broken.code == 1 and "damaged" in broken.err and "torch  " in broken.out

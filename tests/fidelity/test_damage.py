@@ -230,7 +230,7 @@ def test_a_folder_without_images_is_refused(tmp_path, denoise) -> None:
 @pytest.mark.parametrize("name", ["pipe.mkv", "pipe.png"])
 def test_a_fifo_is_refused_without_waiting(tmp_path, denoise, name) -> None:
     os.mkfifo(tmp_path / name)
-    denoise(tmp_path / name).refused(3, name, "pipe" if name.endswith("mkv") else "no ordinary file")
+    denoise(tmp_path / name).refused(3, name, "pipe" if name.endswith("mkv") else "not an ordinary file")
 
 
 def test_a_fifo_among_images_is_refused_without_waiting(tmp_path, denoise) -> None:

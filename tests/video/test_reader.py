@@ -171,7 +171,7 @@ def test_a_damaged_packet_is_skipped_and_counted(tmp_path, make_clip):
     with open_video(path) as reader:
         times = [frame.pts for frame in reader]
     assert times == [0, 40, 80, 160, 200]
-    assert any("1 frame(s)" in sentence and "missing" in sentence for sentence in reader.warnings)
+    assert any("1 damaged frame " in sentence and "missing" in sentence for sentence in reader.warnings)
 
 
 def test_missing_time_stamps_follow_from_the_rate(tmp_path):
