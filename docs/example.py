@@ -35,7 +35,7 @@ print(f"{len(noisy)} frames, PSNR {psnr(noisy, clean):.1f} dB")
 # %% What noise does it have?
 found = stbn_cli.analyze(DEMO / "noisy.mp4")
 print(*found.verdict.sentences, sep="\n")
-print(f"kind {found.verdict.kind}, level {found.summary()['level']:.1f} on the 0-255 scale")
+print(f"kind {found.verdict.kind}, level {found.level:.1f} on the 0-255 scale")
 
 # %% Denoise an array, with the network for that kind of noise
 denoiser = stbn_cli.load_denoiser("auto", noise_kind=found.verdict.kind)
