@@ -358,7 +358,7 @@ def train(
 
     Writes RUN/model.safetensors at every save and, with clips to validate on, RUN/best.safetensors.
 
-    The defaults are the published recipe. RUN/log.jsonl has a row for every validation, and TensorBoard shows
+    The defaults are the published options. RUN/log.jsonl has a row for every validation, and TensorBoard shows
     RUN where that package is installed. The last line on stdout is a JSON document. Ctrl-C ends the run after
     the step at hand and saves it; --resume goes on as if it had not been interrupted.
     """
