@@ -23,7 +23,7 @@ leg() {
         --flow weights/flow-light.safetensors --max-minutes "$minutes" "$@"
 }
 
-# Compiled and not recorded, a step takes longer than as it is (docs/gpu.md).
+# Compiled and not recorded, a step takes longer than as it is (docs/experiments/gpu.md).
 case " $* " in
 *" --distill "* | *" --noise "* | *" flow-light "*) compile= ;;
 *) compile=--compile ;;

@@ -1,4 +1,4 @@
-"""How `stbn compare` judges denoisers whose faults are known: the table of docs/quality.md.
+"""How `stbn compare` judges denoisers whose faults are known: the table of docs/experiments/quality.md.
 
     python benchmarks/residuals.py CLIP... [--frames 4] [--noise 8,30,camera]
 

@@ -28,7 +28,7 @@ from stbn_cli.noise.model import LearnedNoise
 from stbn_cli.scale import BYTE_SCALE
 
 RGB_CHANNELS = 3
-# What CUDA devices use in place of flow that is found on the CPU: as good (docs/gpu.md), and nothing waits.
+# What CUDA devices use in place of flow that is found on the CPU: as good (docs/experiments/gpu.md), and nothing waits.
 CUDA_FLOWS = {"dis": "light"}
 
 

@@ -27,7 +27,7 @@ class BayerFormat:
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """Options of `stbn train`; the defaults are the published recipe."""
+    """Options of `stbn train`; the defaults are the published options."""
 
     log_dir: Path  # folder of the run: state.pt, log.jsonl, model.safetensors, best.safetensors
     train_dirs: tuple[Path, ...] = ()  # folders of videos or of folders of frames
