@@ -6,7 +6,7 @@ from stbn_cli.bench.artifacts import CropKeeper
 from stbn_cli.bench.results import NOISY, BenchResult, Score
 from stbn_cli.bench.tables import clip_tables, cost_table, quality_tables
 from stbn_cli.report.model import CropSet, Picture, Plot, Report, Table
-from stbn_cli.report.plots import line_plot, scatter_plot
+from stbn_cli.report.plots import has_curve, line_plot, scatter_plot
 
 
 def build_report(
@@ -59,7 +59,7 @@ def _frame_plots(result: BenchResult, titles: dict[str, str]) -> list[Plot]:
     for clip in result.clips:
         here = [score for score in result.scores if (score.clip, score.sigma) == (clip, sigma)]
         series = {titles[score.method]: score.psnr for score in here if score.method != NOISY}
-        if series:
+        if has_curve(series):
             plots.append(line_plot(f"Frame by frame: {clip}, sigma {sigma:g}", "frame", "PSNR, dB", series))
     return plots
 
@@ -74,7 +74,7 @@ def _cost_plots(result: BenchResult, titles: dict[str, str]) -> list[Plot]:
     for method, scores in groups.items():
         seconds = sum(score.seconds or 0.0 for score in scores) / sum(score.frames for score in scores)
         points[titles[method]] = (seconds, fmean(fmean(score.psnr) for score in scores))
-    if not points:
+    if len(points) < 2:
         return []
     note = "Mean over all clips and noise levels; up and to the left is better."
     return [

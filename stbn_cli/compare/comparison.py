@@ -97,6 +97,10 @@ class Comparison:
     frames: tuple[FrameComparison, ...]
     warnings: tuple[str, ...]
 
+    def verdict_on(self, a: str, b: str) -> ComparisonVerdict:
+        """The verdict in sentences that call the videos by these names."""
+        return _judged(self.residual, self.noise_a, self.noise_b, (a, b))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values. Infinite: a PSNR of equal frames; NaN or None: not measured."""
         residual = asdict(self.residual)
@@ -202,12 +206,7 @@ class _Measured:
             residual=residual,
             noise_a=noise_a,
             noise_b=noise_b,
-            verdict=judge(
-                residual,
-                noise_a.level,
-                noise_b.level,
-                reliable=noise_a.typical.noise.reliable,
-            ),
+            verdict=_judged(residual, noise_a, noise_b, ("A", "B")),
             frames=tuple(self._frames),
             warnings=tuple(notes.messages),
         )
@@ -248,6 +247,13 @@ def _tensor(rgb: np.ndarray) -> Tensor:
 
 def _ssim(estimate: Tensor, clean: Tensor) -> float:
     return float(ssim(estimate, clean)) if min(clean.shape[-2:]) >= SSIM_WINDOW else math.nan
+
+
+def _judged(
+    residual: ResidualSummary, noise_a: Analysis, noise_b: Analysis, names: tuple[str, str]
+) -> ComparisonVerdict:
+    reliable = noise_a.typical.noise.reliable
+    return judge(residual, noise_a.level, noise_b.level, reliable=reliable, names=names)
 
 
 def _average(frames: Sequence[Quality | None]) -> AverageQuality | None:

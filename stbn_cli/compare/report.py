@@ -1,6 +1,8 @@
-"""A comparison as a report page: tables, curves over the frames, and the places where the residual is strongest."""
+"""A comparison as a report page: the places where the residual is strongest, tables, and curves over the frames."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +15,8 @@ from stbn_cli.compare.tables import comparison_tables
 from stbn_cli.noise.estimate import LUMA_WEIGHTS
 from stbn_cli.report.crops import encode_picture, strongest_part
 from stbn_cli.report.model import CropSet, Picture, Plot, Report
-from stbn_cli.report.plots import line_plot
+from stbn_cli.report.plots import has_curve, line_plot
+from stbn_cli.report.svg import CHANNELS as CHANNEL_COLORS
 
 CROP_SIDE = 256  # pixels
 CROP_SETS = 4
@@ -32,7 +35,7 @@ class Place:
     left: int  # pixels
     top: int
     strength: float  # mean square of the smoothed residual's luma
-    pictures: dict[str, np.ndarray]  # (h, w, 3) float32 RGB by label
+    pictures: dict[str, np.ndarray]  # (h, w, 3) float32 RGB by label; those of videos by their letter
 
 
 class PlaceKeeper:
@@ -60,7 +63,7 @@ class PlaceKeeper:
             self.places.remove(weakest)
         # Copies: a view would keep the whole frame.
         crops = {"A": a[window].copy(), "B": b[window].copy()}
-        crops[f"A - B, times {self._gain:g}"] = difference(crops["A"], crops["B"], self._gain)
+        crops[f"difference, times {self._gain:g}"] = difference(crops["A"], crops["B"], self._gain)
         if pictures.reference is not None:
             crops["reference"] = pictures.reference[window].copy()
         seconds = float(pictures.a.pts * pictures.a.time_base)
@@ -69,19 +72,40 @@ class PlaceKeeper:
 
 def build_report(found: Comparison, places: list[Place], facts: dict[str, str]) -> Report:
     """The page. `facts`: names and values at its end, such as versions."""
-    names = ", ".join(f"{name}: {path}" for name, path in found.names.items())
-    size = f"{found.width}x{found.height}, {len(found.frames)} frames"
+    paths = dict(found.names)
+    reference = paths.pop("the reference", None)
+    labels = short_names(paths)
+    names = labels["A"], labels["B"]
+    if reference is not None:
+        labels["reference"] = f"reference: {Path(reference).name}"
+    warnings = (f"A is {names[0]}, B is {names[1]}.", *found.warnings) if found.warnings else ()
+    frames = f"{len(found.frames)} frame{'s' if len(found.frames) > 1 else ''}"
     return Report(
-        title="Comparison of two videos",
-        summary=(f"{names[0].upper()}{names[1:]} ({size}).", found.verdict.text, *found.warnings),
-        facts=tuple(facts.items()),
-        tables=tuple(comparison_tables(found)),
-        plots=tuple(_plots(found)),
-        crop_sets=tuple(_crop_set(place) for place in places),
+        title=f"{names[0]} against {names[1]}",
+        summary=(found.verdict_on(*names).text, *warnings),
+        facts=(*found.names.items(), ("size", f"{found.width}x{found.height}, {frames}"), *facts.items()),
+        tables=tuple(comparison_tables(found, names)),
+        plots=tuple(_plots(found, names)),
+        crop_sets=tuple(_crop_set(place, labels) for place in places),
     )
 
 
-def _plots(found: Comparison) -> list[Plot]:
+def short_names(paths: Mapping[str, str]) -> dict[str, str]:
+    """What to call the videos of these paths, by letter: by their file names, with folders where those are alike.
+
+    The same video twice has its letter behind the name.
+    """
+    parts = {letter: Path(path).parts for letter, path in paths.items()}
+    names = {}
+    for letter, mine in parts.items():
+        others = [other for rival, other in parts.items() if rival != letter]
+        lengths = range(1, len(mine) + 1)
+        length = next((n for n in lengths if all(other[-n:] != mine[-n:] for other in others)), None)
+        names[letter] = f"{mine[-1]} ({letter})" if length is None else str(Path(*mine[-length:]))
+    return names
+
+
+def _plots(found: Comparison, names: tuple[str, str]) -> list[Plot]:
     rows = [frame.to_dict() for frame in found.frames]
     run = -(-len(rows) // LONGEST_CURVE)
     label = "frame" if run == 1 else f"frames / {run} (means of {run})"
@@ -91,30 +115,32 @@ def _plots(found: Comparison) -> list[Plot]:
         parts = np.array_split(values, -(-len(values) // run))
         return [float(part.mean()) for part in parts]
 
-    def plot(title: str, unit: str, series: dict[str, str]) -> Plot:
-        return line_plot(title, label, unit, {name: curve(column) for name, column in series.items()})
-
-    against = {"A against B": ""}
+    a, b = names
+    end, ends = "", {f"{a} against {b}": ""}
     if found.a is not None:
-        against = {"A against reference": "_a", "B against reference": "_b"}
-    plots = [
-        plot("PSNR", "PSNR, dB", {name: f"psnr{end}" for name, end in against.items()}),
-        plot("SSIM", "SSIM", {name: f"ssim{end}" for name, end in against.items()}),
+        end, ends = ", against the reference", {a: "_a", b: "_b"}
+    wanted = [
+        (f"PSNR{end}", "PSNR, dB", {name: f"psnr{suffix}" for name, suffix in ends.items()}),
+        (f"SSIM{end}", "SSIM", {name: f"ssim{suffix}" for name, suffix in ends.items()}),
     ]
     if found.a is not None:
-        series = {name: f"temporal_error{end}" for name, end in against.items()}
-        plots.append(plot("Temporal error", "levels of 255", series))
-    for name, title in (("std", "Standard deviation of A - B"), ("mean", "Mean of A - B")):
-        plots.append(plot(title, "levels of 255", {channel: f"{name}_{channel}" for channel in CHANNELS}))
+        series = {name: f"temporal_error{suffix}" for name, suffix in ends.items()}
+        wanted.append((f"Temporal error{end}", "levels of 255", series))
+    for name, title in (("std", "Standard deviation of the residual"), ("mean", "Mean of the residual")):
+        wanted.append((title, "levels of 255", {channel: f"{name}_{channel}" for channel in CHANNELS}))
+    plots = []
+    for title, unit, columns in wanted:
+        curves = {name: curve(column) for name, column in columns.items()}
+        if has_curve(curves):
+            plots.append(line_plot(title, label, unit, curves, colors=CHANNEL_COLORS))
     return plots
 
 
-def _crop_set(place: Place) -> CropSet:
-    pictures = tuple(Picture(label, encode_picture(crop)) for label, crop in place.pictures.items())
-    note = (
-        f"Chosen because the residual, smoothed a little, is strongest here: {place.left} pixels from the left, "
-        f"{place.top} from the top."
+def _crop_set(place: Place, labels: Mapping[str, str]) -> CropSet:
+    pictures = tuple(
+        Picture(labels.get(label, label), encode_picture(crop)) for label, crop in place.pictures.items()
     )
+    note = f"Here the residual is most like structure: {place.left} pixels from the left, {place.top} from the top."
     return CropSet(f"Frame {place.frame}, {place.seconds:.2f} s", pictures, left=0, right=1, note=note)
 
 

@@ -9,17 +9,18 @@ from stbn_cli.report.model import Table
 NOT_MEASURED = "-"
 
 
-def comparison_tables(found: Comparison) -> list[Table]:
-    """Quality, residual, and the comparison of the residual with noise."""
-    return [_quality_table(found), _residual_table(found), _noise_table(found)]
+def comparison_tables(found: Comparison, names: tuple[str, str] = ("A", "B")) -> list[Table]:
+    """Quality, residual, and the comparison of the residual with noise; `names`: of A and B."""
+    return [_quality_table(found, names), _residual_table(found, names), _noise_table(found, names)]
 
 
-def _quality_table(found: Comparison) -> Table:
-    rows = [_quality_row("A against B", found.between)]
+def _quality_table(found: Comparison, names: tuple[str, str]) -> Table:
+    a, b = names
+    rows = [_quality_row(f"{a} against {b}", found.between)]
     if found.a is not None and found.b is not None:
         rows = [
-            _quality_row("A against reference", found.a),
-            _quality_row("B against reference", found.b),
+            _quality_row(f"{a} against reference", found.a),
+            _quality_row(f"{b} against reference", found.b),
             *rows,
         ]
     columns = ("", "PSNR, dB", "lowest", "SSIM", "temporal error", "equal frames")
@@ -41,23 +42,24 @@ def _quality_row(title: str, quality: AverageQuality) -> tuple[str, ...]:
     )
 
 
-def _residual_table(found: Comparison) -> Table:
+def _residual_table(found: Comparison, names: tuple[str, str]) -> Table:
+    a, b = names
     residual = found.residual
     rows = (
         ("mean", *(_number(value, 3) for value in residual.mean), ""),
         ("standard deviation", *(_number(value, 2) for value in residual.std), _number(residual.level, 2)),
-        ("noise level of A", "", "", "", _noise(found.noise_a)),
-        ("noise level of B", "", "", "", _noise(found.noise_b)),
+        (f"noise level of {a}", "", "", "", _noise(found.noise_a)),
+        (f"noise level of {b}", "", "", "", _noise(found.noise_b)),
         ("largest difference", "", "", "", _number(residual.largest, 1)),
     )
     note = (
         "RMS: root mean square over red, green and blue, as stbn analyze states noise levels. A mean other than 0 says "
         "that colours moved."
     )
-    return Table("Residual A - B, 0-255 scale", ("", *CHANNELS, "RMS"), rows, note)
+    return Table(f"Residual {a} minus {b}, 0-255 scale", ("", *CHANNELS, "RMS"), rows, note)
 
 
-def _noise_table(found: Comparison) -> Table:
+def _noise_table(found: Comparison, names: tuple[str, str]) -> Table:
     residual, white = found.residual, found.residual.whiteness
     rows = (
         ("correlation with the pixel to the right", _number(white.right, 3), "0"),
@@ -66,7 +68,7 @@ def _noise_table(found: Comparison) -> Table:
         ("two pixels to the right", _number(white.two_right, 3), "0"),
         ("two pixels below", _number(white.two_down, 3), "0"),
         ("one frame later", _number(white.next_frame, 3), "0"),
-        ("correlation with the detail of B at edges", _number(residual.detail_correlation, 3), "0"),
+        (f"correlation with the detail of {names[1]} at edges", _number(residual.detail_correlation, 3), "0"),
         ("variance at edges / in flat areas", _number(residual.edge_ratio, 2), "1"),
     )
     return Table("Is the residual like noise?", ("", "residual", "white noise"), rows, "Of the luma.")

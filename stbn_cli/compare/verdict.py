@@ -58,23 +58,35 @@ class ComparisonVerdict:
     text: str
 
 
-def judge(residual: ResidualSummary, sigma_a: float, sigma_b: float, *, reliable: bool) -> ComparisonVerdict:
+def judge(
+    residual: ResidualSummary,
+    sigma_a: float,
+    sigma_b: float,
+    *,
+    reliable: bool,
+    names: tuple[str, str] = ("A", "B"),
+) -> ComparisonVerdict:
     """What was taken from A to make B. `sigma_a`, `sigma_b`: noise levels, on the 0-255 scale.
 
-    `reliable`: whether that of A is the same at all brightness levels and in all frames.
+    `reliable`: whether that of A is the same at all brightness levels and in all frames. `names`: of A and B, for the
+    sentences.
     """
+    a, b = names
     if not residual.largest:
-        return ComparisonVerdict("identical", False, "A and B are identical.")
-    kind, text = _kind(residual, sigma_a, sigma_b, reliable)
+        return ComparisonVerdict("identical", False, f"{a} and {b} are identical.")
+    kind, text = _kind(residual, sigma_a, sigma_b, reliable, names)
     shift = max(residual.mean, key=abs)
     moved = abs(shift) > max(SHIFT_LEVELS, SHIFT_PART * residual.level)
     if moved:
-        text += " " + _shift_sentence(residual)
+        text += " " + _shift_sentence(residual, names)
     return ComparisonVerdict(kind, moved, text)
 
 
-def _kind(residual: ResidualSummary, sigma_a: float, sigma_b: float, reliable: bool) -> tuple[Kind, str]:
+def _kind(
+    residual: ResidualSummary, sigma_a: float, sigma_b: float, reliable: bool, names: tuple[str, str]
+) -> tuple[Kind, str]:
     """`sigma_a`, `sigma_b`: on the 0-255 scale."""
+    a, b = names
     if residual.level < max(SMALLEST_LEVEL, SMALLEST_PART * sigma_a):
         return (
             "nothing_removed",
@@ -83,7 +95,7 @@ def _kind(residual: ResidualSummary, sigma_a: float, sigma_b: float, reliable: b
     if sigma_b > NOISIER_FACTOR * sigma_a + NOISIER_OFFSET:
         return (
             "noisier",
-            f"B is noisier than A (noise level {sigma_b:.3g} against {sigma_a:.3g}), so structure "
+            f"{b} is noisier than {a} (noise level {sigma_b:.3g} against {sigma_a:.3g}), so structure "
             "cannot be judged. Name the noisy video first, the denoised one second.",
         )
     certain, possible = _certain_signs(residual), _possible_signs(residual)
@@ -136,12 +148,11 @@ def _listed(signs: list[str]) -> str:
     return signs[0] if len(signs) == 1 else f"{', '.join(signs[:-1])}, and {signs[-1]}"
 
 
-def _shift_sentence(residual: ResidualSummary) -> str:
+def _shift_sentence(residual: ResidualSummary, names: tuple[str, str]) -> str:
+    a, b = names
     # The residual is A - B: what B has more is negative.
     red, green, blue = (f"{-value:+.2g}" for value in residual.mean)
-    text = (
-        f"Colours moved from A to B by {red} (red), {green} (green), {blue} (blue) levels of 255 on average."
-    )
+    text = f"Colours moved from {a} to {b} by {red} (red), {green} (green), {blue} (blue) levels of 255 on average."
     if residual.level >= SMALLEST_LEVEL and max(map(abs, residual.mean)) <= CLIPPED_PART * residual.level:
         text += " Noise clipped at black or white can do that by itself."
     return text

@@ -13,6 +13,8 @@ from stbn_cli.report.model import CropSet, Report
 ZOOMS = (1, 2, 4)
 # A table of contents is offered from this many tables, plots and sets of pictures on.
 CONTENTS_FROM = 5
+# Tables of more columns are shown as lists on narrow screens.
+WIDEST_TABLE = 3
 _SIGNATURES = {b"\x89PNG": "image/png", b"RIFF": "image/webp"}
 
 
@@ -36,6 +38,7 @@ def render(report: Report) -> str:
         sides=[_sides(crop_set) for crop_set in report.crop_sets],
         contents=len(report.tables) + len(report.plots) + len(report.crop_sets) >= CONTENTS_FROM,
         zooms=ZOOMS,
+        widest=WIDEST_TABLE,
         policy=_policy(script),
         style=_asset("page.css"),
         script=script,

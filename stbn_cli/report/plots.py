@@ -20,7 +20,9 @@ from stbn_cli.report.labels import Box, place_labels
 from stbn_cli.report.model import Plot
 from stbn_cli.report.svg import FAINT, INK, MUTED, PAGE, SERIES, inline_svg
 
-SIZE = (7.6, 3.7)  # inches of POINTS points
+# Inches of POINTS points, without the legend: small enough that text is legible on a phone of 380 pixels.
+SIZE = (4.6, 2.9)
+LEGEND_COLUMNS = (3, 2, 1)
 POINTS = 72
 FONT_SIZE = 9.0  # points
 LONGEST_LABEL = 30  # characters
@@ -63,18 +65,32 @@ _STYLE = {
 }
 
 
+def has_curve(series: Mapping[str, Sequence[float]]) -> bool:
+    """Whether a line plot would show a line: two finite values or more in some of `series`."""
+    return any(np.isfinite(np.asarray(values, np.float64)).sum() > 1 for values in series.values())
+
+
 def line_plot(
-    title: str, x_label: str, y_label: str, series: Mapping[str, Sequence[float]], *, note: str = ""
+    title: str,
+    x_label: str,
+    y_label: str,
+    series: Mapping[str, Sequence[float]],
+    *,
+    colors: Mapping[str, str] | None = None,
+    note: str = "",
 ) -> Plot:
     """Values over their index from 0, such as the PSNR of every frame; a line for each of `series`, any length.
 
-    NaN leaves a gap; infinite values are triangles at the upper or lower edge. The legend is in the order of the
-    means, the highest first, as the lines mostly are.
+    `colors`: of `svg`, by series; the others take the next of its own. NaN leaves a gap; infinite values are triangles
+    at the upper or lower edge. The legend is in the order of the means, the highest first, as the lines mostly are.
     """
     values = {name: np.asarray(numbers, np.float64) for name, numbers in series.items()}
     with _axes(x_label, y_label) as (figure, axes):
         handles = {
-            name: _draw_line(axes, look, values[name], len(series)) for look, name in enumerate(series)
+            name: _draw_line(
+                axes, _look(number, (colors or {}).get(name)), values[name], number / len(series)
+            )
+            for number, name in enumerate(series)
         }
         last = max((len(numbers) for numbers in values.values()), default=1) - 1
         margin = max(0.5, 0.02 * last)
@@ -144,14 +160,14 @@ def _axes(x_label: str, y_label: str) -> Iterator[tuple[Figure, Axes]]:
         yield figure, axes
 
 
-def _draw_line(axes: Axes, look: int, values: np.ndarray, count: int) -> Line2D:
+def _draw_line(axes: Axes, style: dict[str, Any], values: np.ndarray, offset: float) -> Line2D:
+    """`offset`: of its marks, in parts of their distance, so that those of several lines do not cover each other."""
     finite = np.isfinite(values)
     # A value between two gaps has no line to show it.
     beside = np.pad(finite, 1)
     marked = finite & ~beside[:-2] & ~beside[2:]
     spacing = max(1, len(values) // MARKS_PER_LINE)
-    marked[look * spacing // count :: spacing] = True
-    style = _look(look)
+    marked[int(offset * spacing) :: spacing] = True
     (line,) = axes.plot(np.where(finite, values, np.nan), **style, markevery=np.flatnonzero(marked).tolist())
     for sign, height, marker in ((1.0, 1.0, "^"), (-1.0, 0.0, "v")):
         places = np.flatnonzero(values == sign * math.inf)
@@ -162,10 +178,13 @@ def _draw_line(axes: Axes, look: int, values: np.ndarray, count: int) -> Line2D:
     return line
 
 
-def _look(number: int) -> dict[str, Any]:
-    """Colour, dashes and marker of the series of this number; a thin edge sets markers off from what they cross."""
+def _look(number: int, color: str | None = None) -> dict[str, Any]:
+    """Colour (`color` if given), dashes and marker of the series of this number.
+
+    A thin edge sets markers off from what they cross.
+    """
     return {
-        "color": SERIES[number % len(SERIES)],
+        "color": color or SERIES[number % len(SERIES)],
         "linestyle": DASHES[number % len(DASHES)],
         "marker": MARKERS[number % len(MARKERS)],
         "markeredgecolor": PAGE,
@@ -174,10 +193,20 @@ def _look(number: int) -> dict[str, Any]:
 
 
 def _draw_legend(figure: Figure, handles: Mapping[str, Line2D]) -> None:
-    # Matplotlib leaves names with a leading underscore out; set afterwards, they are as good as any other.
-    legend = figure.legend(list(handles.values()), ["-"] * len(handles), loc="outside right upper")
-    for text, name in zip(legend.get_texts(), handles, strict=True):
-        text.set_text(_printable(name))
+    """Below the axes, in as many columns as fit; the figure grows by its height."""
+    width, height = figure.get_size_inches()
+    for columns in LEGEND_COLUMNS:
+        # Matplotlib leaves names with a leading underscore out; set afterwards, they are as good as any other.
+        legend = figure.legend(
+            list(handles.values()), ["-"] * len(handles), loc="outside lower left", ncols=columns
+        )
+        for text, name in zip(legend.get_texts(), handles, strict=True):
+            text.set_text(_printable(name))
+        extent = legend.get_window_extent()
+        if extent.width <= POINTS * width or columns == LEGEND_COLUMNS[-1]:
+            break
+        legend.remove()
+    figure.set_size_inches(width, height + extent.height / POINTS)
 
 
 def _scale_by_ratio(axes: Axes, values: Sequence[float]) -> None:

@@ -7,9 +7,12 @@ from xml.etree import ElementTree
 # Stand-ins that drawings are made with, and the style sheet's variables that take their place.
 INK, MUTED, FAINT, PAGE = "#010101", "#010102", "#010103", "#010104"
 SERIES = tuple(f"#0102{number:02x}" for number in range(1, 7))
-_VARIABLES = {INK: "ink", MUTED: "muted", FAINT: "faint", PAGE: "page"} | {
-    color: f"series-{number}" for number, color in enumerate(SERIES, 1)
-}
+CHANNELS = {"red": "#010301", "green": "#010302", "blue": "#010303"}
+_VARIABLES = (
+    {INK: "ink", MUTED: "muted", FAINT: "faint", PAGE: "page"}
+    | {color: f"series-{number}" for number, color in enumerate(SERIES, 1)}
+    | {color: f"series-{name}" for name, color in CHANNELS.items()}
+)
 
 _COLOR = re.compile("|".join(_VARIABLES))
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -236,9 +237,32 @@ def test_the_report_shows_curves_and_places(stbn, video, clean, tmp_path) -> Non
     result = stbn("compare", a, b, "--reference", b, "--report", page)
     assert result.code == 0, result.err
     text = page.read_text(encoding="utf-8")
-    for word in ("clean &amp; new.mkv", "No sign that structure", "Temporal error", "A - B, times 4", "<svg"):
+    assert "<h1>noisy.mkv against clean &amp; new.mkv</h1>" in text
+    for word in (
+        "No sign that structure",
+        "Temporal error",
+        "difference, times 4",
+        "reference: clean &amp; new.mkv",
+    ):
         assert word in text
     assert text.count("data:image/") >= 4
+    assert text.index("data:image/webp") < text.index("<table") < text.index("<svg")
+    # The curves of the channels have the channels' colours, and no sentence calls a video A or B.
+    curves = text[text.index("Standard deviation of the residual") :]
+    assert all(f"stroke: var(--series-{channel})" in curves for channel in ("red", "green", "blue"))
+    assert not re.search(r"\b[AB]\b", text[text.index("<h1") : text.index("<footer")])
+
+
+def test_the_report_draws_no_single_dot(stbn, video, clean, tmp_path) -> None:
+    for folder in ("old", "new"):
+        (tmp_path / folder).mkdir()
+    a, b = video("old/clip.mkv", noisy(clean, 20)[:1]), video("new/clip.mkv", clean[:1])
+    page = tmp_path / "page.html"
+    assert stbn("compare", a, b, "--report", page).code == 0
+    text = page.read_text(encoding="utf-8")
+    assert "<svg" not in text and "<h1>old/clip.mkv against new/clip.mkv</h1>" in text
+    assert stbn("compare", a, a, "--report", page, "--overwrite").code == 0
+    assert "<h1>clip.mkv (A) against clip.mkv (B)</h1>" in page.read_text(encoding="utf-8")
 
 
 def test_pictures_too_small_for_ssim(stbn, make_clip) -> None:

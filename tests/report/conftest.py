@@ -8,6 +8,7 @@ import pytest
 from stbn_cli.report.crops import encode_picture
 from stbn_cli.report.model import CropSet, Picture, Report, Table
 from stbn_cli.report.plots import line_plot, scatter_plot
+from stbn_cli.report.svg import CHANNELS
 
 # What a file name may hold, and what HTML, SVG, Matplotlib or CSS might take for something else.
 NASTY = "</script><b onclick=\"x('&amp;')\">_$x^2$ {{ 7*7 }} é 雪.mkv"
@@ -24,7 +25,7 @@ def _crops(title: str, names: dict[str, tuple[int, int, int]]) -> CropSet:
 
 @pytest.fixture(scope="session")
 def report() -> Report:
-    """Two tables (one much wider than a phone), two plots and two sets of pictures."""
+    """Two tables (one much wider than a phone), three plots and two sets of pictures."""
     # Six methods: as many as there are colours.
     methods = ("noisy", "nlmeans", "BM3D", "STBN", "a_method_with_a_name_that_does_not_end_soon", NASTY)
     columns = ("Method", *(f"column {number}" for number in range(12)))
@@ -44,6 +45,9 @@ def report() -> Report:
         plots=(
             line_plot("PSNR of every frame", "frame", "PSNR [dB]", frames),
             scatter_plot("Speed", "seconds per frame", "PSNR [dB]", speeds),
+            line_plot(
+                "Channels", "frame", "levels", {name: [1.0, 2.0] for name in CHANNELS}, colors=CHANNELS
+            ),
         ),
         crop_sets=(_crops("Colours", COLORS), _crops(NASTY, {NASTY: (9, 9, 9), "white": (255, 255, 255)})),
     )

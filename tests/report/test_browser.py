@@ -99,7 +99,7 @@ class Browser:
 
     def find(self, selector: str) -> WebElement:
         """An element of the first comparison."""
-        return self.driver.find_element("css selector", f"#crop-1 {selector}")
+        return self.driver.find_element("css selector", f"#picture-1 {selector}")
 
     def select(self, name: str) -> Select:
         return Select(self.find(f"select.{name}"))
@@ -264,7 +264,7 @@ def test_the_choices_change_the_pictures(browser: Browser) -> None:
     assert browser.seen()[:2] == ("blue", "green")
     assert [browser.find(f".tag.{side}").text for side in ("left", "right")] == ["blue", "green"]
     assert [browser.find(f".caption.{side}").text for side in ("left", "right")] == ["blue!", "green!"]
-    second = browser.driver.find_element("css selector", "#crop-2 .tag.left")
+    second = browser.driver.find_element("css selector", "#picture-2 .tag.left")
     assert second.text == NASTY.replace("  ", " ")
 
 
@@ -298,10 +298,30 @@ def test_a_phone_scrolls_no_page_sideways(browser: Browser) -> None:
     for zoom in ("1", "4"):
         browser.select("zoom").select_by_value(zoom)
         assert browser.run(widths) == [380, 380, 380]
+    boxes = browser.run(
+        "return [...document.querySelectorAll('.scroll, .plot')].map((box) => [box.scrollWidth, box.clientWidth])"
+    )
+    assert len(boxes) == 5 and all(needed == there <= 380 for needed, there in boxes)
+    # A row of the wide table is a list that names the columns.
+    cell = browser.driver.find_element("css selector", "#table-1 tbody td:nth-child(3)")
+    before = browser.run("return getComputedStyle(arguments[0], '::before').content", cell)
+    assert (before, cell.text) == ('"column 1"', "20.01")
+    drawing = "return document.querySelector('.plot text').getBoundingClientRect().height"
+    assert browser.run(drawing) > 9
+
+
+def test_a_wide_table_scrolls_in_its_box(browser: Browser) -> None:
     table = browser.driver.find_element("css selector", "#table-1 .scroll")
     assert browser.run("return arguments[0].scrollWidth > arguments[0].clientWidth", table)
     browser.run("arguments[0].focus()", table)
     assert browser.run("return document.activeElement == arguments[0]", table)
+
+
+def test_pictures_come_first(browser: Browser) -> None:
+    ids = browser.run("return [...document.querySelectorAll('section')].map((section) => section.id)")
+    assert ids == [f"picture-{n}" for n in (1, 2)] + [f"table-{n}" for n in (1, 2)] + [
+        f"plot-{n}" for n in (1, 2, 3)
+    ]
 
 
 def test_paper_shows_every_picture_in_light_colours(browser: Browser) -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from stbn_cli.report.labels import Box, place_labels
 from stbn_cli.report.model import Plot
-from stbn_cli.report.plots import EDGE_NOTE, LONGEST_LABEL, line_plot, scatter_plot
+from stbn_cli.report.plots import EDGE_NOTE, LONGEST_LABEL, has_curve, line_plot, scatter_plot
+from stbn_cli.report.svg import CHANNELS
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True, width=32)
 
@@ -147,6 +148,28 @@ def test_a_logarithmic_axis_always_has_ticks(values: list[float]) -> None:
     ticks = [float(text) for text in before_label]
     assert len(ticks) >= 2 and ticks == sorted(ticks)
     assert ticks[0] <= 2.5 * min(values) and max(values) <= 10.0 * ticks[-1]
+
+
+def test_channels_have_their_own_colours() -> None:
+    order = {"blue": [1.0, 2.0], "red": [3.0, 4.0], "other": [5.0, 6.0]}
+    plot = line_plot("Mean", "frame", "levels", order, colors=CHANNELS)
+    check(plot)
+    used = set(re.findall(r"stroke: var\(--(series-[a-z0-9]+)\)", plot.svg))
+    assert used == {"series-blue", "series-red", "series-3"}
+
+
+def test_one_value_is_no_curve() -> None:
+    assert not has_curve({"a": [30.0], "b": [math.nan, 31.0, math.inf]}) and not has_curve({})
+    assert has_curve({"a": [30.0], "b": [30.0, math.nan, 31.0]})
+
+
+def test_the_drawing_grows_with_its_legend() -> None:
+    def height(names: list[str]) -> float:
+        box = ElementTree.fromstring(lines({name: [1.0, 2.0] for name in names}).svg).attrib["viewBox"]
+        return float(box.split()[3])
+
+    assert height(["a"]) == height(["a", "b", "c"]) < height(["a", "b", "c", "d"])
+    assert height(["x" * 30, "y" * 30, "z" * 30]) > height(["a", "b", "c"]) + 20
 
 
 AREA = Box(0.0, 0.0, 480.0, 240.0)
