@@ -114,6 +114,7 @@ def _described_run(run: "RunAnalysis") -> dict[str, Any]:
         "correlated_level": BYTE * run.correlation.sigma,
         "correlation": {"luma": run.correlation.luma, "chroma": run.correlation.chroma},
         "autocorrelation": list(run.correlation.lags),
+        "autocorrelation_of_colour": list(run.correlation.colour_lags),
         "correlation_length": run.correlation.length,
         "shared_with_next_frame": run.temporal_correlation,
     }

@@ -107,6 +107,8 @@ class NoiseCorrelation:
     reliable: bool
     # Autocorrelation of the luma's noise at distances of 0 to LAGS pixels, mean of both directions. () if unknown.
     lags: tuple[float, ...] = ()
+    # The same of the colour differences, mean of both.
+    colour_lags: tuple[float, ...] = ()
     # As `sigma`, but of the brightness where it is least: what is left of the picture is not everywhere.
     least: float = 0.0
 
@@ -191,12 +193,20 @@ def correlation_of(pairs: "Iterable[list[Group]]") -> NoiseCorrelation:
     blocks = sum(group.blocks for group in used)
     reliable = blocks >= FEWEST_BLOCKS and sigma >= SMALLEST_SIGMA
     white = min(luma, default=0.0)
+    coloured = min(chroma, default=0.0)
     # The groups that say the least correlation: what the others have more is the picture.
-    spectra = [
-        group.spectrum for group in used if group.luma is not None and group.luma <= white + LAG_MARGIN
+    plain = [group.spectrum for group in used if _at_most(group.luma, white)]
+    colour = [
+        group.colour_spectrum
+        for group in used
+        if _at_most(group.chroma, coloured) and group.colour_spectrum is not None
     ]
-    lags = _lags(np.mean(spectra, axis=0)) if spectra else ()
-    return NoiseCorrelation(white, min(chroma, default=0.0), sigma, blocks, reliable, lags, least)
+    lags, colour_lags = (_lags(np.mean(spectra, axis=0)) if spectra else () for spectra in (plain, colour))
+    return NoiseCorrelation(white, coloured, sigma, blocks, reliable, lags, colour_lags, least)
+
+
+def _at_most(correlation: float | None, least: float) -> bool:
+    return correlation is not None and correlation <= least + LAG_MARGIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +291,7 @@ class Group:
     variance: float  # mean of R, G, B
     blocks: int
     spectrum: np.ndarray  # (16, 16): power of the luma's coefficients, mean 1
+    colour_spectrum: np.ndarray | None  # of the colour differences, mean of both; None: no noise
 
 
 def _chosen_pairs(frames: np.ndarray | Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -359,13 +370,16 @@ def _measure_blocks(difference: np.ndarray, brightness: int) -> Group:
     colours = np.einsum("ck,nkp->ncp", np.linalg.inv(_TO_YCC).astype(np.float32), coefficients)
     # (6, 256): luma, both colour differences, R, G, B. Half: a difference holds the noise of two frames.
     power = np.square(np.concatenate([coefficients, colours], axis=1)).mean(axis=0, dtype=np.float64) / 2
-    spectrum = _extended(power[0])
+    spectra = [_extended(row) for row in power[:3]]
     power[:, low] = power[:, fill].mean(axis=1, keepdims=True)
     luma, *chroma = map(_correlation, power[:3])
     known = _known(chroma)
     colour = sum(known) / len(known) if known else None
-    spectrum = (spectrum / max(float(spectrum.mean()), 1e-20)).reshape(BLOCK, BLOCK)
-    return Group(brightness, luma, colour, float(power[3:].mean()), len(difference), spectrum)
+    spectrum, *both = ((part / max(float(part.mean()), 1e-20)).reshape(BLOCK, BLOCK) for part in spectra)
+    noisy = [part for part, value in zip(both, chroma, strict=True) if value is not None]
+    colours_spectrum = np.mean(noisy, axis=0) if noisy else None
+    variance = float(power[3:].mean())
+    return Group(brightness, luma, colour, variance, len(difference), spectrum, colours_spectrum)
 
 
 def _extended(power: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """`stbn analyze`, and what `stbn denoise` makes of it."""
 
 import json
+import re
 from pathlib import Path
 
 import av
@@ -50,9 +51,17 @@ def test_the_table_and_the_verdict(stbn, white_clip: Path) -> None:
     assert "independent from pixel to pixel" in done.out
 
 
-def test_json_holds_everything(stbn, grainy_clip: Path) -> None:
-    done = stbn("analyze", grainy_clip, "--json")
+def test_json_and_the_plot_hold_everything(stbn, grainy_clip: Path, tmp_path: Path) -> None:
+    done = stbn("analyze", grainy_clip, "--json", "--plot", tmp_path / "noise.svg")
     found = json.loads(done.out)
+    # What the drawing says stands in its comments. A single run has no course over time.
+    words = re.findall("<!-- (.*?) -->", (tmp_path / "noise.svg").read_text(encoding="utf-8"))
+    shared = found["runs"][0]["correlation"]
+    assert f"brightness, neighbours share {shared['luma']:.2f}" in words
+    assert f"colour, neighbours share {shared['chroma']:.2f}" in words
+    assert {"red", "green", "blue", "all of the noise", "high frequencies alone"} <= set(words)
+    assert "Noise over time" not in words
+    assert found["runs"][0]["autocorrelation_of_colour"][0] == 1.0
     assert found["kind"] == "camera" and found["faint"] is False
     assert found["level"] == pytest.approx(20, rel=0.25)
     assert found["runs"][0]["correlation"]["luma"] > 0.4
