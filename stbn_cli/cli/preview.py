@@ -1,11 +1,15 @@
-"""`stbn preview`: one moment before and after, and what the full run will take."""
+"""`stbn preview`: some moments before and after, and what the full run will take."""
 
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from stbn_cli.cli import options as opt
+from stbn_cli.cli.browser import open_in_browser
 from stbn_cli.cli.console import say, say_beginning, show_json, warn
+from stbn_cli.cli.doctor import installed_versions
 from stbn_cli.cli.flags import (
     ConfigFlags,
     DenoisingFlags,
@@ -24,16 +28,18 @@ from stbn_cli.jobs.events import Events
 from stbn_cli.jobs.noise import measure_clip, with_kind
 from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.source import Source
-from stbn_cli.video.formats import WRITABLE_SUFFIXES
+from stbn_cli.video.formats import PAGE_SUFFIXES, WRITABLE_SUFFIXES
 from stbn_cli.words import counted
 
 if TYPE_CHECKING:
     from stbn_cli.jobs.encoding import Encoding
     from stbn_cli.preview.make import Preview
+    from stbn_cli.report.model import CropSet
     from stbn_cli.video.frames import VideoMetadata
     from stbn_cli.video.writer import EncodeOptions
 
 DEFAULT_DURATION = 2.0  # seconds of a video
+PICTURE, PAGE = ".png", ".html"
 MEGABYTE, GIGABYTE, MEBIBYTE = 1e6, 1e9, 2**20
 ROUGHNESS = (
     "the time assumes that the machine stays as busy as now, the size that the rest of the video looks alike"
@@ -41,6 +47,7 @@ ROUGHNESS = (
 
 EXAMPLES = opt.epilog(
     "stbn preview clip.mp4 --at 1:23",
+    "stbn preview clip.mp4 --open",
     "stbn preview clip.mp4 --at 1:23 -o moment.mp4 --duration 4",
     "stbn preview clip.mp4 --sigma 25 --strength 0.8 --crf 14 --json",
 )
@@ -49,6 +56,7 @@ MAIN_OPTIONS = (
     "--quality",
     "--use-preset",
     "--at",
+    "--open",
     "--output",
     "--overwrite",
     "--duration",
@@ -69,7 +77,7 @@ OutputOpt = Annotated[
         "--output",
         "-o",
         metavar="OUT",
-        help="A picture (.png .jpg) or a video (.mp4 .mkv .mov ...).",
+        help="A picture (.png .jpg), a page with sliders (.html) or a video (.mp4 .mkv .mov ...).",
         default="<stem>.preview.png",
     ),
 ]
@@ -79,7 +87,7 @@ AtOpt = Annotated[
         opt.INPUT_OUTPUT,
         "--at",
         metavar="TIME",
-        help="The moment to show: seconds, MM:SS or HH:MM:SS.",
+        help="The moment to show: seconds, MM:SS or HH:MM:SS. On a page also several: 0:05,1:23.",
         default="the middle",
     ),
 ]
@@ -99,6 +107,14 @@ SplitOpt = Annotated[
         opt.INPUT_OUTPUT, "--split", help="Show the noisy left half and the denoised right half in one video."
     ),
 ]
+OpenOpt = Annotated[
+    bool,
+    opt.option(
+        opt.INPUT_OUTPUT,
+        "--open",
+        help="Write <stem>.preview.html, which shows several moments with sliders, and open it in the browser.",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +124,7 @@ class PreviewJob:
     source: Source
     output: str
     options: DenoiserOptions
-    at: float | None  # seconds
+    at: tuple[float, ...]  # seconds; empty: not said
     duration: float | None  # seconds
     split: bool
     overwrite: bool
@@ -127,19 +143,20 @@ def preview(
     output: OutputOpt = None,
     duration: DurationOpt = None,
     split: SplitOpt = False,
+    open_page: OpenOpt = False,
     overwrite: opt.OverwriteOpt = False,
 ) -> None:
     """Show one moment before and after denoising, and estimate the time, memory and file size of the full run.
 
     Takes the options of `stbn denoise`. The picture shows the whole frame and close-ups of its noisiest and most
-    detailed places.
+    detailed places. A page (--open) shows several moments with a slider each.
     """
-    target = output or _default_output(source)
+    target = output or _default_output(source, PAGE if open_page else PICTURE)
     job = PreviewJob(
         source=Source(source, read.span()),
         output=target,
         options=denoiser_options(how, machine),
-        at=parse_time(at, "--at"),
+        at=_times(at, target),
         duration=duration,
         split=split,
         overwrite=overwrite,
@@ -150,20 +167,44 @@ def preview(
         _run(job, encoding, logging)
     except KeyboardInterrupt:
         raise InterruptedByUserError(f"Interrupted. Nothing was written to {target}.") from None
+    if open_page and not open_in_browser(Path(target)):
+        warn(f"No browser can be started here. Open {target} in one.")
 
 
-def _default_output(source: str) -> str:
-    """`<stem>.preview.png` beside the input, or beside the folder of images."""
+def _times(text: str | None, output: str) -> tuple[float, ...]:
+    """The moments asked for, in seconds. Raises `OptionError` for more of them than the output can show."""
+    parts = [] if text is None else text.split(",")
+    if len(parts) > 1 and not _shows_page(output):
+        raise OptionError(
+            f"--at {text}: only a page shows several moments. Add --open, or name an .html with -o."
+        )
+    return tuple(time for part in parts if (time := parse_time(part, "--at")) is not None)
+
+
+def _shows_page(output: str) -> bool:
+    return Path(output).suffix.lower() in PAGE_SUFFIXES
+
+
+def _default_output(source: str, suffix: str) -> str:
+    """`<stem>.preview` and the suffix beside the input, or beside the folder of images."""
     full = default_output(source, ())
-    return f"{full[: full.rindex(f'.{DENOISED}')]}.preview.png"
+    return f"{full[: full.rindex(f'.{DENOISED}')]}.preview{suffix}"
 
 
 def _run(job: PreviewJob, encoding: EncodingFlags, logging: LoggingFlags) -> None:
     """Everything that can be refused cheaply comes before the model is loaded."""
     from stbn_cli.jobs.model import load
-    from stbn_cli.preview.location import choose_moment, locate
+    from stbn_cli.preview.location import choose_moment
     from stbn_cli.preview.make import check_preview, make_preview, timestamp
+    from stbn_cli.preview.page import (
+        check_page,
+        choose_moments,
+        frames_to_denoise,
+        locate_moments,
+        show_moments,
+    )
 
+    page = _shows_page(job.output)
     duration = _duration(job)
     events = Events(
         show_warning=warn,
@@ -171,9 +212,12 @@ def _run(job: PreviewJob, encoding: EncodingFlags, logging: LoggingFlags) -> Non
         analysing=lambda: FrameProgress(None, phase="analysing", quiet=logging.quiet),
     )
     with job.source.open() as reader:
-        check_preview(job.source.path, job.output, job.overwrite)
+        (check_page if page else check_preview)(job.source.path, job.output, job.overwrite)
         metadata = reader.metadata
-    moment = choose_moment(metadata, job.at, duration)
+    if page:
+        moments = choose_moments(metadata, job.at)
+    else:
+        moments = [choose_moment(metadata, job.at[0] if job.at else None, duration)]
     encode = encoding.options()
     full_output, planned = _plan_full_run(str(job.source.path), metadata, encode, events)
     measured = measure_clip(job.options, job.source, events)
@@ -186,20 +230,35 @@ def _run(job: PreviewJob, encoding: EncodingFlags, logging: LoggingFlags) -> Non
             say(f"{name}: {value}")
     elif not logging.quiet:
         where = f"{denoiser.model_name} on {denoiser.device_names}"
-        say(f"Previewing {job.source.path} at {timestamp(moment.at)} with model {where}")
-    found = locate(job.source, denoiser, moment)
-    with FrameProgress(found.frames, quiet=logging.quiet) as progress:
-        made = make_preview(
-            found,
-            job.output,
-            denoiser,
-            full_output=full_output,
-            encode=encode,
-            split=job.split,
-            level=_level(report),
-            overwrite=job.overwrite,
-            progress=progress,
-        )
+        places = ", ".join(timestamp(moment.at) for moment in moments)
+        say(f"Previewing {job.source.path} at {places} with model {where}")
+    found = locate_moments(job.source, denoiser, moments, asked=bool(job.at) or not page)
+    frames = frames_to_denoise(found) if page else found[0].frames
+    crop_sets: list[CropSet] = []
+    with FrameProgress(frames, quiet=logging.quiet) as progress:
+        if page:
+            made, crop_sets = show_moments(
+                found,
+                denoiser,
+                full_output=full_output,
+                encode=encode,
+                level=_level(report),
+                progress=progress,
+            )
+        else:
+            made = make_preview(
+                found[0],
+                job.output,
+                denoiser,
+                full_output=full_output,
+                encode=encode,
+                split=job.split,
+                level=_level(report),
+                overwrite=job.overwrite,
+                progress=progress,
+            )
+    if page:
+        _write_page(job, report, made, crop_sets)
     events.warn_all((*made.warnings, *made.differences))
     if warning := report.strong_noise():
         events.warn(warning)
@@ -211,18 +270,33 @@ def _run(job: PreviewJob, encoding: EncodingFlags, logging: LoggingFlags) -> Non
         show_json(_document(job, report, made))
 
 
+def _write_page(job: PreviewJob, report: RunReport, made: "Preview", crop_sets: "list[CropSet]") -> None:
+    from stbn_cli.report.model import Report
+    from stbn_cli.report.page import write_report
+
+    name = Path(job.source.path).name
+    model = f"Model: {report.denoiser.model_name} on {report.denoiser.device_names}."
+    prediction = (line if line.endswith(".") else f"{line}." for line in _prediction(report, made))
+    command = ("command", shlex.join(["stbn", *sys.argv[1:]]))
+    facts = (command, *installed_versions().items())
+    page = Report(
+        f"{name}, before and after", (model, *prediction), facts, crop_sets=tuple(crop_sets), wide=True
+    )
+    write_report(Path(job.output), page)
+
+
 def _duration(job: PreviewJob) -> float:
-    """Seconds to show; 0 for a picture."""
+    """Seconds to show; 0 for a picture or a page."""
     from stbn_cli.preview.make import shows_video
 
-    if shows_video(job.output):
+    if not _shows_page(job.output) and shows_video(job.output):
         duration = DEFAULT_DURATION if job.duration is None else job.duration
         if not duration > 0:
             raise OptionError(f"--duration {duration:g} must be above 0 seconds.")
         return duration
     for given, name in ((job.duration is not None, "--duration"), (job.split, "--split")):
         if given:
-            raise OptionError(f"{name} is for videos, but {job.output} is a picture. Name an .mp4 with -o.")
+            raise OptionError(f"{name} is for videos, but {job.output} is none. Name an .mp4 with -o.")
     return 0.0
 
 
@@ -255,7 +329,8 @@ def _headline(request: PreviewJob, job: RunReport, made: "Preview") -> str:
     levels = sorted(made.levels if clip is None else (clip,))
     noise = f"noise level {levels[0]:.3g}" + (f" to {levels[-1]:.3g}" if len(levels) > 1 else "")
     how = "measured" if job.sigma is None else "given"
-    frames = "the frame at" if made.shown == 1 else f"{made.shown} frames from"
+    kind = "moments" if _shows_page(request.output) else "frames"
+    frames = "the frame at" if made.shown == 1 else f"{made.shown} {kind} from"
     return f"{request.output}: {frames} {timestamp(made.begin)}, {noise} ({how})"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from stbn_cli.errors import OptionError, OutputError
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.preview.clip import ClipWriter
-from stbn_cli.preview.forecast import Forecast, Trial, forecast
+from stbn_cli.preview.forecast import Forecast, Trial, TrialResult, forecast
 from stbn_cli.preview.location import HALF_PRECISION_FRAMES, LocatedMoment
 from stbn_cli.preview.moment import Shot, StageTimings, denoise_moment
 from stbn_cli.preview.picture import compose_sheet
@@ -79,25 +79,43 @@ def make_preview(
         StbnError: one of its classes, with a sentence that says what to do.
     """
     check_preview(found.source.path, output, overwrite)
-    timings = StageTimings()
     with ExitStack() as stack:
-        trial = stack.enter_context(Trial(found, full_output, encode))
-        clip = None
+        clip, shots = None, list[Shot]()
         if shows_video(output):
             clip = stack.enter_context(ClipWriter(found, output, split=split, overwrite=overwrite))
-        first: Shot | None = None
+        take = shots.append if clip is None else clip.add
+        timings, tried = denoise_and_try(found, denoiser, full_output, encode, take, progress)
+        if clip is not None:
+            clip.finish()
+        else:
+            write_picture(Path(output), _sheet(found, shots[0], shown_level(found, level)))
+    return summary_of(found, timings, tried)
+
+
+def denoise_and_try(
+    found: LocatedMoment,
+    denoiser: Denoiser,
+    full_output: str | Path,
+    encode: EncodeOptions,
+    take: Callable[[Shot], None],
+    progress: Callable[[int], None],
+) -> tuple[StageTimings, TrialResult]:
+    """Denoise a moment and encode it as the full run would; `take` is called with every shot to be shown.
+
+    The other arguments are those of `make_preview`.
+    """
+    timings = StageTimings()
+    with Trial(found, full_output, encode) as trial:
         for count, shot in enumerate(denoise_moment(found, denoiser, timings), 1):
             trial.write(shot)
             if shot.wanted:
-                first = first or shot
-                if clip is not None:
-                    clip.add(shot)
+                take(shot)
             progress(count)
-        tried = trial.finish()
-        if clip is not None:
-            clip.finish()
-        elif first is not None:
-            write_picture(Path(output), _sheet(found, first, level))
+        return timings, trial.finish()
+
+
+def summary_of(found: LocatedMoment, timings: StageTimings, tried: TrialResult) -> Preview:
+    """What a moment says when it has been denoised and its encoding tried."""
     return Preview(
         begin=found.times[found.wanted.start],
         shown=len(found.wanted),
@@ -114,12 +132,16 @@ def timestamp(seconds: Fraction) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{milliseconds / 1000:06.3f}"
 
 
-def _sheet(found: LocatedMoment, shot: Shot, level: float | None) -> np.ndarray:
-    shown = BYTE_SCALE * found.parts[0].noise.shown if level is None else level
+def shown_level(found: LocatedMoment, level: float | None) -> float:
+    """The noise level to show, 0-255 scale: `level`; where that is None, that of the moment's first scene."""
+    return BYTE_SCALE * found.parts[0].noise.shown if level is None else level
+
+
+def _sheet(found: LocatedMoment, shot: Shot, level: float) -> np.ndarray:
     return compose_sheet(
         shot.before.rgb,
         shot.after,
-        f"{timestamp(shot.time)}    noise level {shown:.3g}",
+        f"{timestamp(shot.time)}    noise level {level:.3g}",
         turns=found.metadata.rotation // 90 % 4,
         aspect=found.metadata.sample_aspect_ratio,
     )

@@ -55,3 +55,4 @@ class Report:
     tables: tuple[Table, ...] = ()
     plots: tuple[Plot, ...] = ()
     crop_sets: tuple[CropSet, ...] = ()
+    wide: bool = False  # as wide as the window, for large pictures

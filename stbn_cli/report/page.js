@@ -1,5 +1,7 @@
 "use strict";
 
+const TALLEST = 0.85; // of the window: the viewport's max-height
+
 // Turns a list of pictures into a stage that shows two of them on either side of a divider. The list stays in the page
 // for printing, and is all there is where scripts do not run.
 function compare(section) {
@@ -9,6 +11,7 @@ function compare(section) {
     label: figure.querySelector(".label").textContent,
     text: figure.querySelector(".text")?.textContent ?? "",
   }));
+  const comparison = find(".comparison");
   const viewport = find(".viewport");
   const stage = find(".stage");
   const slider = find(".slider");
@@ -45,11 +48,18 @@ function compare(section) {
     }
   }
 
+  // CSS pixels for each of the picture's.
+  function factor() {
+    if (zoom.value !== "fit") return Number(zoom.value);
+    return Math.min(1, comparison.clientWidth / width, (TALLEST * innerHeight) / height);
+  }
+
   function magnify() {
     const across = (viewport.scrollLeft + viewport.clientWidth / 2) / viewport.scrollWidth;
     const down = (viewport.scrollTop + viewport.clientHeight / 2) / viewport.scrollHeight;
-    stage.style.width = `${width * zoom.value}px`;
-    stage.style.height = `${height * zoom.value}px`;
+    stage.style.width = `${width * factor()}px`;
+    stage.style.height = `${height * factor()}px`;
+    stage.classList.toggle("shrunk", factor() < 1);
     fit();
     viewport.scrollLeft = across * viewport.scrollWidth - viewport.clientWidth / 2;
     viewport.scrollTop = down * viewport.scrollHeight - viewport.clientHeight / 2;
@@ -70,14 +80,15 @@ function compare(section) {
   slider.addEventListener("input", divide);
   zoom.addEventListener("change", magnify);
   viewport.addEventListener("keydown", choose);
-  const comparison = find(".comparison");
   comparison.hidden = false;
   section.classList.add("live");
   const factors = [...zoom.options].map((option) => Number(option.value));
-  zoom.value = Math.max(factors[0], ...factors.filter((factor) => factor * width <= comparison.clientWidth));
+  const fitting = factors.filter((factor) => factor * width <= comparison.clientWidth);
+  zoom.value = fitting.length ? Math.max(...fitting) : "fit";
   divide();
   magnify();
   new ResizeObserver(fit).observe(viewport);
+  new ResizeObserver(() => zoom.value === "fit" && magnify()).observe(comparison);
 }
 
 for (const section of document.querySelectorAll(".crops")) {

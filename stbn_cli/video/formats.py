@@ -15,6 +15,7 @@ IMAGE_SUFFIXES = (".png", *JPEG_SUFFIXES, ".tif", ".tiff")
 # Training needs neither depth nor exact values, so it reads whatever OpenCV does.
 TRAINING_IMAGE_SUFFIXES = (*IMAGE_SUFFIXES, ".bmp", ".webp")
 RAW_SUFFIXES = (".dng",)
+PAGE_SUFFIXES = (".html", ".htm")
 # Suffix -> FFmpeg's muxer. Containers that cannot hold exact times (AVI) are left out on purpose.
 MUXERS = {
     ".mkv": "matroska",

@@ -1,7 +1,10 @@
 """`stbn preview` on small clips with a tiny random model: pictures, videos, predictions, refusals."""
 
+import base64
 import json
 import re
+import sys
+import webbrowser
 from fractions import Fraction
 from pathlib import Path
 
@@ -134,9 +137,65 @@ def test_a_codec_that_the_sources_container_cannot_hold(stbn, make_clip, tiny_mo
     assert json.loads(result.out)["full_run"]["output"].endswith("clip.denoised.mkv")
 
 
+def page_of(path: Path) -> tuple[str, list[list[np.ndarray]]]:
+    """The text of a page, and its pictures by moment."""
+    text = path.read_text(encoding="utf-8")
+    moments = []
+    for section in text.split('<section id="picture-')[1:]:
+        found = re.findall(r'src="data:image/webp;base64,([^"]+)"', section)
+        files = [np.frombuffer(base64.b64decode(data), np.uint8) for data in found]
+        moments.append([cv2.imdecode(file, cv2.IMREAD_COLOR) for file in files])
+    return text, moments
+
+
+def test_a_page_shows_several_moments_and_opens(stbn, tmp_path, tiny_model_path, monkeypatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setenv("DISPLAY", ":7")
+    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or True)
+    folder = tmp_path / "my frames"
+    folder.mkdir()
+    frames = np.random.default_rng(0).integers(0, 256, (6, 48, 64, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        cv2.imwrite(str(folder / f"{index}.png"), frame)
+    page = tmp_path / "my frames.preview.html"
+    result = stbn(
+        "preview", folder, "--open", "-m", tiny_model_path, "-s", "9", "--no-scene-cuts", "--chunk", "2"
+    )
+    assert result.code == 0, result.err
+    assert opened == [page.as_uri()]
+    assert "3 moments from 0:00:00.040" in result.err and "No browser" not in result.err
+    text, moments = page_of(page)
+    assert "<h1>my frames, before and after</h1>" in text and "Full run: about 6 frames" in text
+    # In the middle of each third, as they are; after is another picture.
+    for (before, after), index in zip(moments, (1, 3, 5), strict=True):
+        assert np.array_equal(before, frames[index]) and not np.array_equal(after, before)
+    again = stbn("preview", folder, "--open", "-m", tiny_model_path, "-s", "9")
+    assert again.code == 6 and "--overwrite" in again.err and len(opened) == 1
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="these always have a screen")
+def test_without_a_screen_the_page_is_named(stbn, make_clip, tiny_model_path, monkeypatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(webbrowser, "open", lambda url: pytest.fail("opened a browser"))
+    clip = make_clip(name="clip.mp4", width=32, height=64)
+    page = clip.with_name("look.html")
+    arguments = ("-o", page, "--at", "0.2,0.1", "-m", tiny_model_path, "-s", "20", "--json")
+    result = stbn("preview", clip, "--open", *arguments)
+    assert result.code == 0 and json.loads(result.out)["frames_shown"] == 2
+    assert f"No browser can be started here. Open {page} in one." in result.err
+    _, moments = page_of(page)
+    assert [picture.shape for pair in moments for picture in pair] == [(64, 32, 3)] * 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
+        (["--at", "0.1,0.2"], 2, "only a page shows several moments"),
+        (["--open", "--at", "0.1,soon"], 2, "--at soon"),
+        (["-o", "{folder}/look.html", "--at", "0.1,10"], 2, "ends at 0.320 s"),
+        (["--open", "--split"], 2, "--split is for videos"),
+        (["-o", "{folder}/none/look.html"], 6, "does not exist"),
         (["--at", "0:10"], 2, "ends at 0.320 s"),
         (["--at", "soon"], 2, "--at soon"),
         (["--duration", "3"], 2, "--duration is for videos"),

@@ -278,6 +278,20 @@ def test_zoom_is_in_whole_pixels(browser: Browser) -> None:
         assert browser.seen()[2] == pytest.approx(0.5, abs=0.01)
 
 
+def test_a_picture_can_be_made_to_fit(browser: Browser) -> None:
+    browser.cdp("Emulation.setDeviceMetricsOverride", **{**DESKTOP, "width": 150})
+    browser.select("zoom").select_by_value("fit")
+    width = browser.find(".comparison").rect["width"]
+    assert width < PICTURE_WIDTH and browser.find(".stage").rect["width"] == pytest.approx(width, abs=0.5)
+    assert browser.find("img.right").value_of_css_property("image-rendering") == "auto"
+    assert browser.seen()[:2] == ("red", "blue")
+    # It follows the window, and is never magnified.
+    browser.cdp("Emulation.setDeviceMetricsOverride", **DESKTOP)
+    WebDriverWait(browser.driver, PATIENCE, 0.05).until(
+        lambda _: browser.find(".stage").rect["width"] == PICTURE_WIDTH
+    )
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everything_is_legible(browser: Browser, scheme: str) -> None:
     browser.emulate(scheme)
