@@ -1,4 +1,4 @@
-"""PSNR and SSIM against scikit-image on real clips; the temporal error against what it is defined to tell."""
+"""PSNR and SSIM against scikit-image on real clips; the temporal error against its definition."""
 
 import math
 from collections.abc import Callable

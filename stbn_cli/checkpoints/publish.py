@@ -27,10 +27,6 @@ _HUB_LICENCES = (
     "mit",
 )
 _OTHER_LICENCE = "other"
-_ROW_BEGINS_WITH = (
-    *("name", "file", "size", "sha256", "kind", "bundled", "repo", "revision"),
-    *("default_on", "sigma_range", "licence", "description"),
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ precision do not suffice. Knows nothing of files or the command line.
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -152,26 +151,28 @@ class Denoiser:
         for cuts alone, and the results of the others are yielded, equal to those of the first run.
         """
         self.report = EngineReport()
-        self._done = self._begun = 0 if resume is None else resume.frames
+        self._done = self._begun = done = 0 if resume is None else resume.frames
+        sizes = None
         if resume is not None:
-            self.report.scenes = list(resume.scenes)
-        source = iter(frames)
-        first = next(source, None)
-        if first is None:
-            return
-        self._start(first.shape[:2], None if resume is None else resume.sizes)
-        distinct = self._distinct(chain([first], source), CutDetector() if self.options.scene_cuts else None)
-        queue: SceneQueue | None = None  # of the scene that the run goes on with
-        if resume is not None:
-            before: PendingFrame | None = None
-            for item in distinct:
-                if item.index >= self._done:
-                    distinct = chain([item], distinct)
-                    break
-                before = item.frame
-            queue = self._resumed(resume, before)
+            self.report.scenes, sizes = list(resume.scenes), resume.sizes
+        detector = CutDetector() if self.options.scene_cuts else None
+        before: PendingFrame | None = None
+
+        def remaining() -> Iterator[_DistinctFrame]:
+            nonlocal before
+            for item in self._distinct(frames, detector):
+                if self.report.plan is None:
+                    self._start(self._size, sizes)
+                if item.index >= done:
+                    yield item
+                else:
+                    before = item.frame
+
         with self._schedule(self._workers) as schedule:
-            for scene in scenes_of(distinct, lambda item: item.cut, self._window):
+            for scene in scenes_of(remaining(), lambda item: item.cut, self._window):
+                queue = None
+                if resume is not None:
+                    queue, resume, before = self._resumed(resume, before), None, None
                 if queue is None:
                     queue = self._open_scene([item.frame for item in scene.opening], scene.opening[0].index)
                 queue.pending.extend(item.frame for item in scene.opening)
@@ -183,7 +184,6 @@ class Denoiser:
                     while len(queue.pending) >= self._window():
                         yield from self._give(self._run(schedule, queue), on_chunk)
                 yield from self._give(self._run_rest(schedule, queue), on_chunk)
-                queue = None
             yield from self._give(schedule.finish(), on_chunk)
 
     def _distinct(

@@ -1,6 +1,6 @@
 """Which model denoises and how it runs, as the user says it: plain values, checked where they are used."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,35 +109,14 @@ class DenoiserOptions:
         """What the engine takes of them. Raises `OptionError` for values out of range."""
         from stbn_cli.inference.plan import EngineOptions
 
+        values = {option.name: getattr(self, option.name) for option in fields(EngineOptions)}
         with checked_options():
-            return EngineOptions(
-                sigma=to_unit(self.sigma),
-                strength=self.strength,
-                luma=self.luma,
-                chroma=self.chroma,
-                keep_grain=self.keep_grain,
-                uncertainty=self.uncertainty,
-                chunk=self.chunk,
-                chunk_overlap=self.chunk_overlap,
-                tile=self.tile,
-                tile_overlap=self.tile_overlap,
-                scene_cuts=self.scene_cuts,
-            )
+            return EngineOptions(**values | {"sigma": to_unit(self.sigma)})
 
     def deciding(self) -> dict[str, Any]:
         """Those that decide on the frames besides model, device and flow: part of an interrupted run's key."""
-        return {
-            "sigma": self.sigma,
-            "strength": self.strength,
-            "luma": self.luma,
-            "chroma": self.chroma,
-            "keep_grain": self.keep_grain,
-            "uncertainty": self.uncertainty,
-            "noise_model": self.noise_kind or AUTO,
-            "precision": self.precision,
-            "chunk": self.chunk,
-            "chunk_overlap": self.chunk_overlap,
-            "tile": self.tile,
-            "tile_overlap": self.tile_overlap,
-            "scene_cuts": self.scene_cuts,
+        others = ("model", "quality", "noise_kind", "flow", "device")
+        values = {
+            option.name: getattr(self, option.name) for option in fields(self) if option.name not in others
         }
+        return values | {"noise_model": self.noise_kind or AUTO}

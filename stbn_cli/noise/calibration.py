@@ -8,10 +8,10 @@ import math
 from dataclasses import replace
 
 from stbn_cli.noise.estimate import LUMA_GAIN
-from stbn_cli.noise.flatness import FLOOR
+from stbn_cli.noise.flatness import FLOOR, KNOTS
 from stbn_cli.noise.kinds import INDEPENDENT_KINDS, NoiseKind
 from stbn_cli.noise.levels import independent_levels
-from stbn_cli.noise.measurement import LEVEL_KNOTS, SceneMeasurement
+from stbn_cli.noise.measurement import SceneMeasurement
 from stbn_cli.noise.model import NoiseLevelFunction, SceneNoise
 
 # The conditioning level of networks for a camera's noise for a single picture: this many times luma's level in flat
@@ -78,7 +78,7 @@ def assumed_levels(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
         luma = assumed_noise(measured, kind).level
         return SceneNoise(NoiseLevelFunction.white(luma), luma, full.level, ((luma,), (CODED_COLOUR * luma,)))
     if full.levels is None:
-        rows = independent_levels(full.model, LEVEL_KNOTS)
+        rows = independent_levels(full.model, KNOTS)
         return SceneNoise(full.model, full.level, full.level, rows)
     if measured.compared:
         factors = (COMPARED_LEVELS_SHARE, COMPARED_LEVELS_SHARE)

@@ -25,6 +25,7 @@ from stbn_cli.noise.bars import picture_area
 from stbn_cli.noise.dct import dct_matrix
 from stbn_cli.noise.estimate import LUMA_WEIGHTS
 from stbn_cli.noise.fit import fit_points, knot_weights
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.scale import BYTE_SCALE
 
 # Side of a block in pixels of its scale, and the blocks taken of a frame at most, and of all frames.
@@ -51,7 +52,7 @@ FEWEST_FLATTEST = 6
 GROUPS = 8
 FEWEST_IN_GROUP = 40
 GROUP_QUANTILE = 0.1
-KNOTS = 5
+KNOTS = 5  # of the noise of all frequencies, evenly spaced in brightness
 SMOOTHNESS = 0.3
 TEXTURE_SCALE = 0.5
 ROUNDS = 15  # not always enough, but what the networks learned from
@@ -77,30 +78,14 @@ UNSURE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class LevelFunction:
-    """Standard deviation of the noise, [0, 1] scale, by brightness; beyond the outermost knots it stays the same."""
-
-    brightness: tuple[float, ...]  # of the knots, ascending, [0, 1]
-    sigmas: tuple[float, ...]
-
-    def at(self, brightness: np.ndarray | float) -> np.ndarray:
-        """The standard deviation at these values of luma (any shape), [0, 1]; its square is linear between knots."""
-        return np.sqrt(np.interp(brightness, self.brightness, np.square(self.sigmas)))
-
-    def scaled(self, factor: float) -> "LevelFunction":
-        """The same function times `factor`."""
-        return LevelFunction(self.brightness, tuple(factor * sigma for sigma in self.sigmas))
-
-
-@dataclass(frozen=True, slots=True)
 class NoiseLevels:
     """All of a clip's noise; standard deviations on the [0, 1] scale, root mean squares over the picture."""
 
     luma: float
     chroma: float  # of R - Y and B - Y, pooled
     rgb: float  # of R, G and B, pooled
-    luma_by_brightness: LevelFunction
-    chroma_by_brightness: LevelFunction
+    luma_by_brightness: NoiseLevelFunction  # one row, of KNOTS values of luma
+    chroma_by_brightness: NoiseLevelFunction
     flat: (
         float  # luma's where the picture is flattest: texture may be in it, and cameras leave more elsewhere
     )
@@ -147,8 +132,8 @@ class Statistics(NamedTuple):
     """What is known of some frames before a network has looked at it."""
 
     vector: np.ndarray  # the features, float32
-    luma: LevelFunction  # up to a factor
-    chroma: LevelFunction
+    luma: NoiseLevelFunction  # up to a factor
+    chroma: NoiseLevelFunction
     luma_base: float  # their root mean squares over the picture, [0, 1]
     chroma_base: float
     high: float
@@ -267,7 +252,7 @@ def _usable(blocks: _Blocks) -> tuple[np.ndarray, bool, float]:
     return index, limit > CLIPPED_PART, empty
 
 
-def _curve(brightness: np.ndarray, energy: np.ndarray) -> tuple[LevelFunction, np.ndarray]:
+def _curve(brightness: np.ndarray, energy: np.ndarray) -> tuple[NoiseLevelFunction, np.ndarray]:
     """A smooth curve below which few blocks are, and (GROUPS, 2) logarithms of two percentiles around it."""
     order = np.argsort(brightness)
     count = int(np.clip(len(order) // FEWEST_IN_GROUP, 1, GROUPS))
@@ -288,23 +273,21 @@ def _curve(brightness: np.ndarray, energy: np.ndarray) -> tuple[LevelFunction, n
     )
     # No further than what was seen: there the nearest brightness stands for the rest.
     inner = np.clip(knots, centre.min(), centre.max())
-    sigmas = np.exp(0.5 * np.interp(inner, knots, row))
-    around = np.interp(
-        np.linspace(0, 1, GROUPS),
-        np.linspace(0, 1, count) if count > 1 else [0.5],
-        low - np.interp(centre, knots, row),
-    )
-    below = np.interp(
-        np.linspace(0, 1, GROUPS),
-        np.linspace(0, 1, count) if count > 1 else [0.5],
-        lower - np.interp(centre, knots, row),
-    )
-    return LevelFunction(tuple(knots.tolist()), tuple(sigmas.tolist())), np.concatenate([around, below])
+    variances = np.exp(np.interp(inner, knots, row))
+    places = np.linspace(0, 1, count) if count > 1 else [0.5]
+    curve = np.interp(centre, knots, row)
+    around = [np.interp(np.linspace(0, 1, GROUPS), places, values - curve) for values in (low, lower)]
+    return NoiseLevelFunction((tuple(variances.tolist()),)), np.concatenate(around)
 
 
-def _over_picture(function: LevelFunction, blocks: _Blocks, variance: np.ndarray) -> float:
+def _variance(function: NoiseLevelFunction, blocks: _Blocks) -> np.ndarray:
+    """Of the noise in each block (n,)."""
+    return function.variances_at(blocks.brightness)[0]
+
+
+def _over_picture(function: NoiseLevelFunction, blocks: _Blocks, variance: np.ndarray) -> float:
     """Root mean square over all blocks; clipped ones hold no more than they show."""
-    expected = np.square(function.at(blocks.brightness))
+    expected = _variance(function, blocks)
     shown = np.where(blocks.clipped > CLIPPED_PART, np.minimum(expected, variance), expected)
     return math.sqrt(float(shown.mean()))
 
@@ -348,8 +331,7 @@ def gather(frames: np.ndarray | Tensor) -> Statistics | None:
         if part is not None:  # else the scale before stands for it
             current = blocks if part is everything else part.take(_usable(part)[0])
         features.append(_quantiles(current, luma, chroma, count))
-    own_luma = np.square(luma.at(blocks.brightness))[:, None]
-    own_chroma = np.square(chroma.at(blocks.brightness))[:, None]
+    own_luma, own_chroma = (_variance(function, blocks)[:, None] for function in (luma, chroma))
     by_band = blocks.power @ bands  # (n, 3, bands)
     luma_bands, chroma_bands = by_band[:, 0] / own_luma, by_band[:, 1:].mean(axis=1) / own_chroma
     luma_rank, chroma_rank = energies[:, 0] / own_luma[:, 0], chroma_energy / own_chroma[:, 0]
@@ -369,7 +351,7 @@ def gather(frames: np.ndarray | Tensor) -> Statistics | None:
     )
     for plane, own in enumerate((own_luma, own_chroma)):
         features.append(_logs(np.quantile(blocks.small[..., plane] / own, SMALL_QUANTILES)))
-    sigmas = [np.log(function.sigmas) for function in (luma, chroma)]
+    sigmas = [0.5 * np.log(function.variances[0]) for function in (luma, chroma)]
     brightness = np.quantile(everything.brightness, (0.05, 0.25, 0.5, 0.75, 0.95))
     features += [row - row.mean() for row in sigmas]
     features += [luma_around, chroma_around, brightness]
@@ -404,13 +386,15 @@ def gather(frames: np.ndarray | Tensor) -> Statistics | None:
     )
 
 
-def _quantiles(blocks: _Blocks, luma: LevelFunction, chroma: LevelFunction, count: int) -> np.ndarray:
+def _quantiles(
+    blocks: _Blocks, luma: NoiseLevelFunction, chroma: NoiseLevelFunction, count: int
+) -> np.ndarray:
     """Quantiles of the first `count` bands of luma and of chroma, brightness divided out, as logarithms."""
     _, bands = _transform()
     by_band = blocks.power @ bands[:, :count]
     parts = (
-        by_band[:, 0] / np.square(luma.at(blocks.brightness))[:, None],
-        by_band[:, 1:].mean(axis=1) / np.square(chroma.at(blocks.brightness))[:, None],
+        by_band[:, 0] / _variance(luma, blocks)[:, None],
+        by_band[:, 1:].mean(axis=1) / _variance(chroma, blocks)[:, None],
     )
     return np.concatenate([_logs(np.quantile(part, QUANTILES, axis=0)).ravel() for part in parts])
 
@@ -452,7 +436,7 @@ def measure_levels(frames: np.ndarray | Tensor) -> NoiseLevels:
         raise ValueError(f"expected frames of shape (T, H, W, 3), got {tuple(frames.shape)}")
     found = gather(frames)
     if found is None:
-        nothing, lags = LevelFunction((0.0, 1.0), (0.0, 0.0)), (1.0,) + LAGS * (0.0,)
+        nothing, lags = NoiseLevelFunction.white(0.0), (1.0,) + LAGS * (0.0,)
         return NoiseLevels(
             0.0, 0.0, 0.0, nothing, nothing, 0.0, 0.0, lags, lags, math.inf, "There is no picture"
         )

@@ -147,42 +147,30 @@ def fit_level_function(sets: Sequence[BlockSet]) -> NoiseLevelFunction:
     target = np.log(np.maximum([part.variance for part in sets], SMALLEST_VARIANCE))
     flat = _robust_row(brightness, target, 1)
     model = NoiseLevelFunction((tuple(np.exp(flat).tolist()),))
-    cost = _misfit(target - _predicted(flat, brightness))
+    current = _logarithms(model, channel, brightness)
+    cost = _misfit(target - current)
     # Where a channel shows nothing that could be measured (all of it clipped), none has a function of its own.
     complete = len(np.unique(channel)) == CHANNELS
     for own, knots in SHAPES[1:]:
         if own and not complete:
             continue
-        rows, predicted = [], np.empty_like(target)
-        for index in range(CHANNELS if own else 1):
-            mine = channel == index if own else np.ones(len(channel), bool)
-            row = _robust_row(brightness[mine], target[mine], knots)
-            predicted[mine] = _predicted(row, brightness[mine])
-            rows.append(tuple(np.exp(row).tolist()))
-        trial = NoiseLevelFunction(tuple(rows))
+        chosen = [channel == index for index in range(CHANNELS)] if own else [np.ones(len(channel), bool)]
+        rows = [np.exp(_robust_row(brightness[mine], target[mine], knots)) for mine in chosen]
+        trial = NoiseLevelFunction(tuple(tuple(row.tolist()) for row in rows))
+        predicted = _logarithms(trial, channel, brightness)
         parameters = len(rows) * knots
         before = sum(len(row) for row in model.variances)
         worth = (1.0 - WORTH) ** max(parameters - before, 1)
         trial_cost = _misfit(target - predicted)
-        current = _all_predicted(model, channel, brightness)
         change = np.abs(np.expm1(0.5 * (predicted - current))).max()
         if trial_cost < worth * cost and change >= SMALLEST_CHANGE:
-            model, cost = trial, trial_cost
+            model, cost, current = trial, trial_cost, predicted
     return model
 
 
-def _all_predicted(model: NoiseLevelFunction, channel: np.ndarray, brightness: np.ndarray) -> np.ndarray:
-    rows = model.variances if len(model.variances) == CHANNELS else model.variances * CHANNELS
-    result = np.empty_like(brightness)
-    for index in range(CHANNELS):
-        mine = channel == index
-        result[mine] = _predicted(np.log(rows[index]), brightness[mine])
-    return result
-
-
-def _predicted(row: np.ndarray, brightness: np.ndarray) -> np.ndarray:
-    """Logarithm of the variance; it is the variance that is linear between knots."""
-    return np.log(knot_weights(brightness, len(row)) @ np.exp(row))
+def _logarithms(model: NoiseLevelFunction, channel: np.ndarray, brightness: np.ndarray) -> np.ndarray:
+    """Of the variance of each point (n,)."""
+    return np.log(model.variances_at(brightness)[channel, np.arange(len(channel))])
 
 
 def _weights(residual: np.ndarray) -> np.ndarray:

@@ -28,7 +28,6 @@ from stbn_cli.noise.model import NoiseLevelFunction
 
 # Less noise than this is hardly any: denoising would change little.
 FAINT = 0.5 / 255
-LEVEL_KNOTS = 5  # of the noise of all frequencies, evenly spaced in brightness
 # Aligned differences of clean clips show traces of the picture: up to 1.6 where they show least, and 2.1 behind a
 # coder, which keeps noise here more than there, but at least a quarter of it everywhere. Less is not taken for noise.
 LEAST_SEEN, LEAST_SEEN_CODED, MOST_UNEVEN_CODED = 2.0 / 255, 2.5 / 255, 4.0
@@ -127,14 +126,12 @@ def full_noise(frames: Tensor, independent: NoiseEstimate, correlation: NoiseCor
     if (levels.neighbours_share or hidden) and shared > SHARED_RATIO * independent.level:
         level = max(independent.level, shared)
         ratio = max(levels.ratio, level / max(independent.level, FLOOR))
-        shape = levels.luma_by_brightness.scaled(level / levels.luma)
-        knots = np.linspace(0.0, 1.0, LEVEL_KNOTS)
-        row = np.square(shape.at(knots))
+        model = levels.luma_by_brightness.scaled(level / levels.luma)
         both = (levels.luma_by_brightness, levels.chroma_by_brightness)
         share = level / levels.rgb
-        found = tuple(tuple((share * part.at(knots)).tolist()) for part in both)
+        found = tuple(tuple(share * math.sqrt(value) for value in part.variances[0]) for part in both)
         parts = (share * levels.luma, share * levels.chroma)
-        return FullNoise(level, NoiseLevelFunction((tuple(row.tolist()),)), levels.flat, ratio, found, *parts)
+        return FullNoise(level, model, levels.flat, ratio, found, *parts)
     # What is independent from pixel to pixel is measured most exactly by its high frequencies.
     if independent.level <= 0.0:
         smooth = level > 0.0 and bool(independent.points)

@@ -121,13 +121,8 @@ def posterior_variance(outputs: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
     The expected squared error of `posterior_mean` per channel, as far as the model is right. `noisy` gives the
     shape alone: a Gaussian posterior's covariance does not depend on the value seen.
     """
-    variance = (sigma.float().square() + VARIANCE_FLOOR).expand_as(noisy)
-    columns = []
-    for channel in range(MEAN_CHANNELS):
-        unit = torch.zeros_like(variance)
-        unit.select(CHANNEL_AXIS, channel).copy_(variance.select(CHANNEL_AXIS, channel))
-        columns.append(posterior_response(outputs, sigma, unit).select(CHANNEL_AXIS, channel))
-    return torch.stack(columns, CHANNEL_AXIS).clamp_min(0.0)
+    columns = _covariance_columns(outputs, sigma, noisy)
+    return torch.stack([column[row] for row, column in enumerate(columns)], CHANNEL_AXIS).clamp_min(0.0)
 
 
 def posterior_nll(outputs: Tensor, noisy: Tensor, sigma: Tensor, clean: Tensor) -> Tensor:
@@ -137,20 +132,25 @@ def posterior_nll(outputs: Tensor, noisy: Tensor, sigma: Tensor, clean: Tensor) 
     predict, the estimate that is used is the one that is judged.
     """
     estimate = posterior_mean(outputs, noisy, sigma)
-    variance = (sigma.float().square() + VARIANCE_FLOOR).expand_as(estimate)
+    (m00, m01, m02), (_, m11, m12), (_, _, m22) = _covariance_columns(outputs, sigma, estimate)
+    # Rounding may leave a hair less than nothing where noise of thousands of floors meets a certain prior.
+    covariance = _add_diagonal(
+        SymmetricMatrix(m00, m01, m02, m11, m12, m22), torch.full_like(estimate, 0.1 * VARIANCE_FLOOR)
+    )
+    factored = _factor(covariance)
+    error = clean.float() - estimate
+    return 0.5 * (error * factored.solve(error)).sum(CHANNEL_AXIS) + 0.5 * factored.log_determinant()
+
+
+def _covariance_columns(outputs: Tensor, sigma: Tensor, like: Tensor) -> list[tuple[Tensor, ...]]:
+    """The posterior covariance of pixels of the shape of `like (..., 3, H, W)`: column by column, row by row."""
+    variance = (sigma.float().square() + VARIANCE_FLOOR).expand_as(like)
     columns = []
     for channel in range(MEAN_CHANNELS):
         unit = torch.zeros_like(variance)
         unit.select(CHANNEL_AXIS, channel).copy_(variance.select(CHANNEL_AXIS, channel))
         columns.append(posterior_response(outputs, sigma, unit).unbind(CHANNEL_AXIS))
-    (m00, m01, m02), (_, m11, m12), (_, _, m22) = columns
-    # Rounding may leave a hair less than nothing where noise of thousands of floors meets a certain prior.
-    covariance = _add_diagonal(
-        SymmetricMatrix(m00, m01, m02, m11, m12, m22), torch.full_like(variance, 0.1 * VARIANCE_FLOOR)
-    )
-    factored = _factor(covariance)
-    error = clean.float() - estimate
-    return 0.5 * (error * factored.solve(error)).sum(CHANNEL_AXIS) + 0.5 * factored.log_determinant()
+    return columns
 
 
 def _add_diagonal(matrix: SymmetricMatrix, diagonal: Tensor) -> SymmetricMatrix:

@@ -25,6 +25,7 @@ from stbn_cli.video.probe import (
     is_bare,
     open_container,
     origin,
+    until_damaged,
 )
 from stbn_cli.video.seeking import seek, steps_back
 
@@ -190,14 +191,7 @@ class Decoder:
     def packets(self) -> Iterator[Packet]:
         """All packets that hold something, not decoded, in the order of the file; up to where it is damaged."""
         with open_container(self.path, self.max_pixels) as container:
-            packets = container.demux(container.streams[self.index])
-            while True:
-                try:
-                    packet = next(packets, None)
-                except (FFmpegError, OSError):
-                    return
-                if packet is None:
-                    return
+            for packet in until_damaged(container.demux(container.streams[self.index])):
                 if packet.size:
                     yield packet
 

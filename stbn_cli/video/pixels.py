@@ -21,7 +21,6 @@ from stbn_cli.video.frames import (
     RANGE_FULL,
     RANGE_LIMITED,
     RANGE_UNSPECIFIED,
-    UNSPECIFIED,
     ColorSpec,
     FieldOrder,
     Frame,
@@ -31,7 +30,6 @@ from stbn_cli.video.frames import (
 MATRIX_NAMES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}
 MATRIX_NUMBERS = {"rgb": 0, "bt709": 1, "fcc": 4, "bt601": 6, "smpte240m": 7, "bt2020": 9}
 MATRIX_RGB = 0
-UNTAGGED_MATRICES = (UNSPECIFIED, 3)
 UNSUPPORTED_MATRICES = {
     8: "YCgCo",
     10: "BT.2020 constant luminance",

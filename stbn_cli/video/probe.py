@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
@@ -52,6 +55,12 @@ def open_options() -> dict[str, Any]:
 def codec_options(max_pixels: int) -> dict[str, str]:
     """Options of a decoder, and of opening a file, with which no larger picture is ever given memory."""
     return {"max_pixels": str(min(max_pixels, 2**31 - 1))}
+
+
+def until_damaged(packets: Iterator[Packet]) -> Iterator[Packet]:
+    """Demuxed packets, up to where the file is damaged."""
+    with suppress(FFmpegError, OSError):
+        yield from packets
 
 
 def open_container(path: Path, max_pixels: int = MAX_PIXELS) -> InputContainer:

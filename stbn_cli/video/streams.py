@@ -23,7 +23,7 @@ from av.video.stream import VideoStream
 from stbn_cli.video.formats import CONTAINER_NAMES, FALLBACK_RATE, MATROSKA, MP4_MUXERS, MUXERS, Y4M
 from stbn_cli.video.frames import StreamSource, Warnings
 from stbn_cli.video.pixels import to_fraction
-from stbn_cli.video.probe import CONTAINER_TICKS, is_cover, open_container
+from stbn_cli.video.probe import CONTAINER_TICKS, is_cover, open_container, until_damaged
 from stbn_cli.video.readback import ContainerTags, missing_tags, read_tags
 from stbn_cli.video.seeking import seek, steps_back
 from stbn_cli.video.subtitles import CONVERSIONS, to_mov_text, to_subrip
@@ -312,14 +312,7 @@ class StreamCopier:
 
     def _wanted(self, packets: Iterator[Packet]) -> Iterator[Packet]:
         """Packets of the range, on the output's clock and bound to the output's streams."""
-        while True:
-            try:
-                packet = next(packets, None)
-            except (FFmpegError, OSError):
-                # The reader has reported already that the file is truncated.
-                return
-            if packet is None:
-                return
+        for packet in until_damaged(packets):  # the reader has reported already that the file is truncated
             source = packet.stream
             if is_attached(source) and packet.size:
                 packet.pts = packet.dts = 0  # a picture for the whole file; it may come without a time

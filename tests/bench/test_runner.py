@@ -104,7 +104,7 @@ def test_peak_memory_is_the_methods_own() -> None:
     with IsolatedMethod(Halving()) as modest, IsolatedMethod(Hungry(300)) as hungry:
         peaks = [method(noisy, 1.0).peak_bytes for method in (modest, hungry)]
     if None in peaks:
-        pytest.skip("this system does not tell")
+        pytest.skip("this system does not report it")
     assert 290 < (peaks[1] - peaks[0]) / 2**20 < 400  # type: ignore[operator]
 
 

@@ -53,9 +53,9 @@ def test_a_real_clip_gains_at_every_noise_level_and_unknown_noise_costs_little(
 ) -> None:
     clean = as_tensor(load_clip(bikes_clip, 4)[:, 60:188, 200:376]).float() / 255
 
-    def gain(sigma: int, told: float | None) -> float:
+    def gain(sigma: int, assumed: float | None) -> float:
         noisy = protocol_noise(clean, sigma / 255)
-        denoised = stbn_cli.load_denoiser(model, sigma=told)(noisy.permute(0, 2, 3, 1).numpy())
+        denoised = stbn_cli.load_denoiser(model, sigma=assumed)(noisy.permute(0, 2, 3, 1).numpy())
         return float((psnr(as_tensor(denoised), clean) - psnr(noisy, clean)).mean())
 
     gains = [gain(sigma, sigma) for sigma in (10, 25, 50)]

@@ -124,8 +124,8 @@ def test_denoise_takes_the_model_for_the_noise(
         assert json.loads(done.out)["noise_model"] == kind
         assert f"using the {kind} model" in done.err
         assert f"model {Path(json.loads(done.out)['model_file']).stem} on" in done.err
-    told = stbn("denoise", grainy_clip, "-o", tmp_path / "told.mkv", "--noise-model", "white", "--json")
-    assert json.loads(told.out)["noise_model"] == "white" and "using the" not in told.err
+    chosen = stbn("denoise", grainy_clip, "-o", tmp_path / "chosen.mkv", "--noise-model", "white", "--json")
+    assert json.loads(chosen.out)["noise_model"] == "white" and "using the" not in chosen.err
     missing = stbn("denoise", grainy_clip, "-o", tmp_path / "none.mkv", "--noise-model", "compressed")
     assert missing.code == 4 and "compressed" in missing.err
 

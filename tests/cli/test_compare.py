@@ -353,5 +353,5 @@ def test_quiet_and_what_is_told_otherwise(stbn, make_clip) -> None:
     clip = make_clip(frames=2)
     output = clip.with_name("both.mkv")
     assert stbn("compare", clip, clip, "-o", output, "-q").err == ""
-    told = stbn("compare", clip, clip, "-o", output, "--overwrite")
-    assert f"{output}: 2 frames" in told.err
+    shown = stbn("compare", clip, clip, "-o", output, "--overwrite")
+    assert f"{output}: 2 frames" in shown.err

@@ -77,17 +77,17 @@ def test_it_is_never_chosen(
 
 
 def test_python_is_warned_too(emulating: None, frames: Path, tiny_model_path: Path) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     arguments = {"device": "cpu", "precision": "bf16"}
-    stbn_cli.load_denoiser(tiny_model_path, **arguments, on_message=told.append)
-    stbn_cli.load_denoiser(tiny_model_path, device="cpu", precision="fp32", on_message=told.append)
+    stbn_cli.load_denoiser(tiny_model_path, **arguments, on_message=messages.append)
+    stbn_cli.load_denoiser(tiny_model_path, device="cpu", precision="fp32", on_message=messages.append)
     clip = np.stack([cv2.imread(str(path)) for path in sorted(frames.iterdir())])
     learning = {"model": tiny_model_path, **LITTLE}
-    finetune_with(clip, **learning, **arguments, on_message=told.append)
-    assert len(told) == 2 and all(WARNING in text for text in told)
+    finetune_with(clip, **learning, **arguments, on_message=messages.append)
+    assert len(messages) == 2 and all(WARNING in text for text in messages)
     # Nobody asked for bf16 here, which is what else fp16 becomes.
-    finetune_with(clip, **learning, device="cpu", precision="fp16", on_message=told.append)
-    assert len(told) == 2
+    finetune_with(clip, **learning, device="cpu", precision="fp16", on_message=messages.append)
+    assert len(messages) == 2
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         stbn_cli.load_denoiser(tiny_model_path, **arguments)

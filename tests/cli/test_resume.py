@@ -222,10 +222,10 @@ def test_ctrl_c_finishes_the_chunk_and_tells_how_to_go_on(clip: Path, tiny_model
     output = clip.with_name("out.mkv")
     arguments = ("denoise", clip, "-o", output, "-m", tiny_model_path, *BASIC)
     done = signalled(signal.SIGINT, "stbn_cli.chunkstore:ChunkStore.commit", 2, *arguments)
-    told = done.stderr
-    assert done.returncode == 130 and "Finishing the current chunk" in told and "Traceback" not in told
+    printed = done.stderr
+    assert done.returncode == 130 and "Finishing the current chunk" in printed and "Traceback" not in printed
     assert not output.exists()
-    command = re.search(r"Resume with: stbn (.*)", told)
+    command = re.search(r"Resume with: stbn (.*)", printed)
     assert command is not None
     import shlex
 

@@ -84,14 +84,14 @@ def test_the_level_that_is_shown_is_that_of_the_noise(sigma: float | None) -> No
 
 def test_strength_on_the_command_line(stbn, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "in.mkv", np.rint(255 * noisy_frames().clip(0, 1)).astype(np.uint8))
-    told, made = {}, {}
+    summaries, made = {}, {}
     for strength in ("1", "2"):
         out = tmp_path / f"{strength}.mkv"
         done = stbn("denoise", clip, "-o", out, "-m", "stbn-xs", "--strength", strength, "--json")
         assert done.code == 0, done.err
-        told[strength], made[strength] = json.loads(done.out), read_clip(out) / np.float32(255)
-    assert told["2"]["strength"] == 2 and told["2"]["scenes"] == told["1"]["scenes"]
-    assert told["2"]["noise"] == told["1"]["noise"]
+        summaries[strength], made[strength] = json.loads(done.out), read_clip(out) / np.float32(255)
+    assert summaries["2"]["strength"] == 2 and summaries["2"]["scenes"] == summaries["1"]["scenes"]
+    assert summaries["2"]["noise"] == summaries["1"]["noise"]
     assert roughness(made["2"]) < roughness(made["1"])
     preview = stbn("preview", clip, "-o", tmp_path / "p.png", "-m", "stbn-xs", "--strength", "2", "--json")
     assert preview.code == 0 and json.loads(preview.out)["full_run"]["strength"] == 2

@@ -16,7 +16,7 @@ class Outcome:
     """How the command ended, and what it left."""
 
     code: int
-    told: dict
+    summary: dict
     err: str
     output: Path
 
@@ -31,7 +31,7 @@ class Outcome:
 
     def done(self) -> dict:
         assert self.code == 0, self.err
-        return self.told
+        return self.summary
 
 
 @pytest.fixture(scope="session")

@@ -49,10 +49,10 @@ def test_mp4_without_its_index_is_refused(make_clip, denoise) -> None:
 def test_a_cut_file_gives_its_first_frames(make_clip, denoise, suffix) -> None:
     whole = make_clip(name=f"whole{suffix}", width=64, height=48, frames=12)
     result = denoise(cut(whole, 0.6))
-    told, times = result.done(), read_content(whole).times
+    summary, times = result.done(), read_content(whole).times
     found = read_content(result.output).times
-    assert 3 <= told["frames"] < 12
-    assert len(found) == told["frames"]
+    assert 3 <= summary["frames"] < 12
+    assert len(found) == summary["frames"]
     # MPEG-TS may lose the first frames' clock, never the distance between frames.
     assert [time - found[0] for time in found] == pytest.approx(
         [t - times[0] for t in times[: len(found)]], abs=2e-3
@@ -77,7 +77,7 @@ def test_a_cut_fragmented_mp4_gives_its_first_frames(make_clip, tmp_path, denois
                 output.mux(packet)
     result = denoise(cut(path, 0.6))
     assert 3 <= result.done()["frames"] < 12
-    assert read_content(result.output).times == read_content(whole).times[: result.told["frames"]]
+    assert read_content(result.output).times == read_content(whole).times[: result.summary["frames"]]
 
 
 # Damage in the middle.
@@ -88,20 +88,20 @@ def test_frames_behind_a_corrupt_packet_keep_their_times(make_clip, denoise, suf
     options = {"qp": "0", "preset": "ultrafast", "g": "1"}  # each frame stands for itself
     whole = make_clip(name=f"whole{suffix}", frames=10, options=options, audio="aac")
     result = denoise(corrupt(whole, 3, 6))
-    told = result.done()
+    summary = result.done()
     wanted, found = read_content(whole), read_content(result.output)
-    lost = told["damage"]["missing_frames"] + told["damage"]["concealed_frames"]
+    lost = summary["damage"]["missing_frames"] + summary["damage"]["concealed_frames"]
     assert lost == 2
-    assert told["frames"] == 10 - told["damage"]["missing_frames"]
+    assert summary["frames"] == 10 - summary["damage"]["missing_frames"]
     assert set(found.times) <= set(wanted.times)
     assert found.times[-1] == wanted.times[-1]
     sounds = [[data for _, data in s.packets] for s in read_streams(whole) if s.kind == "audio"]
     assert [
         [data for _, data in s.packets] for s in read_streams(result.output) if s.kind == "audio"
     ] == sounds
-    if told["damage"]["missing_frames"]:
+    if summary["damage"]["missing_frames"]:
         assert "missing" in result.err
-        assert any("keep their times" in sentence for sentence in told["warnings"])
+        assert any("keep their times" in sentence for sentence in summary["warnings"])
 
 
 def test_a_corrupt_ffv1_packet_costs_its_frame_alone(make_clip, tmp_path) -> None:

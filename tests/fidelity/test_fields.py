@@ -215,7 +215,7 @@ def test_the_bitstream_itself_says_which_field_is_first(tmp_path, denoise, order
 
 
 def display_orders(stream: bytes) -> set[str]:
-    """What the timing messages of bare H.264 (pic_struct) tell a display; decoders go by the fields' own counts."""
+    """What the timing messages of bare H.264 (pic_struct) ask of a display; decoders go by the fields' own counts."""
     found = set()
     for unit in stream.split(b"\0\0\1")[1:]:
         if (

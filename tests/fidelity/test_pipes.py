@@ -167,8 +167,8 @@ def test_a_pipe_into_a_file_and_a_file_into_a_pipe(make_clip, tmp_path, feed, dr
     for found, expected in zip(pictures, content(clip).planes, strict=True):
         assert all(np.array_equal(*pair) for pair in zip(planes_of(found), expected, strict=True))
     assert b"C420mpeg2" in drain.getvalue()  # H.264 means left where it says nothing
-    told = " ".join(summary.warnings)
-    assert "audio" in told and "bt709" in told and "bt601" in told
+    warned = " ".join(summary.warnings)
+    assert "audio" in warned and "bt709" in warned and "bt601" in warned
     feed(drain.getvalue())
     target = tmp_path / "back.mkv"
     with (
@@ -197,8 +197,8 @@ def test_frames_with_fields_of_their_own_are_whole(feed, drain, tmp_path) -> Non
     (tmp_path / "in.y4m").write_bytes(mixed)
     assert run(tmp_path / "in.y4m", tmp_path / "out.mkv").warnings == ()
     (tmp_path / "torn.y4m").write_bytes(mixed[:-10])
-    (told,) = run(tmp_path / "torn.y4m", tmp_path / "whole.mkv").warnings
-    assert "middle of a frame" in told
+    (warned,) = run(tmp_path / "torn.y4m", tmp_path / "whole.mkv").warnings
+    assert "middle of a frame" in warned
 
 
 def test_uneven_times_are_told(make_clip, drain) -> None:
@@ -362,7 +362,7 @@ def test_a_pipe_that_stands_still_can_be_left() -> None:
 def test_ctrl_c_ends_the_wait_for_a_pipe(quick) -> None:
     process = subprocess.Popen([*COMMAND, "-", "-o", "-", *quick], stdin=-1, stdout=-1, stderr=-1)
     assert process.stdin and process.stdout and process.stderr
-    # Wait until it has begun to wait: the time of its start tells nothing of that.
+    # Wait until it has begun to wait: the time of its start shows nothing of that.
     process.stdin.write(b"YUV4MPEG2 W32 ")
     process.stdin.flush()
     deadline = time.monotonic() + PATIENCE

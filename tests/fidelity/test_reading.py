@@ -1,4 +1,4 @@
-"""Files whose containers tell little or wrong: ranges, rates, hidden frames, counts, the shape of pixels."""
+"""Files whose containers state little or wrong: ranges, rates, hidden frames, counts, the shape of pixels."""
 
 import struct
 from fractions import Fraction
@@ -171,9 +171,11 @@ def test_frames_that_an_edit_list_hides_are_not_damaged(make_clip, tmp_path, den
     cut = hidden(make_clip, tmp_path, name)
     plan = denoise(cut, "--dry-run").done()
     outcome = denoise(cut, "--strict")
-    told = outcome.done()
-    assert told["damage"]["missing_frames"] == 0 and not any("damaged" in text for text in told["warnings"])
-    assert told["frames"] == plan["frames"] == len(read_content(cut).times) == 17
+    summary = outcome.done()
+    assert summary["damage"]["missing_frames"] == 0 and not any(
+        "damaged" in text for text in summary["warnings"]
+    )
+    assert summary["frames"] == plan["frames"] == len(read_content(cut).times) == 17
     later = denoise(cut, "--start", "0.2", to="later.mkv").done()
     assert (
         later["frames"]
@@ -207,7 +209,7 @@ def test_frames_with_exif_data(tmp_path, denoise) -> None:
 
 
 def test_limited_range_that_goes_without_saying(make_clip, denoise) -> None:
-    """The decoder of MPEG-2 tells it, the encoder of H.264 leaves it out."""
+    """The decoder of MPEG-2 reports it, the encoder of H.264 leaves it out."""
     clip = make_clip(name="in.ts", encoder="mpeg2video", options=MPEG)
     outcome = denoise(clip, "--strict", to="out.ts")
     assert outcome.done()["warnings"] == []
@@ -276,9 +278,9 @@ def test_a_pixel_aspect_that_changes(make_clip, tmp_path, denoise) -> None:
     joined = tmp_path / "joined.ts"
     joined.write_bytes(b"".join(part.read_bytes() for part in parts))
     outcome = denoise(joined)
-    told = outcome.done()
-    (warning,) = [text for text in told["warnings"] if "pixel aspect" in text]
-    assert "from 1:1 to 4:3" in warning and told["frames"] == 16
+    summary = outcome.done()
+    (warning,) = [text for text in summary["warnings"] if "pixel aspect" in text]
+    assert "from 1:1 to 4:3" in warning and summary["frames"] == 16
     assert read_content(outcome.output).aspect == 1
     denoise(joined, "--strict", to="strict.mkv").refused(2, "--strict", "pixel aspect", "1:1 to 4:3")
 

@@ -179,7 +179,7 @@ def test_a_first_time_that_lies_hours_before(make_clip, denoise) -> None:
     clip = make_clip(ticks=ticks, time_base=TICK)
     outcome = denoise(clip)
     assert outcome.done()["frames"] == 8
-    assert any("hours before" in sentence for sentence in outcome.told["warnings"])
+    assert any("hours before" in sentence for sentence in outcome.summary["warnings"])
     found = times(outcome.output)
     assert [time - found[0] for time in found] == [Fraction(40 * index, 1000) for index in range(8)]
 

@@ -70,7 +70,7 @@ def test_cards_find_flow_themselves(
         (True, False, torch.float32, True),  # oneDNN is limited to older instructions, or not built in
         (False, True, torch.float32, True),  # AVX-512 alone
         (False, False, torch.float32, True),
-        (None, True, torch.float32, False),  # not x86, or a torch that cannot tell
+        (None, True, torch.float32, False),  # not x86, or a torch that does not know
         (None, False, torch.float32, True),
     ],
 )

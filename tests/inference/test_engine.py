@@ -83,11 +83,11 @@ def test_work_is_told_as_it_is_done(chunk: int) -> None:
     frames = moving_clip(9)
     frames[4] = frames[3]  # a repeat counts, too
     denoiser = denoiser_of(EngineOptions(sigma=SIGMA, chunk=chunk, chunk_overlap=2, tile=0))
-    told: list[float] = []
-    denoiser.on_work = told.append
+    reported: list[float] = []
+    denoiser.on_work = reported.append
     denoiser(frames)
-    assert told == sorted(told) and told[-1] == pytest.approx(9)
-    assert len(told) > 2 * 8  # both directions of every frame, not whole chunks
+    assert reported == sorted(reported) and reported[-1] == pytest.approx(9)
+    assert len(reported) > 2 * 8  # both directions of every frame, not whole chunks
 
 
 class RecordingSTBN(STBN):
@@ -402,7 +402,7 @@ def test_flow_of_reduced_frames_is_that_of_the_whole_ones() -> None:
     plan = denoiser_of(EngineOptions(sigma=SIGMA), flow=flow).plan_for(184, 240)
     for scale in (1, 2):
         queue = SceneQueue(Scene(NoiseLevelFunction.white(SIGMA), SIGMA, SIGMA))
-        for shift in (0, 4):  # noise and all: an easy motion, told exactly
+        for shift in (0, 4):  # noise and all: an easy motion, given exactly
             frame = np.ascontiguousarray(still[:184, shift : shift + 240])
             queue.pending.append(PendingFrame(torch.from_numpy(frame).permute(2, 0, 1)[None]))
         chunk = queue.next_chunk(plan)

@@ -1,4 +1,4 @@
-"""What is taken for noise that neighbours share, and what networks are told of it."""
+"""What is taken for noise that neighbours share, and what networks are conditioned on."""
 
 import cv2
 import numpy as np
@@ -47,7 +47,7 @@ def test_texture_is_not_taken_for_noise_that_neighbours_share(sigma: int) -> Non
     assert not neighbours_share([measure_scene(white(textured(), sigma))])
 
 
-def told(found: SceneMeasurement) -> np.ndarray:
+def assumed(found: SceneMeasurement) -> np.ndarray:
     """Mean level of luma and of colour, 0-255 scale."""
     levels = assumed_levels(found, "camera").levels
     assert levels is not None
@@ -57,7 +57,7 @@ def told(found: SceneMeasurement) -> np.ndarray:
 def test_white_noise_is_told_as_it_is() -> None:
     found = measure_scene(white(textured(), 12))
 
-    assert told(found) == pytest.approx(white_levels(12)[:, 0].numpy(), rel=0.08)
+    assert assumed(found) == pytest.approx(white_levels(12)[:, 0].numpy(), rel=0.08)
 
 
 @pytest.mark.parametrize("sigma", [2, 24])
@@ -65,7 +65,7 @@ def test_a_photograph_is_told_a_little_more_than_is_measured(sigma: int) -> None
     noisy = photographed(scene(), sigma)
     found = measure_scene(noisy)
     measured = 255 * np.array((found.full.luma, found.full.colour))
-    luma, colour = told(found)
+    luma, colour = assumed(found)
 
     assert (measured < (luma, colour)).all()
     assert luma < np.hypot(measured[0], 255 * HIDDEN_LUMA) + 0.5
@@ -79,7 +79,7 @@ def test_several_frames_are_told_a_part_of_what_they_show() -> None:
 
     assert neighbours_share([found]) and found.compared
     shown = 255 * COMPARED_LEVELS_SHARE * np.array((found.full.luma, found.full.colour))
-    assert told(found) == pytest.approx(shown, rel=0.1)
+    assert assumed(found) == pytest.approx(shown, rel=0.1)
 
 
 def test_levels_of_a_sensors_noise_follow_brightness() -> None:

@@ -1,4 +1,4 @@
-"""Whether the noise of neighbouring pixels is independent, told from the noisy clip alone."""
+"""Whether the noise of neighbouring pixels is independent, measured on the noisy clip alone."""
 
 from pathlib import Path
 

@@ -50,7 +50,7 @@ def estimate(predictions: Predictions, assumed: NoiseLevelFunction) -> Tensor:
 def assert_unbiased(
     predictions: Predictions, clean: Tensor, assumed: NoiseLevelFunction, actual: NoiseLevelFunction
 ) -> None:
-    """That the mean risk is the mean squared error, as precisely as so many pixels can tell."""
+    """That the mean risk is the mean squared error, as precisely as so many pixels allow."""
     error = (estimate(predictions, assumed).clamp(0, 1) - clean).square().mean(0)[:, 0]
     risk = predictions.risk(assumed, actual)
     assert risk.shape == error.shape
