@@ -167,10 +167,10 @@ def compare(
     encoding: EncodingFlags,
     messages: MessageFlags,
 ) -> None:
-    """Compare two videos, typically a noisy one and its denoised version.
+    """Compare a noisy video with its denoised version.
 
-    How different they are, how much was removed, whether that looks like noise or like structure of the picture, and,
-    with --reference, which of the two is nearer to it. A and B are read in step.
+    Says how much was removed and whether that looks like noise or like detail of the picture. With --reference, also
+    says which of the two is closer to a clean version.
     """
     from stbn_cli.compare.layouts import Layout
 

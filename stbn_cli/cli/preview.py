@@ -46,20 +46,18 @@ EXAMPLES = opt.epilog(
 )
 # What the short help shows.
 MAIN_OPTIONS = (
-    "--quality",
-    "--use-preset",
     "--at",
     "--output",
     "--overwrite",
     "--duration",
     "--split",
-    "--sigma",
+    "--quality",
     "--strength",
     "--chroma",
-    "--device",
+    "--sigma",
     "--crf",
-    "--codec",
-    "--quiet",
+    "--use-preset",
+    "--device",
 )
 
 OutputOpt = Annotated[

@@ -156,6 +156,13 @@ def test_the_last_name_is_the_output_if_it_is_new(tmp_path, monkeypatch) -> None
         pairs("a.mp4", "b.mp4", "new.mkv")
 
 
+def test_overwriting_the_second_of_two_names_has_to_be_said(stbn, make_clip, tiny_model_path) -> None:
+    first, second = make_clip(name="a.mkv"), make_clip(name="b.mkv")
+    before = second.read_bytes()
+    assert_refused(stbn("denoise", first, second, "--overwrite"), 2, "--output-dir", f"-o {second}")
+    assert second.read_bytes() == before
+
+
 def test_urls_have_a_sentence_of_their_own(stbn) -> None:
     for command in ("denoise", "analyze", "preview"):
         assert_refused(stbn(command, "https://example.org/a.mp4"), 3, "is a URL")
