@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stbn_cli.cli import options as opt
-from stbn_cli.cli.console import say, show, show_json, show_tables, warn
+from stbn_cli.cli.console import say, show_json, show_sentence, show_tables, warn
 from stbn_cli.cli.doctor import installed_versions
 from stbn_cli.cli.flags import EncodingFlags, MessageFlags, RangeFlags, flattened, gathered
 from stbn_cli.cli.progress import FrameProgress
@@ -225,7 +225,7 @@ def _run(job: CompareJob, messages: MessageFlags) -> None:
     from stbn_cli.compare.tables import comparison_tables
 
     show_tables(comparison_tables(found))
-    show(found.verdict.text)
+    show_sentence(found.verdict.text)
 
 
 def _compare(

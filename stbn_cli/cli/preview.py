@@ -187,6 +187,7 @@ def _run(job: PreviewJob, encoding: EncodingFlags, logging: LoggingFlags) -> Non
         say(f"Previewing {job.source.path} at {timestamp(moment.at)} with model {where}")
     found = locate(job.source, denoiser, moment)
     with FrameProgress(found.frames, quiet=logging.quiet) as progress:
+        denoiser.on_work = progress.working
         made = make_preview(
             found,
             job.output,

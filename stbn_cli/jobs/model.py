@@ -89,6 +89,7 @@ def _conditioned_for(checkpoint: Checkpoint, options: DenoiserOptions) -> NoiseK
 
 def load(options: DenoiserOptions, on_message: Callable[[str], None] | None = None) -> LoadedDenoiser:
     """A denoiser; see `stbn_cli.load_denoiser`. The model "auto" for an open kind of noise is that for white noise."""
+    options = options.with_tier()
     options.for_engine()  # refuses what is out of range before anything is read
     options.check_kind()
     devices = resolve_devices(options.device)

@@ -130,9 +130,22 @@ def test_quality_decides_what_is_left_open(stbn, make_clip, tiny_model_path) -> 
     for quality in ("fast", "balanced", "best"):
         document = json.loads(stbn(*open_ones, "--quality", quality).out)
         assert document["quality"] == quality
-        found[quality] = (document["model"], document["plan"]["chunk_overlap"])
+        found[quality] = (document["model"], document["plan"]["chunk_overlap"], document["precision"])
     assert found["fast"][0] == "real" and found["balanced"][0] == "stbn-xs-camera"
-    assert found["fast"][1] < found["balanced"][1] < found["best"][1]
+    assert found["fast"][1] < found["balanced"][1] and found["best"][2] == "fp32"
+    compressed = (
+        "denoise",
+        clip,
+        "-s",
+        "9",
+        "--noise-model",
+        "compressed",
+        "--dry-run",
+        "--json",
+        "--quality",
+        "fast",
+    )
+    assert json.loads(stbn(*compressed).out)["model"] == "real"
     mine = ("-m", str(tiny_model_path), "--precision", "bf16", "--chunk-overlap", "4", "-s", "9")
     document = plan(stbn, clip, tiny_model_path, *mine, "--quality", "best")
     assert (document["model"], document["precision"]) == ("tiny", "bf16")
