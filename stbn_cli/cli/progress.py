@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from stbn_cli.cli.console import say
+from stbn_cli.words import counted
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -83,8 +84,8 @@ class Display:
             say(f"{self._prefix}{self._phase.capitalize()}: {self._words(count, total, status)}")
 
     def _words(self, count: int, total: int | None, status: str) -> str:
-        done = f"{count} of {total}" if total else str(count)
-        return f"{done} {self._unit}{status and f', {status}'}"
+        done = f"{count} of {total} {self._unit}" if total else counted(count, self._unit.removesuffix("s"))
+        return f"{done}{status and f', {status}'}"
 
     @property
     def _prefix(self) -> str:
