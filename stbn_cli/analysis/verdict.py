@@ -27,8 +27,9 @@ TINY_RANGE = 0.02
 
 
 USED: dict[NoiseKind, str] = {
-    "white": "`stbn denoise` uses the model for white noise.",
-    "sensor": "`stbn denoise` uses the sensor model, which is given the noise of every pixel.",
+    "white": "`stbn denoise` uses the model for white noise. `stbn finetune` can learn such noise.",
+    "sensor": "`stbn denoise` uses the sensor model, which is given the noise of every pixel. `stbn finetune` can "
+    "learn such noise.",
     "camera": "`stbn denoise` uses the camera model. `stbn finetune` cannot learn such noise.",
     "compressed": "`stbn denoise` uses the model for compressed noise. `stbn finetune` cannot learn such noise.",
 }

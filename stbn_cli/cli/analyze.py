@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from stbn_cli.cli import options as opt
-from stbn_cli.cli.console import say, say_beginning, show, show_json, show_table
+from stbn_cli.cli.console import say, say_beginning, show_json, show_sentence, show_table
 from stbn_cli.cli.flags import RangeFlags, ReadFlags, flattened
 from stbn_cli.cli.progress import FrameProgress
 from stbn_cli.errors import OptionError
@@ -74,9 +74,9 @@ def analyze(
     else:
         show_table(_rows(found))
         for sentence in found.verdict.sentences:
-            show(sentence)
+            show_sentence(sentence)
         if found.verdict.hint is not None:
-            show(found.verdict.hint)
+            show_sentence(found.verdict.hint)
 
 
 def describe(found: "Analysis") -> dict[str, Any]:

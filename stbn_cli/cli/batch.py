@@ -26,7 +26,7 @@ DONE, SKIPPED, FAILED, LEFT = "done", "skipped", "failed", "not started"
 
 
 class BatchError(StbnError):
-    """Some of several inputs failed; each has been told of."""
+    """Some of several inputs failed; each failure was reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Naming:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a command line stands for. `many`: inputs that are told of together, whatever their number."""
+    """What a command line stands for. `many`: inputs that are reported together, whatever their number."""
 
     items: tuple[Item, ...]
     many: bool

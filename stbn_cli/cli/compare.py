@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stbn_cli.cli import options as opt
-from stbn_cli.cli.console import say, show, show_json, show_tables, warn
+from stbn_cli.cli.console import say, show_json, show_sentence, show_tables, warn
 from stbn_cli.cli.doctor import installed_versions
 from stbn_cli.cli.flags import EncodingFlags, MessageFlags, RangeFlags, flattened, gathered
 from stbn_cli.cli.progress import FrameProgress
@@ -167,10 +167,10 @@ def compare(
     encoding: EncodingFlags,
     messages: MessageFlags,
 ) -> None:
-    """Compare two videos, typically a noisy one and its denoised version.
+    """Compare a noisy video with its denoised version.
 
-    How different they are, how much was removed, whether that looks like noise or like structure of the picture, and,
-    with --reference, which of the two is nearer to it. A and B are read in step.
+    Says how much was removed and whether that looks like noise or like detail of the picture. With --reference, also
+    says which of the two is closer to a clean version.
     """
     from stbn_cli.compare.layouts import Layout
 
@@ -225,7 +225,7 @@ def _run(job: CompareJob, messages: MessageFlags) -> None:
     from stbn_cli.compare.tables import comparison_tables
 
     show_tables(comparison_tables(found))
-    show(found.verdict.text)
+    show_sentence(found.verdict.text)
 
 
 def _compare(

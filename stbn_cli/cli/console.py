@@ -2,12 +2,11 @@
 
 import json
 import math
-import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -17,16 +16,17 @@ if TYPE_CHECKING:
     from stbn_cli.report.model import Table
 
 PIPED_WIDTH = 200  # columns where stdout is no terminal
+NARROWEST_COLUMN = 20  # of a table on a terminal
 
 
 def say(message: str) -> None:
     """A line for people."""
-    typer.echo(message, err=True)
+    typer.echo(_fitted(message, sys.stderr), err=True)
 
 
 def warn(message: str) -> None:
     """A line for people that something is not as they may expect."""
-    typer.echo(f"Warning: {message}", err=True)
+    say(f"Warning: {message}")
 
 
 def say_beginning(source: str, *, measuring: bool) -> None:
@@ -40,6 +40,25 @@ def show(text: str) -> None:
     # A file name that is not UTF-8 holds surrogates, which become the escapes that JSON has for them.
     typer.echo(text.encode("utf-8", "backslashreplace").decode("utf-8"))
     sys.stdout.flush()  # a closed pipe must be noticed here, not when the interpreter ends
+
+
+def show_sentence(text: str) -> None:
+    """Data that is prose, broken between words where it is read on a terminal."""
+    show(_fitted(text, sys.stdout))
+
+
+def _fitted(text: str, stream: TextIO) -> str:
+    """Lines that fit the terminal, if it is one; for programs and files a sentence stays one line."""
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    lines = (
+        textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+        if len(line) > width
+        else line
+        for line in text.split("\n")
+    )
+    return "\n".join(lines)
 
 
 def show_json(document: Any, *, one_line: bool = False) -> None:
@@ -56,21 +75,17 @@ def _plain(value: Any) -> Any:
 
 
 def show_table(rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns, never cut or wrapped, so that they can be searched."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        show("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def show_wrapped_table(rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns, the last one wrapped to a terminal's width; for programs one line a row."""
+    """Aligned columns, the last one wrapped where it is read on a terminal; for programs one line a row."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)][:-1]
     begin = sum(widths) + 2 * len(widths)
-    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else None
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        last = [row[-1]] if columns is None else textwrap.wrap(row[-1], max(columns - begin, 20))
-        show("  ".join([*cells, (last or [""])[0]]).rstrip())
+        last = [row[-1]]
+        if columns is not None:
+            room = max(columns - begin, NARROWEST_COLUMN)
+            last = textwrap.wrap(row[-1], room, break_long_words=False, break_on_hyphens=False) or [""]
+        show("  ".join([*cells, last[0]]).rstrip())
         for line in last[1:]:
             show(" " * begin + line)
 

@@ -1,5 +1,6 @@
 """`stbn denoise`: parse, run the job, report. Heavy libraries are imported inside, so that help is instant."""
 
+import os
 import shlex
 import sys
 from contextlib import nullcontext
@@ -54,22 +55,19 @@ EXAMPLES = opt.epilog(
 )
 # What the short help shows.
 MAIN_OPTIONS = (
-    "--quality",
-    "--use-preset",
     "--output",
     "--overwrite",
-    "--start",
-    "--end",
-    "--dry-run",
-    "--resume",
-    "--sigma",
+    "--quality",
     "--strength",
     "--chroma",
+    "--sigma",
     "--adapt",
-    "--device",
+    "--start",
+    "--end",
     "--crf",
-    "--codec",
-    "--quiet",
+    "--use-preset",
+    "--resume",
+    "--dry-run",
 )
 
 
@@ -112,6 +110,11 @@ def denoise(
             f"--uncertainty {uncertainty}: the name must end in .mkv (it is lossless 16-bit video)."
         )
     names = Naming(naming.output, naming.output_dir, naming.template)
+    if naming.overwrite and names == Naming() and len(sources) == 2 and all(map(os.path.isfile, sources)):
+        raise OptionError(
+            f"With --overwrite it is unclear what {sources[1]} is. If it is the output, use -o {sources[1]}; to "
+            "denoise both videos, use --output-dir."
+        )
     batch = plan_batch(sources, names, WRITABLE_SUFFIXES)
 
     def run(item: Item, place: BatchPlace | None = None) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ class HelpGroup(TyperGroup):
 class HelpCommand(TyperCommand):
     """A command whose --help shows `main_options` alone, if it has any, and whose --help-all shows all."""
 
-    main_options: frozenset[str] = frozenset()
+    main_options: tuple[str, ...] = ()
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As every command does, once --help-all is out of the way."""
@@ -45,11 +45,11 @@ class HelpCommand(TyperCommand):
 
 def with_main_options(*names: str, base: type[HelpCommand] = HelpCommand) -> type[HelpCommand]:
     """A class of commands whose short help shows the options called `names`."""
-    return type(base.__name__, (base,), {"main_options": frozenset(names)})
+    return type(base.__name__, (base,), {"main_options": names})
 
 
-def _page(command: Any, ctx: Any, chosen: frozenset[str] | None) -> str:
-    """chosen: names of the options to show; None: all."""
+def _page(command: Any, ctx: Any, chosen: tuple[str, ...] | None) -> str:
+    """chosen: names of the options to show, in this order; None: all."""
     width = max(NARROWEST, min(shutil.get_terminal_size().columns, WIDEST))
     parts = [f"Usage: {' '.join([ctx.command_path, *_usage(command, ctx)])}"]
     parts += [_wrapped(text, width) for text in _paragraphs(command.help or "")]
@@ -60,7 +60,8 @@ def _page(command: Any, ctx: Any, chosen: frozenset[str] | None) -> str:
     if isinstance(command, TyperGroup):
         parts.append(_section("Commands", list(_commands(command, ctx)), width))
     options = [one for one in parameters if one.param_type_name == "option"]
-    shown = [one for one in options if chosen is None or chosen.intersection(one.opts)]
+    by_name = {name: one for one in options for name in one.opts}
+    shown = options if chosen is None else [by_name[name] for name in chosen]
     panels: dict[str, list[tuple[str, str]]] = {}
     for one in shown:
         panel = getattr(one, "rich_help_panel", None) if chosen is None else None
@@ -101,7 +102,8 @@ def _option_name(option: Any) -> str:
     names = ", ".join([*short, *long[:1], *option.secondary_opts])
     if getattr(option, "is_flag", False):
         return names
-    return f"{names} {option.metavar or option.name.upper()}"
+    usual = "NUMBER" if isinstance(option.default, int | float) else option.name.upper()
+    return f"{names} {option.metavar or usual}"
 
 
 def _option_help(option: Any) -> str:

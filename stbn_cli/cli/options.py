@@ -118,6 +118,7 @@ FpsOpt = Annotated[
     option(
         INPUT_OUTPUT,
         "--fps",
+        metavar="NUMBER",
         help="Frame rate of an image sequence. Videos keep their own timing.",
         default="25",
     ),
@@ -217,6 +218,7 @@ StrengthOpt = Annotated[
     option(
         DENOISING,
         "--strength",
+        metavar="NUMBER",
         help="How much noise to remove (0-1). Values up to 3 smooth more.",
         min=0.0,
         max=3.0,
@@ -224,11 +226,25 @@ StrengthOpt = Annotated[
 ]
 LumaOpt = Annotated[
     float,
-    option(DENOISING, "--luma", help="How much brightness noise to remove (0-1).", min=0.0, max=1.0),
+    option(
+        DENOISING,
+        "--luma",
+        metavar="NUMBER",
+        help="How much brightness noise to remove (0-1).",
+        min=0.0,
+        max=1.0,
+    ),
 ]
 ChromaOpt = Annotated[
     float,
-    option(DENOISING, "--chroma", help="How much colour noise to remove (0-1).", min=0.0, max=1.0),
+    option(
+        DENOISING,
+        "--chroma",
+        metavar="NUMBER",
+        help="How much colour noise to remove (0-1).",
+        min=0.0,
+        max=1.0,
+    ),
 ]
 KeepGrainOpt = Annotated[
     float,
@@ -367,7 +383,8 @@ CrfOpt = Annotated[
     option(
         ENCODING,
         "--crf",
-        help="Constant quality: lower is better and larger.",
+        metavar="NUMBER",
+        help="Constant quality. Lower numbers give better quality and larger files.",
         default="h264 16, hevc 18, av1 24, vp9 24",
     ),
 ]

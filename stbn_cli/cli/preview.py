@@ -53,21 +53,19 @@ EXAMPLES = opt.epilog(
 )
 # What the short help shows.
 MAIN_OPTIONS = (
-    "--quality",
-    "--use-preset",
     "--at",
     "--open",
     "--output",
     "--overwrite",
     "--duration",
     "--split",
-    "--sigma",
+    "--quality",
     "--strength",
     "--chroma",
-    "--device",
+    "--sigma",
     "--crf",
-    "--codec",
-    "--quiet",
+    "--use-preset",
+    "--device",
 )
 
 OutputOpt = Annotated[
@@ -236,6 +234,7 @@ def _run(job: PreviewJob, encoding: EncodingFlags, logging: LoggingFlags) -> Non
     frames = frames_to_denoise(found) if page else found[0].frames
     crop_sets: list[CropSet] = []
     with FrameProgress(frames, quiet=logging.quiet) as progress:
+        denoiser.on_work = progress.working
         if page:
             made, crop_sets = show_moments(
                 found,

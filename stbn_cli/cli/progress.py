@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from stbn_cli.cli.console import say
+from stbn_cli.words import counted
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -47,8 +48,8 @@ class Display:
         if not self._quiet and sys.stderr.isatty():
             self._bar = _create_bar()
             if self._place is not None:
-                self._all = self._bar.add_task("all inputs", total=self._place.of, unit="inputs", status="")
-            self._task = self._bar.add_task(self._phase, total=self._total, unit=self._unit, status="")
+                self._all = self._bar.add_task("all inputs", total=self._place.of, words="")
+            self._task = self._bar.add_task(self._phase, total=self._total, words="")
             self._show(0, self._total, "", self._begin)
             self._bar.start()
         return self
@@ -63,7 +64,7 @@ class Display:
         """What is being done now."""
         self._phase = name
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, description=name, status="")
+            self._bar.update(self._task, description=name)
         elif not self._quiet:
             self._last_line = time.monotonic()
             say(f"{self._prefix}{name.capitalize()}")
@@ -72,16 +73,19 @@ class Display:
         if self._quiet:
             return
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, description=self._phase, completed=count, total=total, status=status)
+            words = self._words(count, total, status)
+            self._bar.update(self._task, description=self._phase, completed=count, total=total, words=words)
             if self._place is not None and self._all is not None:
                 share = min(count / total, 1.0) if total else 0.0
-                self._bar.update(self._all, completed=self._place.number - 1 + share)
+                done, of = self._place.number - 1, self._place.of
+                self._bar.update(self._all, completed=done + share, words=f"{done}/{of} inputs")
         elif now - self._last_line >= LINE_SECONDS:
             self._last_line = now
-            of = f" of {total}" if total else ""
-            say(
-                f"{self._prefix}{self._phase.capitalize()}: {count}{of} {self._unit}{status and f', {status}'}"
-            )
+            say(f"{self._prefix}{self._phase.capitalize()}: {self._words(count, total, status)}")
+
+    def _words(self, count: int, total: int | None, status: str) -> str:
+        done = f"{count} of {total} {self._unit}" if total else counted(count, self._unit.removesuffix("s"))
+        return f"{done}{status and f', {status}'}"
 
     @property
     def _prefix(self) -> str:
@@ -189,7 +193,6 @@ def _create_bar() -> "Progress":
     from rich.console import Console
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         Progress,
         SpinnerColumn,
         TextColumn,
@@ -200,9 +203,7 @@ def _create_bar() -> "Progress":
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
+        TextColumn("{task.fields[words]}"),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[status]}"),
         console=Console(stderr=True),
     )

@@ -226,7 +226,7 @@ def plan_rows(plan: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "device",
         f"{plan['device']}, {plan['precision']}, about {engine['estimated_device_mib']} MiB of memory",
     )
-    yield "at a time", f"{counted(engine['chunk'], 'frame')}, {ahead} of look-ahead, {tiles}"
+    yield "chunks", f"{counted(engine['chunk'], 'frame')} and {ahead} of look-ahead, {tiles}"
     if plan["progress_bytes"] is not None:
         megabytes = plan["progress_bytes"] / 1e6
         yield "kept progress", f"up to {megabytes:.3g} MB beside the output until it is done"

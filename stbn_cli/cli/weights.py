@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from stbn_cli.cli import options as opt
-from stbn_cli.cli.console import say, show, show_json, show_wrapped_table
+from stbn_cli.cli.console import say, show, show_json, show_sentence, show_table
 from stbn_cli.cli.help import HelpCommand, HelpGroup
 from stbn_cli.cli.parsing import AUTO
 from stbn_cli.errors import CheckpointError, OptionError, OutputError, StbnError
@@ -38,7 +38,7 @@ def list_models(json: JsonOpt = False) -> None:
         row = {
             "name": spec.name,
             "kind": spec.kind,
-            "noise": spec.noise,
+            "noise": list(spec.noise),
             "fast": spec.fast,
             "sigma_range": list(spec.sigma_range),
             "licence": spec.licence,
@@ -56,17 +56,17 @@ def list_models(json: JsonOpt = False) -> None:
     table = [("name", "for noise", "levels", "used for", "file", "description")]
     for row in rows:
         low, high = row["sigma_range"]
-        noise = row["noise"] if row["kind"] == "denoiser" else "(flow)"
+        noise = ", ".join(row["noise"]) if row["kind"] == "denoiser" else "(flow)"
         ready = {"missing": "missing", DOWNLOADED: "to download"}.get(row["file"], "ready")
         devices = ["all"] if len(row["default_on"]) == len(DEVICES) else row["default_on"]
         used = ", ".join([*devices, *(["fast"] if row["fast"] else [])]) or "-"
         table.append((row["name"], noise, f"{low:g}-{high:g}", used, ready, row["description"]))
-    show_wrapped_table(table)
+    show_table(table)
     missing = [row["name"] for row in rows if row["file"] == "missing"]
     if missing:
         say(f"Missing: {', '.join(missing)}. `stbn weights path NAME` says where to get a file.")
     else:
-        show(
+        show_sentence(
             f'All {counted(len(rows), "model")} can be used. "Used for": devices where the model is the default, '
             "and --quality fast. `stbn weights path NAME` prints where a file is."
         )

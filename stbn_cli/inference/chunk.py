@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
-from stbn_cli.inference.chunks import Chunk, PendingFrame, Scene
+from stbn_cli.inference.chunks import ESTIMATE_STEPS, Chunk, PendingFrame, Scene
 from stbn_cli.inference.plan import Plan
 from stbn_cli.inference.steps import advance_both, advance_state, fuse_states
 from stbn_cli.inference.transfer import Transfers
@@ -136,6 +136,7 @@ def denoise(
             waiting.append((noisy, seen, states[index], state))
             if len(waiting) == plan.fusion_batch or not index:
                 estimates += _estimate(network, plan, chunk.scene, waiting)
+                chunk.stepped(ESTIMATE_STEPS * len(waiting))
                 waiting.clear()
         chunk.stepped(1)
     _check([_is_finite(estimate) for estimate in estimates])
@@ -187,6 +188,7 @@ def denoise_in_pairs(
         part = slice(start, min(start + plan.fusion_batch, count))
         inputs = list(zip(pictures[part], seen[part], forward[part], backward[part], strict=True))
         estimates += _estimate(network, plan, chunk.scene, inputs)
+        chunk.stepped(ESTIMATE_STEPS * len(inputs))
     _check([_is_finite(result) for result in (*estimates, forward[-1])])
     return estimates, forward[-1]
 

@@ -226,7 +226,7 @@ class Denoiser:
         third of the cost; nothing is yielded for them.
         """
         self.report = EngineReport(plan=plan)
-        self._done = 0
+        self._done = self._begun = 0
         worker = self._workers[0]
         worker.start(plan, self.report)
         queue = self._new_scene(noise, first_frame=0)

@@ -21,6 +21,7 @@ from stbn_cli.inference.device import (
     resolve_devices,
     resolve_precision,
 )
+from stbn_cli.jobs.adapt import ADAPTED_FILE
 from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.models.config import RecurrentConfig
 from stbn_cli.noise.kinds import NoiseKind
@@ -62,8 +63,8 @@ class LoadedDenoiser(Denoiser):
 
     @property
     def model_name(self) -> str:
-        """What the model is called: the name of its file, which knows models for other noise apart."""
-        return self.model_path.stem
+        """The name of its file, which tells models for other noise apart; of one adapted to a clip, its own name."""
+        return self.info.name if self.model_path.name == ADAPTED_FILE else self.model_path.stem
 
     def for_options(self, options: DenoiserOptions) -> "LoadedDenoiser":
         """A denoiser with these options: this one, if they choose the same model."""
@@ -88,6 +89,7 @@ def _conditioned_for(checkpoint: Checkpoint, options: DenoiserOptions) -> NoiseK
 
 def load(options: DenoiserOptions, on_message: Callable[[str], None] | None = None) -> LoadedDenoiser:
     """A denoiser; see `stbn_cli.load_denoiser`. The model "auto" for an open kind of noise is that for white noise."""
+    options = options.with_tier()
     options.for_engine()  # refuses what is out of range before anything is read
     options.check_kind()
     devices = resolve_devices(options.device)

@@ -98,6 +98,13 @@ def test_flow_network_travels_with_the_model(tmp_path) -> None:
         stbn_cli.load_denoiser(path, device="cpu")
 
 
+def test_quality_is_an_option_of_loading(tiny_model_path) -> None:
+    options = stbn_cli.DenoiserOptions(tiny_model_path, quality="fast", device="cpu")
+    assert stbn_cli.load_denoiser(options=options).options.chunk_overlap == 3
+    with pytest.raises(OptionError, match="superb"):
+        stbn_cli.load_denoiser(options=stbn_cli.DenoiserOptions(tiny_model_path, quality="superb"))
+
+
 def test_public_names_are_listed_and_typed() -> None:
     assert (
         {"analyze", "denoise_file", "finetune", "load_denoiser"}

@@ -99,7 +99,7 @@ def test_names_of_outputs(folder) -> None:
         (["c/a.mp4"], {"output": "x.mkv", "folder": "out"}, "--output-dir"),
         (["c/a.mp4"], {"output": "x.mkv", "template": "{stem}.mkv"}, "--template"),
         (["c/a.mp4"], {"template": "{name}.mkv"}, "no {name}"),
-        (["c/a.mp4"], {"template": "{stem"}, "cannot be understood"),
+        (["c/a.mp4"], {"template": "{stem"}, "is malformed"),
         (["c/a.mp4"], {"template": "x/{stem}.mkv"}, "--output-dir"),
         (["-"], {"folder": "out"}, "no name"),
     ],

@@ -130,9 +130,22 @@ def test_quality_decides_what_is_left_open(stbn, make_clip, tiny_model_path) -> 
     for quality in ("fast", "balanced", "best"):
         document = json.loads(stbn(*open_ones, "--quality", quality).out)
         assert document["quality"] == quality
-        found[quality] = (document["model"], document["plan"]["chunk_overlap"])
+        found[quality] = (document["model"], document["plan"]["chunk_overlap"], document["precision"])
     assert found["fast"][0] == "real" and found["balanced"][0] == "stbn-xs-camera"
-    assert found["fast"][1] < found["balanced"][1] < found["best"][1]
+    assert found["fast"][1] < found["balanced"][1] and found["best"][2] == "fp32"
+    compressed = (
+        "denoise",
+        clip,
+        "-s",
+        "9",
+        "--noise-model",
+        "compressed",
+        "--dry-run",
+        "--json",
+        "--quality",
+        "fast",
+    )
+    assert json.loads(stbn(*compressed).out)["model"] == "real"
     mine = ("-m", str(tiny_model_path), "--precision", "bf16", "--chunk-overlap", "4", "-s", "9")
     document = plan(stbn, clip, tiny_model_path, *mine, "--quality", "best")
     assert (document["model"], document["precision"]) == ("tiny", "bf16")
@@ -154,6 +167,13 @@ def test_the_last_name_is_the_output_if_it_is_new(tmp_path, monkeypatch) -> None
     assert len(pairs("a.mp4", "new.mkv", folder="out")) == 2  # it has been said where to write
     with pytest.raises(OptionError, match=r"new.mkv does not exist.*--output-dir"):
         pairs("a.mp4", "b.mp4", "new.mkv")
+
+
+def test_overwriting_the_second_of_two_names_has_to_be_said(stbn, make_clip, tiny_model_path) -> None:
+    first, second = make_clip(name="a.mkv"), make_clip(name="b.mkv")
+    before = second.read_bytes()
+    assert_refused(stbn("denoise", first, second, "--overwrite"), 2, "--output-dir", f"-o {second}")
+    assert second.read_bytes() == before
 
 
 def test_urls_have_a_sentence_of_their_own(stbn) -> None:

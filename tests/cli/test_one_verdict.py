@@ -63,7 +63,7 @@ def test_all_commands_agree(stbn, tiny_model_path: Path, tmp_path: Path, name: s
     document = json.loads(finetuned.out)
     assert document["noise"] == expected and document["noise_level"] == expected["level"]
     assert (document["outcome"] == "correlated noise") is shared
-    assert ("`stbn finetune` can learn it" in analyzed["verdict"][0]) is not shared
+    assert ("`stbn finetune` can learn such noise" in analyzed["verdict"][1]) is not shared
 
 
 def test_levels_by_brightness_are_those_of_the_headline(stbn, tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_ctrl_c_leaves_nothing(stbn, make_clip, tiny_model_path, monkeypatch, ou
     monkeypatch.setattr(FrameProgress, "__call__", interrupt)
     clip = make_clip()
     result = stbn("preview", clip, "-o", clip.with_name(output), "-m", tiny_model_path, "-s", "9")
-    assert result.code == 130 and "nothing was written" in result.err
+    assert result.code == 130 and "Nothing was written" in result.err
     assert only_files(clip.parent) == {clip.name}
 
 

@@ -69,7 +69,7 @@ def test_bar_on_a_terminal(capsys, monkeypatch, now) -> None:
             now[0] += 1.0
             report(count)
     captured = capsys.readouterr()
-    assert captured.out == "" and "4/4" in captured.err and "all inputs" in captured.err
+    assert captured.out == "" and "4 of 4 frames" in captured.err and "all inputs" in captured.err
 
 
 def test_clock() -> None:

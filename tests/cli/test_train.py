@@ -48,7 +48,7 @@ def test_trains_saves_and_resumes(stbn, stills, tmp_path) -> None:
         "interrupted": False,
         "best_score": None,
     }
-    assert "step 1" in result.err and "loss" in result.err
+    assert "Step 1" in result.err and "loss" in result.err
     assert (run / "model.safetensors").is_file() and (run / "epoch-1.safetensors").is_file()
     assert not (run / "best.safetensors").exists(), "nothing was validated"
     result = stbn(*arguments, "--epochs", "2", "--resume")

@@ -100,7 +100,7 @@ def test_import_keeps_what_exists(stbn, official_path) -> None:
 def test_import_of_what_is_no_checkpoint(stbn, tmp_path) -> None:
     text = tmp_path / "text.pth"
     text.write_text("hello")
-    for source, word in ((text, "text.pth"), (tmp_path / "none.pth", "no file")):
+    for source, word in ((text, "text.pth"), (tmp_path / "none.pth", "does not exist")):
         result = stbn("weights", "import", source)
         assert result.code == 4 and word in result.err and "Traceback" not in result.err
     assert stbn("weights", "import", text, "-o", tmp_path / "x.pth").code == 6

@@ -43,7 +43,7 @@ def model(tmp_path: Path) -> Path:
 def test_a_model_is_pushed_and_used(stbn, hub, model, make_clip, tmp_path) -> None:
     result = stbn("weights", "push", model, "--repo", REPO)
     assert result.code == 0, result.err
-    assert f"Pushed 1 file(s) and their card to {REPO}" in result.err
+    assert f"Pushed 1 file and the model card to {REPO}" in result.err
     repository = hub.repositories[REPO]
     commit = repository.branches["main"]
     assert len(repository.commits) == 2 and not repository.private  # the new repository's own, and ours

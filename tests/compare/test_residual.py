@@ -153,7 +153,7 @@ COARSE = replace(WHITE, down=0.2)
     [
         ({}, "no_structure", "No sign"),
         ({"largest": 0.0}, "identical", "identical"),
-        ({"level": 0.95}, "nothing_removed", "Nothing"),
+        ({"level": 0.95}, "nothing_removed", "Almost nothing"),
         ({"detail_correlation": 0.25}, "structure", "0.25"),
         ({"edge_ratio": 2.5}, "structure", "2.5 times"),
         ({"edge_ratio": 1.5}, "possible_structure", "1.5 times"),

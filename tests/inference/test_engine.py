@@ -258,7 +258,7 @@ def test_out_of_memory_shrinks_the_plan_says_so_and_changes_nothing() -> None:
     expected = denoiser_of(EngineOptions(sigma=SIGMA, chunk=3, chunk_overlap=2, tile=0))(frames)
     np.testing.assert_allclose(denoiser(frames), expected, atol=5e-6)
     assert denoiser.report.replans >= 1
-    assert "Memory ran out" in denoiser.report.messages[0]
+    assert "Out of memory" in denoiser.report.messages[0]
 
 
 def test_out_of_memory_with_fixed_sizes_is_an_error() -> None:

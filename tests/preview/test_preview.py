@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -52,7 +53,11 @@ def small_bikes(bikes_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LoadedDenoiser]:
     path = save_tiny_model(tmp_path_factory.mktemp("models") / "tiny.safetensors", flow="dis")
     own = DenoiserOptions(path, device="cpu", precision="fp32")
-    return lambda **options: load_denoiser(options=replace(own, **options))
+
+    def load(on_message: Callable[[str], None] | None = None, **options: Any) -> LoadedDenoiser:
+        return load_denoiser(options=replace(own, **options), on_message=on_message)
+
+    return load
 
 
 def full_run(path: Path, denoiser: LoadedDenoiser, end: float | None = None) -> list[np.ndarray]:
