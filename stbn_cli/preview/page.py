@@ -101,19 +101,20 @@ def show_moments(
     previews: list[Preview] = []
     done = 0
     for index, found in enumerate(moments):
+        shots: list[Shot] = []
         if index == len(moments) // 2:
-            shots: list[Shot] = []
             report = partial(_report_from, progress, done)
             timings, tried = denoise_and_try(found, denoiser, full_output, encode, shots.append, report)
             previews.append(summary_of(found, timings, tried))
-            shot, done = shots[0], done + found.frames
+            done += found.frames
         else:
             for shot in denoise_moment(found, denoiser, StageTimings()):
                 done += 1
                 progress(done)
                 if shot.wanted:
+                    shots.append(shot)
                     break
-        crop_sets.append(_crop_set(found, shot, shown_level(found, level)))
+        crop_sets.append(_crop_set(found, shots[0], shown_level(found, level)))
     return _together(previews[0], moments), crop_sets
 
 

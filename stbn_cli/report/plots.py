@@ -195,6 +195,7 @@ def _look(number: int, color: str | None = None) -> dict[str, Any]:
 def _draw_legend(figure: Figure, handles: Mapping[str, Line2D]) -> None:
     """Below the axes, in as many columns as fit; the figure grows by its height."""
     width, height = figure.get_size_inches()
+    legend_height = 0.0
     for columns in LEGEND_COLUMNS:
         # Matplotlib leaves names with a leading underscore out; set afterwards, they are as good as any other.
         legend = figure.legend(
@@ -203,10 +204,11 @@ def _draw_legend(figure: Figure, handles: Mapping[str, Line2D]) -> None:
         for text, name in zip(legend.get_texts(), handles, strict=True):
             text.set_text(_printable(name))
         extent = legend.get_window_extent()
+        legend_height = extent.height / POINTS
         if extent.width <= POINTS * width or columns == LEGEND_COLUMNS[-1]:
             break
         legend.remove()
-    figure.set_size_inches(width, height + extent.height / POINTS)
+    figure.set_size_inches(width, height + legend_height)
 
 
 def _scale_by_ratio(axes: Axes, values: Sequence[float]) -> None:
