@@ -110,9 +110,10 @@ class DenoiserOptions:
         """What the engine takes of them. Raises `OptionError` for values out of range."""
         from stbn_cli.inference.plan import EngineOptions
 
-        values = {option.name: getattr(self, option.name) for option in fields(EngineOptions)}
+        values: dict[str, Any] = {option.name: getattr(self, option.name) for option in fields(EngineOptions)}
+        values["sigma"] = to_unit(self.sigma)
         with checked_options():
-            return EngineOptions(**values | {"sigma": to_unit(self.sigma)})
+            return EngineOptions(**values)
 
     def deciding(self) -> dict[str, Any]:
         """Those that decide on the frames besides model, device and flow: part of an interrupted run's key."""
