@@ -155,12 +155,20 @@ def _section(title: str, rows: Sequence[tuple[str, str]], width: int) -> str:
     return "\n".join(lines)
 
 
+def _broken(command: str, room: int) -> list[str]:
+    """A command in lines of at most `room` columns, broken between words."""
+    return textwrap.wrap(
+        command, room, subsequent_indent=" " * 2 * INDENT, break_long_words=False, break_on_hyphens=False
+    )
+
+
 def _epilog(text: str, width: int) -> str:
-    """Paragraphs; those that begin with $ are commands, which stay whole."""
+    """Paragraphs; those that begin with $ are commands, broken as a shell takes them."""
     lines: list[str] = []
     for part in _paragraphs(text):
         if part.startswith("$ "):
-            lines.append(" " * INDENT + part)
+            room = width - INDENT - len(" \\")
+            lines.append(" " * INDENT + f" \\\n{' ' * INDENT}".join(_broken(part, room)))
         else:
             lines += [typer.style(part, bold=True) if part.endswith(":") else _wrapped(part, width)]
     return "\n".join(lines)
