@@ -20,6 +20,10 @@ INDENT = 2
 class HelpGroup(TyperGroup):
     """A group of commands with a page of its own."""
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What follows the name in a usage line, in errors too."""
+        return _usage(self, ctx)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page."""
         formatter.write(_page(self, ctx, None))
@@ -29,6 +33,10 @@ class HelpCommand(TyperCommand):
     """A command whose --help shows `main_options` alone, if it has any, and whose --help-all shows all."""
 
     main_options: tuple[str, ...] = ()
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What follows the name in a usage line, in errors too."""
+        return _usage(self, ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As every command does, once --help-all is out of the way."""
