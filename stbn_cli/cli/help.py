@@ -20,6 +20,10 @@ INDENT = 2
 class HelpGroup(TyperGroup):
     """A group of commands with a page of its own."""
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What follows the name in a usage line, in errors too."""
+        return _usage(self, ctx)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page."""
         formatter.write(_page(self, ctx, None))
@@ -29,6 +33,10 @@ class HelpCommand(TyperCommand):
     """A command whose --help shows `main_options` alone, if it has any, and whose --help-all shows all."""
 
     main_options: tuple[str, ...] = ()
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What follows the name in a usage line, in errors too."""
+        return _usage(self, ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As every command does, once --help-all is out of the way."""
@@ -155,12 +163,20 @@ def _section(title: str, rows: Sequence[tuple[str, str]], width: int) -> str:
     return "\n".join(lines)
 
 
+def _broken(command: str, room: int) -> list[str]:
+    """A command in lines of at most `room` columns, broken between words."""
+    return textwrap.wrap(
+        command, room, subsequent_indent=" " * 2 * INDENT, break_long_words=False, break_on_hyphens=False
+    )
+
+
 def _epilog(text: str, width: int) -> str:
-    """Paragraphs; those that begin with $ are commands, which stay whole."""
+    """Paragraphs; those that begin with $ are commands, broken as a shell takes them."""
     lines: list[str] = []
     for part in _paragraphs(text):
         if part.startswith("$ "):
-            lines.append(" " * INDENT + part)
+            room = width - INDENT - len(" \\")
+            lines.append(" " * INDENT + f" \\\n{' ' * INDENT}".join(_broken(part, room)))
         else:
             lines += [typer.style(part, bold=True) if part.endswith(":") else _wrapped(part, width)]
     return "\n".join(lines)

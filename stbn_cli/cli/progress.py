@@ -84,8 +84,8 @@ class Display:
             say(f"{self._prefix}{self._phase.capitalize()}: {self._words(count, total, status)}")
 
     def _words(self, count: int, total: int | None, status: str) -> str:
-        done = f"{count} of {total} {self._unit}" if total else counted(count, self._unit.removesuffix("s"))
-        return f"{done}{status and f', {status}'}"
+        of = f"{count} of " if total else ""
+        return f"{of}{counted(total or count, self._unit.removesuffix('s'))}{status and f', {status}'}"
 
     @property
     def _prefix(self) -> str:

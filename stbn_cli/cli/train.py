@@ -313,7 +313,13 @@ class RunFlags:
 
     max_minutes: Annotated[
         float | None,
-        opt.option(opt.LOGGING, "--max-minutes", help="Stop and save after this time.", default="none"),
+        opt.option(
+            opt.LOGGING,
+            "--max-minutes",
+            metavar="MINUTES",
+            help="Stop and save after this time.",
+            default="none",
+        ),
     ] = DEFAULTS.max_minutes
     validate_every: Annotated[int, opt.option(opt.LOGGING, "--validate-every", min=1, help="In steps.")] = (
         DEFAULTS.validate_every
