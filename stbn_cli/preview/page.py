@@ -30,6 +30,7 @@ from stbn_cli.video.frames import VideoMetadata
 MOMENTS = 3  # where none are asked for
 # Pictures are stored without loss, 2 to 6 MB for so many pixels; of larger frames a part is shown.
 LONG_SIDE, SHORT_SIDE = 1920, 1080
+SEEN_STRETCH = 0.02  # pixels that are wider or narrower by less look square
 
 
 def check_page(source: str | Path, output: str | Path, overwrite: bool) -> None:
@@ -146,7 +147,7 @@ def _crop_set(found: LocatedMoment, shot: Shot, level: float) -> CropSet:
             f"the left and {rows.start} from the top."
         )
     aspect = found.metadata.sample_aspect_ratio
-    if aspect not in (None, 1):
+    if aspect is not None and abs(aspect - 1) > SEEN_STRETCH:
         notes.append("Pixels are shown as squares; a player stretches this video.")
     pictures = (("before", before), ("after", after))
     return CropSet(
