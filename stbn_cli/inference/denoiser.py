@@ -71,6 +71,9 @@ class Denoiser:
         on_message: Callable[[str], None] | None = None,
     ) -> None:
         self.devices = (device,) if isinstance(device, torch.device) else tuple(device)
+        # Before the workers, who may have something to say.
+        self.report = EngineReport()
+        self._on_message = on_message
         self._workers = [
             Worker(
                 network.eval().float(),
@@ -87,7 +90,6 @@ class Denoiser:
         self._sigma_range = sigma_range
         self._noise = noise if options.sigma is None else None
         self.noise_kind: NoiseKind = noise_kind
-        self._on_message = on_message
         # Called with the frames that are done and the parts of those that are being worked on, from any thread.
         self.on_work: Callable[[float], None] | None = None
         self._begun = 0  # frames of chunks that were begun
@@ -95,7 +97,6 @@ class Denoiser:
         self._done = 0  # frames given out
         self.device = self.devices[0]
         self.dtype = dtype
-        self.report = EngineReport()
 
     @property
     def options(self) -> EngineOptions:
