@@ -339,7 +339,7 @@ def test_an_empty_pipe_has_its_own_code(quick) -> None:
         [*COMMAND, "-", *quick], stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE
     )
     assert done.returncode == 3 and done.stdout == b""
-    assert len(done.stderr.splitlines()) == 1 and b"Nothing came" in done.stderr
+    assert len(done.stderr.splitlines()) == 2 and b"Nothing came" in done.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX systems")
