@@ -67,7 +67,7 @@ def parse_reference(reference: str) -> HubFile:
 
     found = _REFERENCE_PATTERN.fullmatch(reference)
     if found is None:
-        raise CheckpointError(f"{reference!r} names no file on the Hub. Write it as {REFERENCE}.")
+        raise CheckpointError(f"{reference!r} does not name a file on the Hub. Write it as {REFERENCE}.")
     repo, revision, file = found.groups()
     try:
         validate_repo_id(repo)
@@ -181,7 +181,7 @@ def _why_not_fetched(error: Exception, source: HubFile, by_hand: str, force: boo
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
-            f"The Hub shows no repository {source.repo!r}. Check the name; if it is private, {_LOG_IN} "
+            f"The Hub has no public repository {source.repo!r}. Check the name; if it is private, {_LOG_IN} "
             "as someone who may read it."
         )
     if isinstance(error, errors.RevisionNotFoundError):

@@ -56,7 +56,7 @@ def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
         found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         inside = f" (it holds a {found[1]})" if found else ""
         raise CheckpointError(
-            f"{path} is no file of plain tensors{inside}, and nothing else is loaded for safety. "
+            f"{path} holds more than plain tensors{inside}; for safety, stbn loads nothing else. "
             "Give an official STBN .pth file, or save only its state dict."
         ) from error
     except Exception as error:  # the old format's parser meets damaged files with errors of every kind
@@ -73,7 +73,7 @@ def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(
-                f"{path} holds {name!r}, which is no tensor, among its weights. "
+                f"{path} holds {name!r}, which is not a tensor, among its weights. "
                 "Give an official STBN .pth file."
             )
     return content
@@ -90,7 +90,7 @@ def _convert_flow(official: dict[str, Tensor]) -> dict[str, Tensor]:
             ((ours, _),) = convert_pwcnet({name: tensor}).items()
         except KeyError:
             raise CheckpointError(
-                f"The checkpoint holds {full!r}, which is no part of its flow network. "
+                f"The checkpoint holds {full!r}, which does not belong to its flow network. "
                 "Check that the file is an official STBN model."
             ) from None
         if ours not in expected or tensor.shape != expected[ours]:

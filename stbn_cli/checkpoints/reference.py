@@ -67,7 +67,7 @@ def convert_reference(state_dict: Mapping[str, Tensor]) -> tuple[STBNConfig, dic
     for name, (official_name, _) in renamed.items():
         if name not in expected:
             raise CheckpointError(
-                f"The checkpoint holds {official_name!r}, which is no part of STBN. "
+                f"The checkpoint holds {official_name!r}, which does not belong to STBN. "
                 "Check that the file is an official STBN model."
             )
     return config, {name: renamed[name][1].detach().clone() for name in expected}
@@ -119,7 +119,7 @@ def _deduce_config(official: Mapping[str, Tensor]) -> STBNConfig:
 def _require(official: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in official:
         raise CheckpointError(
-            f"This is no official STBN checkpoint: {name!r} is missing. "
+            f"This is not an official STBN checkpoint: {name!r} is missing. "
             "Give the .pth file that the STBN authors published, or one trained with their code."
         )
     return official[name]

@@ -201,13 +201,13 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise CheckpointError(f"The model file {str(path)!r} does not exist. Check the path.") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"The model file {str(path)!r} cannot be read ({error}). It is damaged or no safetensors file; "
+            f"The model file {str(path)!r} cannot be read ({error}). It is damaged or not a safetensors file; "
             "an official .pth model has to be converted first: stbn weights import MODEL.pth -o MODEL.safetensors."
         ) from error
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not tensor.float().isfinite().all():
             raise CheckpointError(
-                f"The model file {str(path)!r} is damaged: tensor {name!r:.100} holds values that are no finite "
+                f"The model file {str(path)!r} is damaged: tensor {name!r:.100} holds values that are not finite "
                 "numbers. Get the file again."
             )
     return header, tensors

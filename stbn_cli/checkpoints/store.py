@@ -100,7 +100,7 @@ def find_flow() -> Path:
     for spec in load_registry().values():
         if spec.kind == "flow":
             return find(spec)
-    raise CheckpointError("This installation has no flow network of its own. Use --flow dis instead.")
+    raise CheckpointError("This installation has no flow network. Use --flow dis instead.")
 
 
 def find_local(spec: CheckpointSpec) -> Path | None:

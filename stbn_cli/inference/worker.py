@@ -24,6 +24,7 @@ from stbn_cli.models.fused import using_kernels
 from stbn_cli.models.networks import Network
 from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.luma import luma_of
+from stbn_cli.words import counted
 
 # Mean difference of the outputs over their mean size; half precision alone makes 1e-3 to 1e-2.
 KERNEL_TOLERANCE = 0.05
@@ -197,9 +198,7 @@ class Worker:
         """The chunk again in float32. Raises `CheckpointError` if even that is not finite."""
         if plan.dtype != torch.float32:
             self._report.fp32_chunks += 1
-            self._say(
-                f"Half precision gave values that are not finite; {part.count} frames are done again in fp32."
-            )
+            self._say(f"Half precision was not enough for {counted(part.count, 'frame')}; repeating in fp32.")
             # Made anew each time: this is rare, and the memory is needed for everything else.
             network = _place(copy.deepcopy(self._exact_network), self.device, torch.float32)
             # Float32 needs more memory than what was planned; the chunk alone has to stay as it is.
@@ -236,7 +235,7 @@ class Worker:
         smaller = smaller_plan(plan, self._network.config, self.options)
         if smaller is None:
             raise MemoryExhaustedError(
-                f"Memory ran out on {plan.device} with {plan.in_words}, and nothing is left to shrink. Give smaller "
+                f"Out of memory on {plan.device} with {plan.in_words}, the least that is possible. Use smaller "
                 "--tile and --chunk values, a smaller --model, or --device cpu. "
                 f"({failure.splitlines()[0]})"
             )

@@ -163,7 +163,7 @@ def plan_encoder(source: VideoMetadata, muxer: str, options: EncodeOptions, note
     if order is not None and encoder not in FIELD_ENCODERS:
         order = None
         notes.lose(
-            f"{encoder} writes progressive pictures: players will not know that the source is interlaced. Use "
+            f"{encoder} writes progressive pictures: players will not know that the video is interlaced. Use "
             "--codec h264, prores or ffv1."
         )
     elif order is not None:

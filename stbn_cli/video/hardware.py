@@ -63,4 +63,4 @@ def check_layout(picture: av.VideoFrame, wanted: PixelLayout) -> None:
     found = describe_format(picture.format.name)
     same = (found.family, found.sub_x, found.sub_y) == (wanted.family, wanted.sub_x, wanted.sub_y)
     if not same or found.depth < wanted.depth:
-        raise HardwareError(f"it gives {picture.format.name}, which is not what the file holds")
+        raise HardwareError(f"it gives {picture.format.name}, which is not the format of the file")

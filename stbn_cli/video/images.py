@@ -56,7 +56,7 @@ def refuse_raw_pictures(path: Path) -> None:
     suffixes = {os.path.splitext(name)[1].lower() for name in named}
     if raw or (suffixes & {*RAW_SUFFIXES} and not suffixes & {*IMAGE_SUFFIXES}):
         raise InputError(
-            f"{path} names DNG pictures, which stbn does not read yet. Develop them to 16-bit TIFF or PNG first, "
+            f"{path} names DNG pictures, which stbn cannot read. Develop them to 16-bit TIFF or PNG first, "
             "for example with darktable or rawtherapee."
         )
 

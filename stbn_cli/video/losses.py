@@ -74,10 +74,10 @@ def report_y4m_losses(reader: FrameReader, plan: EncoderPlan, notes: Warnings) -
 
 
 def refuse_known_losses(reader: FrameReader, output: str | Path, options: EncodeOptions) -> None:
-    """With `options.strict`, refuse an output that would lack something of the source. Raises OptionError."""
+    """With `options.strict`, refuse an output that would lose something of the source. Raises OptionError."""
     if options.strict and (losses := known_losses(reader, output, options)):
         raise OptionError(
-            f"--strict: {Path(output).name} would lack something of the source. {' '.join(losses)} "
+            f"--strict: {Path(output).name} would lose something of the source. {' '.join(losses)} "
             "Leave out --strict to accept that."
         )
 

@@ -93,7 +93,7 @@ def open_video(
     check_mode(field)
     if max_pixels < 1:
         raise OptionError(
-            f"A limit of {max_pixels} pixels leaves no picture. Give a number such as {MAX_PIXELS}."
+            f"A limit of {max_pixels} pixels allows no picture. Use a number such as {MAX_PIXELS}."
         )
     if start is not None and start < 0:
         raise OptionError(f"The start {start:g} s is negative. Give a time of 0 s or later.")

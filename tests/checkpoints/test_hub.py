@@ -125,7 +125,7 @@ def test_what_the_hub_does_not_have(hub, cache, tmp_path, monkeypatch) -> None:
     hub.add(REPO, FILE, CONTENT)
     assert "no file 'x.safetensors' at 'main'" in refusal(f"hf:{REPO}/x.safetensors")
     assert "no revision 'v9'" in refusal(f"hf:{REPO}@v9/{FILE}")
-    assert "no repository 'someone/nothing'" in refusal(f"hf:someone/nothing/{FILE}")
+    assert "no public repository 'someone/nothing'" in refusal(f"hf:someone/nothing/{FILE}")
     assert "cannot be downloaded" in refusal(f"hf:{REPO}/../../{FILE}")
     monkeypatch.setenv("HF_TOKEN", "expired")
     assert "does not accept the token" in refusal(REFERENCE)

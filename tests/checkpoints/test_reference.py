@@ -152,7 +152,7 @@ def test_import_of_a_truncated_file(tmp_path: Path, keep: int) -> None:
     [
         ({"state_dict": Stranger()}, "Stranger"),
         ([1, 2], "list"),
-        ({"weight": 1.0}, "no tensor"),
+        ({"weight": 1.0}, "not a tensor"),
         ({}, "is missing"),
     ],
 )

@@ -260,13 +260,13 @@ def test_a_count_that_is_not_sure_says_so(make_clip, monkeypatch, capsys, model)
 
     monkeypatch.setattr(reading, "COUNTED_PIXELS", 0)
     for name, encoder, options, line in (
-        ("in.mkv", "libx264", H264, "8"),
-        ("in.mpg", "mpeg2video", MPEG, "about 8"),
+        ("in.mkv", "libx264", H264, "8 frames of"),
+        ("in.mpg", "mpeg2video", MPEG, "about 8 frames of"),
     ):
         clip = make_clip(name=name, encoder=encoder, options=options)
         output = str(clip.with_suffix(".out.mkv"))
         assert main(["denoise", str(clip), "-o", output, "-m", str(model), "-s", "9", "--dry-run"]) == 0
-        assert f" {line} frames of 64x48" in capsys.readouterr().out
+        assert any(row.strip().startswith(line) for row in capsys.readouterr().out.splitlines())
 
 
 def test_a_pixel_aspect_that_changes(make_clip, tmp_path, denoise) -> None:
