@@ -21,6 +21,7 @@ from stbn_cli.models.fused import runs_kernels
 from stbn_cli.models.networks import Network
 from stbn_cli.models.recurrent import Direction
 from stbn_cli.models.seen import Seen, joined
+from stbn_cli.noise.calibration import CLIPPING_LEFT
 from stbn_cli.noise.clipping import undo_clipping
 from stbn_cli.noise.posterior import MEAN_CHANNELS, posterior_mean, posterior_variance
 from stbn_cli.noise.tones import keep_tones
@@ -204,7 +205,7 @@ def _estimate(network: Network, plan: Plan, scene: Scene, frames: Sequence[Fusio
         estimates = noisy + difference
         if scene.exaggerated:
             estimates = keep_tones(estimates, noisy)
-        return _without_clipping(plan, scene, estimates, noisy, lambda: log_spread[0].exp())
+        return _without_clipping(plan, scene, estimates, noisy, lambda: log_spread[0].exp(), CLIPPING_LEFT)
     if network.config.head != "gaussian":
         return list(outputs.float().split(1))
     with record_function("stbn.posterior"):
@@ -221,12 +222,18 @@ def _estimate(network: Network, plan: Plan, scene: Scene, frames: Sequence[Fusio
 
 
 def _without_clipping(
-    plan: Plan, scene: Scene, estimates: Tensor, noisy: Tensor, spread: Callable[[], Tensor]
+    plan: Plan,
+    scene: Scene,
+    estimates: Tensor,
+    noisy: Tensor,
+    spread: Callable[[], Tensor],
+    share: float = 1.0,
 ) -> list[Tensor]:
-    """One by one, without what clipped noise did to their mean; standard deviations behind if the plan says so."""
+    """One by one, without this share of what clipped noise did to their mean; standard deviations behind if planned."""
     spreads = spread() if plan.uncertainty else None
     if scene.clipping.any:
-        estimates, spreads = undo_clipping(estimates, noisy, scene.clipping, spreads)
+        undone, spreads = undo_clipping(estimates, noisy, scene.clipping, spreads)
+        estimates = estimates.lerp(undone, share)
     return list((estimates if spreads is None else torch.cat((estimates, spreads), 1)).split(1))
 
 

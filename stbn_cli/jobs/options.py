@@ -18,12 +18,9 @@ class Tier:
     """What a quality decides beside the model, where the user does not."""
 
     precision: str = AUTO
-    chunk_overlap: int | None = None  # frames
 
 
-# Looking three frames ahead instead of six saves a tenth of the time; on the demo clip, in chunks of eight, it costs
-# nothing (33.12 against 33.08 dB).
-TIERS = {FAST: Tier(chunk_overlap=3), BALANCED: Tier(), BEST: Tier(precision="fp32")}
+TIERS = {FAST: Tier(), BALANCED: Tier(), BEST: Tier(precision="fp32")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +71,7 @@ class DenoiserOptions:
         tier = TIERS.get(self.quality)
         if tier is None:
             raise OptionError(f"The quality is one of {', '.join(QUALITIES)}, not {self.quality!r}.")
-        return replace(
-            self,
-            precision=tier.precision if self.precision == AUTO else self.precision,
-            chunk_overlap=tier.chunk_overlap if self.chunk_overlap is None else self.chunk_overlap,
-        )
+        return replace(self, precision=tier.precision) if self.precision == AUTO else self
 
     @property
     def open_kind(self) -> bool:

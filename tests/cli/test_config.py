@@ -130,9 +130,8 @@ def test_quality_decides_what_is_left_open(stbn, make_clip, tiny_model_path) -> 
     for quality in ("fast", "balanced", "best"):
         document = json.loads(stbn(*open_ones, "--quality", quality).out)
         assert document["quality"] == quality
-        found[quality] = (document["model"], document["plan"]["chunk_overlap"], document["precision"])
-    assert found["fast"][0] == "real" and found["balanced"][0] == "stbn-xs-camera"
-    assert found["fast"][1] < found["balanced"][1] and found["best"][2] == "fp32"
+        found[quality] = (document["model"], document["precision"])
+    assert {model for model, _ in found.values()} == {"real"} and found["best"][1] == "fp32"
     compressed = (
         "denoise",
         clip,
