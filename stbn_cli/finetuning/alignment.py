@@ -52,8 +52,9 @@ def align(noisy: Tensor, steady: Tensor, noise: NoiseLevelFunction, flow: FlowEs
     pairs = []
     for earlier in range(len(noisy) - 1):
         later = earlier + 1
-        pictures = (steady[earlier : earlier + 1], steady[later : later + 1])
-        ahead, back = (_mean_around(flow(*order, 0.0), MOTION_WINDOW) for order in (pictures, pictures[::-1]))
+        one, other = steady[earlier : earlier + 1], steady[later : later + 1]
+        ahead = _mean_around(flow(one, other, 0.0), MOTION_WINDOW)
+        back = _mean_around(flow(other, one, 0.0), MOTION_WINDOW)
         pairs.append(_pair(noisy, steady, noise, (earlier, later), ahead, back))
         pairs.append(_pair(noisy, steady, noise, (later, earlier), back, ahead))
     return pairs
