@@ -13,6 +13,7 @@ network to allow for that, by smoothing (the squared error on bus rose by a quar
 difference that alignment makes in the steady frames is taken off the noisy frame first.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,34 +44,42 @@ class Pair:
     source: int
     flow: Tensor  # (2, H, W) float16 pixels: where each pixel of the target lies in the source
     weight: Tensor  # (1, H, W) bool: pixels that count
-    goal: Tensor  # (3, H, W) float16: the noisy target without what alignment alone makes different
+    # (3, H, W) float16 each: the noisy target without what alignment alone makes different, in each kind of steady
+    # frames.
+    goals: tuple[Tensor, ...]
     shown: Tensor  # (3, H, W) float16: the warped source, denoised rather too much: how bright each pixel is
 
 
-def align(noisy: Tensor, steady: Tensor, noise: NoiseLevelFunction, flow: FlowEstimator) -> list[Pair]:
-    """Both directions' pairs of all neighbours in `noisy (T, 3, H, W)`; `steady` are the same frames, denoised."""
-    pairs = []
+def align(
+    noisy: Tensor, steadies: Sequence[Tensor], noise: NoiseLevelFunction, flow: FlowEstimator
+) -> list[Pair]:
+    """Both directions' pairs of all neighbours in `noisy (T, 3, H, W)`.
+
+    `steadies` are the same frames, denoised in one way or several; motion is found in the first.
+    """
+    pairs, steady = [], steadies[0]
     for earlier in range(len(noisy) - 1):
         later = earlier + 1
         one, other = steady[earlier : earlier + 1], steady[later : later + 1]
         ahead = _mean_around(flow(one, other, 0.0), MOTION_WINDOW)
         back = _mean_around(flow(other, one, 0.0), MOTION_WINDOW)
-        pairs.append(_pair(noisy, steady, noise, (earlier, later), ahead, back))
-        pairs.append(_pair(noisy, steady, noise, (later, earlier), back, ahead))
+        pairs.append(_pair(noisy, steadies, noise, (earlier, later), ahead, back))
+        pairs.append(_pair(noisy, steadies, noise, (later, earlier), back, ahead))
     return pairs
 
 
 def _pair(
     noisy: Tensor,
-    steady: Tensor,
+    steadies: Sequence[Tensor],
     noise: NoiseLevelFunction,
     frames: tuple[int, int],
     motion: Tensor,
     returning: Tensor,
 ) -> Pair:
     target, source = frames
-    warped = warp_bicubic(steady[source : source + 1], motion)
-    difference = steady[target : target + 1] - warped
+    moved = [warp_bicubic(steady[source : source + 1], motion) for steady in steadies]
+    differences = [steady[target : target + 1] - one for steady, one in zip(steadies, moved, strict=True)]
+    difference, steady = differences[0], steadies[0]
     variance = noise.variance_at(steady[target : target + 1]).expand_as(difference).mean(1, keepdim=True)
     seen = comes_from_inside(motion) & _returns(motion, returning)
     misaligned = _mean_around(difference.square().mean(1, keepdim=True), WINDOW)
@@ -82,8 +91,8 @@ def _pair(
         source,
         motion[0].half(),
         (seen & fits & new)[0],
-        (noisy[target] - difference[0]).half(),
-        warped[0].half(),
+        tuple((noisy[target] - part[0]).half() for part in differences),
+        moved[0][0].half(),
     )
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from stbn_cli.finetuning.frame_judge import Judgement
-from stbn_cli.finetuning.tone import Tone
 
 # Rows of luma and of colour, as in `SceneNoise.levels`.
 Levels = tuple[tuple[float, ...], ...]
@@ -28,18 +27,18 @@ class Conditioning:
     judgement: Judgement
 
 
-def search(levels: Levels, judge: Callable[[Levels, Tone | None], Judgement]) -> Conditioning:
+def search(levels: Levels, judge: Callable[[Levels, Judgement | None], Judgement]) -> Conditioning:
     """The levels that `judge` likes best, from `levels` on by steps of STEP.
 
-    `judge` receives levels, and what the network misses on average with the first ones.
+    `judge` receives levels, and what it found with the first ones.
     """
     best = Conditioning(levels, (1.0, 1.0), judge(levels, None))
-    tone = best.judgement.tone
+    first = best.judgement
     for row in ORDER:
         for factor in (STEP, 1.0 / STEP):
             moved = False
             for candidate in _steps(best, row, factor):
-                found = Conditioning(*candidate, judge(candidate[0], tone))
+                found = Conditioning(*candidate, judge(candidate[0], first))
                 if not best.judgement.gain_of(found.judgement).is_certain:
                     break
                 best, moved = found, True

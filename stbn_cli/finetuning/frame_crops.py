@@ -135,4 +135,4 @@ class FrameCropSource:
 
     def _goal(self, pair: Pair, place: tuple[Any, ...]) -> Tensor:
         missed = self._tone.at(pair.shown[place].float().movedim(0, -1)).movedim(-1, 0)
-        return pair.goal[place].float() + missed
+        return pair.goals[0][place].float() + missed

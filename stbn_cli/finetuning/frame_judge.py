@@ -1,6 +1,6 @@
 """How well a denoiser does on frames beside those that nobody learned from: windows of the runs, always the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -81,9 +81,13 @@ class FrameJudge:
         return bool(self._places)
 
     @torch.inference_mode()
-    def judge(self, denoise: Denoise, tone: Tone | None = None) -> Judgement:
-        """Have all windows denoised, and compare. `tone`: that of the start; what differs from it counts as wrong."""
-        missed, shown, groups, expected, apart = [], [], [], [], []
+    def judge(self, denoise: Denoise, before: Sequence[Judgement] | None = None) -> tuple[Judgement, ...]:
+        """Have all windows denoised, and compare with each kind of goals.
+
+        `before`: of what has to be beaten; what differs from its tone counts as wrong.
+        """
+        missed: list[list[Tensor]] = []
+        shown, groups, expected, apart = [], [], [], []
         picture = None
         for number, (window, kept, pairs) in enumerate(self._places):
             estimates = denoise(self._view(window, kept))
@@ -95,9 +99,9 @@ class FrameJudge:
                 place = (slice(None), window.rows, window.columns)
                 estimate = estimates.frames[index : index + 1].clamp(0.0, 1.0)
                 warped = warp_bicubic(estimate, pair.flow[place].float()[None])[0]
-                missed.append((warped - pair.goal[place].float())[:, weight[0]].T)
+                missed.append([(warped - goal[place].float())[:, weight[0]].T for goal in pair.goals])
                 shown.append(pair.shown[place].float()[:, weight[0]].T)
-                groups.append(torch.full((len(missed[-1]),), number, device=warped.device))
+                groups.append(torch.full((len(missed[-1][0]),), number, device=warped.device))
                 for other, counts in by_target.get(pair.target, []):
                     both = (weight & counts)[0]
                     apart.append(0.5 * (warped - other).square().mean(0)[both])
@@ -105,12 +109,16 @@ class FrameJudge:
         assert picture is not None
         differing = torch.cat(apart) if apart else picture.new_zeros(0)
         level = max(sum(expected) / len(expected), float(differing.mean()) if len(differing) else 0.0)
-        difference, brightness = torch.cat(missed), torch.cat(shown)
-        found = Tone.of(difference, brightness)
-        errors = (difference - found.at(brightness)).square().mean(1)
-        if tone is not None:
-            errors += Tone(found.table - tone.table).at(brightness).square().mean(1)
-        return Judgement(errors, torch.cat(groups), level, picture, found)
+        brightness, group = torch.cat(shown), torch.cat(groups)
+        result = []
+        for number, parts in enumerate(zip(*missed, strict=True)):
+            difference = torch.cat(parts)
+            tone = Tone.of(difference, brightness)
+            errors = (difference - tone.at(brightness)).square().mean(1)
+            if before is not None:
+                errors += Tone(tone.table - before[number].tone.table).at(brightness).square().mean(1)
+            result.append(Judgement(errors, group, level, picture, tone))
+        return tuple(result)
 
     def noisy_picture(self) -> Tensor:
         """What `Judgement.picture` was before, (3, h, w)."""

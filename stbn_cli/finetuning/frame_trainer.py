@@ -25,7 +25,7 @@ from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.finetuning.plan import FinetuneSchedule, StepSizes
 from stbn_cli.finetuning.result import FinetuneResult, Outcome
 from stbn_cli.finetuning.state import RunState, fingerprint
-from stbn_cli.finetuning.tone import Tone, drift
+from stbn_cli.finetuning.tone import drift
 from stbn_cli.finetuning.trainer import (
     SAVE_SECONDS,
     Hooks,
@@ -98,10 +98,9 @@ class FrameTrainer:
         self._noise = scene_noise(models.learner, measured, options, models.kind)
         self._outcome = Outcome.NO_GAIN
         self._judge: FrameJudge | None = None
-        self._reference: Judgement | None = None
+        self._reference: tuple[Judgement, ...] = ()
         self._conditioning: Conditioning | None = None
         self._best: _Candidate | None = None
-        self._tone: Tone | None = None  # what the start misses on average on judged frames
         self._check_seconds = 0.0
 
     def prepare(self, saved: RunState | None) -> None:
@@ -134,9 +133,10 @@ class FrameTrainer:
         assert self._noise.levels is not None
         self._conditioning = search(
             self._noise.levels,
-            lambda levels, tone: tutor.judge(self._estimates(self._start_network, levels), tone),
+            lambda levels, first: tutor.judge(
+                self._estimates(self._start_network, levels), None if first is None else (first, first)
+            )[0],
         )
-        self._tone = self._judge.judge(self._estimates(self._start_network, self._noise.levels)).tone
         self._keep(self._judge_weights(self._start_network), self._network.state_dict(), 0)
         tone = self._conditioning.judgement.tone
         sizes, seed = self._schedule.sizes, self._options.seed
@@ -193,8 +193,8 @@ class FrameTrainer:
             steps=self._optimisation.step,
             seconds=self._hooks.seconds(),
             before=judge.noisy_picture() if judge is not None else None,
-            start=ahead.picture if ahead is not None else None,
-            after=kept.judgement.picture if kept is not None else None,
+            start=ahead[0].picture if ahead else None,
+            after=kept.judgements[0].picture if kept is not None else None,
         )
 
     @property
@@ -205,16 +205,20 @@ class FrameTrainer:
 
     @property
     def _gain(self) -> Gain | None:
-        """Of the best so far."""
-        if self._best is None or self._reference is None:
+        """Of the best so far, by the kind of goals that it does worst by: each favours the network it is made with."""
+        if self._best is None:
             return None
-        return self._reference.gain_of(self._best.judgement)
+        pairs = zip(self._reference, self._best.judgements, strict=True)
+        gains = [before.gain_of(after) for before, after in pairs]
+        return min(gains, key=lambda gain: gain.decibel - 2.0 * gain.error)
 
     def _align(self, run: NoisyRun) -> AlignedRun:
         flow, learner = create_flow_estimator("dis"), self._models.learner
-        steady = self._steady(run.noisy)
+        steadies = [self._steady(run.noisy)]
+        if self._models.reference is not learner:
+            steadies.append(self._steady_reference(run.noisy))
         by_source: dict[int, list[Any]] = {}
-        for pair in align(run.noisy, steady, self._measured.full.model, flow):
+        for pair in align(run.noisy, steadies, self._measured.full.model, flow):
             by_source.setdefault(pair.source, []).append(pair)
         gapped = tuple(
             leave_out(run.noisy, phase, learner.flow, self._config.scale, self._noise.level)
@@ -225,9 +229,20 @@ class FrameTrainer:
     def _steady(self, frames: Tensor) -> Tensor:
         """`frames (T, 3, H, W)`, denoised rather too much."""
         assert self._noise.levels is not None
-        stronger = tuple(tuple(STEADY_FACTOR * value for value in row) for row in self._noise.levels)
-        noise = replace(self._noise, levels=stronger)
+        noise = replace(self._noise, levels=_scaled(self._noise.levels))
         return _stream(_engine(self._models.learner), frames, noise)
+
+    def _steady_reference(self, frames: Tensor) -> Tensor:
+        """The same by the model that has to be beaten."""
+        start = self._models.reference
+        noise = scene_noise(start, self._measured, self._options, self._models.kind)
+        stronger = replace(
+            noise,
+            model=noise.model.scaled(STEADY_FACTOR),
+            level=STEADY_FACTOR * noise.level,
+            levels=None if noise.levels is None else _scaled(noise.levels),
+        )
+        return _stream(_engine(start), frames, stronger)
 
     def _reference_estimates(self) -> Any:
         start = self._models.reference
@@ -238,10 +253,10 @@ class FrameTrainer:
     def _estimates(self, network: Recurrent, levels: Levels) -> Any:
         return partial(estimates_of, network.eval(), levels, self._precision)
 
-    def _judge_weights(self, network: Recurrent) -> Judgement:
+    def _judge_weights(self, network: Recurrent) -> tuple[Judgement, ...]:
         assert self._judge is not None
         begun = self._hooks.seconds()
-        found = self._judge.judge(self._estimates(network, self._levels), self._tone)
+        found = self._judge.judge(self._estimates(network, self._levels), self._reference)
         self._check_seconds = self._hooks.seconds() - begun
         return found
 
@@ -254,13 +269,13 @@ class FrameTrainer:
     def _check(self) -> None:
         """Judge the averaged weights, and keep them if they are the best."""
         weights = self._optimisation.average
-        judgement = self._judge_weights(self._with(weights))
-        if self._best is None or judgement.mean < self._best.judgement.mean:
-            self._keep(judgement, weights, self._optimisation.step)
+        judgements = self._judge_weights(self._with(weights))
+        if self._best is None or judgements[0].mean < self._best.judgements[0].mean:
+            self._keep(judgements, weights, self._optimisation.step)
 
-    def _keep(self, judgement: Judgement, weights: dict[str, Tensor], step: int) -> None:
+    def _keep(self, judgements: tuple[Judgement, ...], weights: dict[str, Tensor], step: int) -> None:
         copies = {name: tensor.detach().clone() for name, tensor in weights.items()}
-        self._best = _Candidate(judgement, copies, step)
+        self._best = _Candidate(judgements, copies, step)
 
     def _with(self, weights: dict[str, Tensor]) -> Recurrent:
         """A network with these weights."""
@@ -345,7 +360,7 @@ class FrameTrainer:
 class _Candidate:
     """Weights, the step they are from, and how they were judged."""
 
-    judgement: Judgement
+    judgements: tuple[Judgement, ...]  # by each kind of goals
     weights: dict[str, Tensor]
     step: int
 
@@ -434,6 +449,10 @@ def estimates_of(network: Recurrent, levels: Levels, precision: torch.dtype, vie
     with torch.autocast(view.noisy.device.type, precision, enabled=precision != torch.float32):
         estimate, spread = network(*inputs)
     return Estimates(estimate[0].float(), float((2.0 * spread.float()).exp().mean()))
+
+
+def _scaled(levels: Levels) -> Levels:
+    return tuple(tuple(STEADY_FACTOR * value for value in row) for row in levels)
 
 
 def _cut(run: NoisyRun, multiple: int) -> NoisyRun:

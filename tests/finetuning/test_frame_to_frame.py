@@ -162,14 +162,14 @@ def test_pixels_that_are_no_witnesses_do_not_count() -> None:
     steady[1, :, 32:, :32] += 0.2
     noisy = steady + SIGMA / 255 * torch.randn(2, 3, 64, 64, generator=random)
     noisy[1, :, :32, :32] = noisy[0, :, :32, :32]
-    first, second = align(noisy, steady, noise, NoFlow())
+    first, second = align(noisy, [steady, steady], noise, NoFlow())
     assert (first.target, first.source, second.target, second.source) == (0, 1, 1, 0)
     for pair in (first, second):
         counts = pair.weight[0]
         assert not counts[:32, :32].any(), "copied"
         assert not counts[36:, :28].any(), "misaligned"
         assert counts[:, 36:].all()
-        goal = pair.goal.float()[:, :, 36:]
+        goal = pair.goals[1].float()[:, :, 36:]
         assert torch.allclose(goal, noisy[pair.target, :, :, 36:], atol=1e-3)
 
 
@@ -180,7 +180,7 @@ def test_levels_are_changed_only_where_that_is_better_by_more_than_chance() -> N
     noise = 0.01 * torch.rand(1000, generator=random)
 
     def judge(best: tuple[float, float], slope: float):
-        def judged(levels: tuple[tuple[float, ...], ...], _: Tone | None) -> Judgement:
+        def judged(levels: tuple[tuple[float, ...], ...], _: Judgement | None) -> Judgement:
             off = sum(abs(np.log2(row[0] / value)) for row, value in zip(levels, best, strict=True))
             return Judgement(noise + slope * off, group, 0.01, torch.zeros(3, 4, 4), Tone(torch.zeros(3, 16)))
 
