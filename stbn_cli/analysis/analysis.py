@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from stbn_cli.analysis.picture import Filled, clipped_shares, filled_range, find_repeats, grid_strength
-from stbn_cli.analysis.verdict import Evidence, NoiseVerdict, judge
+from stbn_cli.analysis.verdict import Evidence, NoiseVerdict, holds_noise, judge
 from stbn_cli.errors import InputError
 from stbn_cli.noise.bars import Bars, find_bars, without_bars
 from stbn_cli.noise.correlation import NoiseCorrelation
@@ -76,6 +76,11 @@ class Analysis:
     near_duplicates: float  # share of frames that nearly are
     skipped: float  # share of blocks that are equal to those of the frame before, though the frame is not
     verdict: NoiseVerdict
+
+    @property
+    def repeats_noise(self) -> bool:
+        """Whether frames share most of their noise with the next, so that it cannot be told from the picture."""
+        return holds_noise(float(np.median([run.temporal_correlation for run in self.runs])), self.skipped)
 
     @property
     def typical(self) -> RunAnalysis:

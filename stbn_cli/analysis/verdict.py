@@ -21,6 +21,8 @@ SKIPPED = 0.03
 GRID = 1.06
 # Noise that a frame shares with the next by more than this part is copied.
 HELD = 0.4
+# With so much of the picture skipped, there are few new frames to learn from.
+MOST_SKIPPED = 0.5
 # A picture of more than 8 bits that fills no more of the range was never stretched: 10 bits that were stored as 16
 # fill 1.6 %.
 TINY_RANGE = 0.02
@@ -59,9 +61,14 @@ class NoiseVerdict:
 
     kind: NoiseKind
     faint: bool  # hardly any noise, or none that could be measured
-    shared: bool  # by neighbouring pixels, so that it cannot be learned from noisy clips
+    shared: bool  # by neighbouring pixels, so that a blind spot sees it
     sentences: tuple[str, ...]
     hint: str | None  # what to do about the clip first
+
+
+def holds_noise(temporal_correlation: float, skipped: float) -> bool:
+    """Whether so much of the noise stays from frame to frame that frames tell nothing of it."""
+    return temporal_correlation > HELD or skipped > MOST_SKIPPED
 
 
 def judge(evidence: Evidence) -> NoiseVerdict:

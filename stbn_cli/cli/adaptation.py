@@ -18,13 +18,19 @@ def gained(result: "FinetuneResult") -> str:
         f"{counted(result.steps, 'step')} on {counted(result.frames, 'frame')} in {clock(result.seconds)}"
     )
     noise = f"noise level {_level(result):.3g}"
+    untried = {
+        Outcome.CORRELATED_NOISE: "the noise is spread over neighbouring pixels",
+        Outcome.REPEATED_NOISE: "the noise repeats from frame to frame",
+        Outcome.TOO_SHORT: "there are too few frames",
+        Outcome.NOTHING_NEW: "hardly any pixel could be compared with the next frame",
+    }
     if result.improved:
         assert result.gain is not None
         gain = f"{result.gain.decibel:.2f} dB (±{2 * result.gain.error:.2f}) better than {result.against}"
         part = " in brightness" if result.luma_only else ""
         return f"{gain}{part} by its own estimate ({effort}, {noise})"
-    if result.outcome is Outcome.CORRELATED_NOISE:
-        return f"{result.against}, unchanged: the noise is spread over neighbouring pixels"
+    if result.outcome in untried:
+        return f"{result.against}, unchanged: {untried[result.outcome]}"
     reason = "nothing was clearly better" if result.steps else "there was no time for a single step"
     if result.outcome is Outcome.IDENTITY:
         reason = "training started to keep the noise"
@@ -42,13 +48,21 @@ def explanation(result: "FinetuneResult") -> str | None:
     """Why nothing could be learned, and what to do; None if something could."""
     from stbn_cli.finetuning.result import Outcome
 
-    if result.outcome not in (Outcome.CORRELATED_NOISE, Outcome.IDENTITY):
-        return None
     if result.outcome is Outcome.IDENTITY:
         return (
             "Training started to keep the noise instead of removing it, as happens when noise is spread over pixels or "
             "repeats in time. The model is unchanged. Use the original recording if you have it."
         )
+    kept = f"The result is {result.against}, which stbn denoise takes for this noise."
+    spread = "The noise is spread over neighbouring pixels"
+    if result.outcome is Outcome.REPEATED_NOISE:
+        return f"{spread} and repeats from frame to frame, so nothing tells it from the picture. {kept}"
+    if result.outcome is Outcome.TOO_SHORT:
+        return f"{spread}. Learning from such noise takes at least six frames of one scene. {kept}"
+    if result.outcome is Outcome.NOTHING_NEW:
+        return f"{spread}. Learning from it takes frames that show the same under new noise; hardly any do. {kept}"
+    if result.outcome is not Outcome.CORRELATED_NOISE:
+        return None
     where, cure = "", "use the original recording if you have it, or halve the picture first"
     found = result.correlation
     if found is not None and found.reliable:
@@ -57,9 +71,8 @@ def explanation(result: "FinetuneResult") -> str | None:
             where = f" in its colours (correlation: {found.chroma:.2f}; 4:2:0 video stores one colour for four pixels)"
             cure = "use a recording with full colour (4:4:4 or RGB) if you have it"
     return (
-        f"The noise is spread over neighbouring pixels{where}. Finetuning cannot learn from such noise, so the model "
-        "is unchanged. Compression, scaling, demosaicing and noise reduction in the camera cause this: "
-        f"{cure}."
+        f"The noise is spread over neighbouring pixels{where}. This model cannot learn from such noise, so it is "
+        f"unchanged. Leave out --model, so that stbn chooses one that can, or {cure}."
     )
 
 

@@ -55,7 +55,7 @@ class HeldOutEvaluator:
     def __init__(self, runs: list[NoisyRun], flows: list[BlindFlows], pixels: int, seed: int) -> None:
         """`pixels`: times frames, of one evaluation."""
         self._runs, self._flows = runs, flows
-        self.windows = _choose_windows(runs, pixels, seed)
+        self.windows = choose_windows(runs, pixels, seed)
 
     @torch.inference_mode()
     def evaluate(
@@ -117,7 +117,7 @@ class _Residual:
         return (self._total / max(self._values, 1)) ** 0.5
 
 
-def _choose_windows(runs: list[NoisyRun], pixels: int, seed: int) -> list[Window]:
+def choose_windows(runs: list[NoisyRun], pixels: int, seed: int) -> list[Window]:
     """Windows of about `pixels` pixels times frames, at least one, none twice; all of them if there are no more."""
     everywhere = [window for index, run in enumerate(runs) for window in _windows_of(index, run)]
     random = np.random.default_rng((seed, 0, WINDOWS))

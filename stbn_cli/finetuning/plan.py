@@ -4,17 +4,22 @@ import math
 from dataclasses import dataclass
 
 from stbn_cli.finetuning.options import FinetuneOptions
-from stbn_cli.models.config import STBNConfig
+from stbn_cli.models.config import RecurrentConfig
+from stbn_cli.models.networks import NetworkConfig
 
 # Sizes of a step where memory does not limit them. A GPU needs large ones to be busy.
 CPU_SIZES = (4, 64, 8)  # sequences, pixels, frames
 GPU_SIZES = (8, 128, 8)
+# The same for learning from frame to frame, where estimates of crops' borders are compared with nothing.
+FRAME_SIZES = (2, 96, 6)
 # What a step keeps for the gradient, in values for each pixel, frame and channel of the hidden state: the largest that
 # was measured on a CPU (bfloat16: stbn-xs 82, stbn-s 102, stbn 172; float32: stbn-xs 73), with a margin.
 STEP_COST = 180
 # Adam's learning rate at 16 channels; it falls with the width.
 LEARNING_RATE, LEARNING_RATE_CHANNELS = 2e-3, 16
 SCRATCH_FACTOR = 1.5
+# From frame to frame, where the noise of the target is most of the gradient.
+FRAME_LEARNING_RATE = 5e-5
 # Of the time: the optimiser's; reading, flow and checks have the rest.
 STEPS_SHARE = 0.75
 FEWEST_STEPS = 8
@@ -49,13 +54,15 @@ class StepSizes:
 
 
 def choose_sizes(
-    config: STBNConfig, options: FinetuneOptions, device_type: str, memory: int, value_bytes: int = 2
+    config: NetworkConfig, options: FinetuneOptions, device_type: str, memory: int, value_bytes: int = 2
 ) -> StepSizes:
     """The largest usual step that fits into half of `memory` bytes; what `options` fixes is taken as it is.
 
     `value_bytes`: of a value in the network's arithmetic.
     """
     usual = CPU_SIZES if device_type == "cpu" else GPU_SIZES
+    if isinstance(config, RecurrentConfig):
+        usual = FRAME_SIZES
     batch, patch, length = (
         chosen or default
         for chosen, default in zip(
@@ -105,7 +112,7 @@ class FinetuneSchedule:
 
 
 def make_schedule(
-    config: STBNConfig, options: FinetuneOptions, sizes: StepSizes, step_seconds: float, clip_memory: int
+    config: NetworkConfig, options: FinetuneOptions, sizes: StepSizes, step_seconds: float, clip_memory: int
 ) -> FinetuneSchedule:
     """Steps for the time at `step_seconds` a step, and footage for the steps.
 
@@ -118,7 +125,9 @@ def make_schedule(
         unit = 2 ** (fitting.bit_length() - 3)
         steps = fitting // unit * unit
     rate = options.learning_rate
-    if rate is None:
+    if rate is None and isinstance(config, RecurrentConfig):
+        rate = FRAME_LEARNING_RATE
+    elif rate is None:
         rate = LEARNING_RATE * LEARNING_RATE_CHANNELS / config.channels
         rate *= SCRATCH_FACTOR if options.from_scratch else 1.0
     trained = steps * sizes.pixels

@@ -20,7 +20,8 @@ class Probe:
     """What a few frames of all clips say of the noise."""
 
     clip: Analysis  # the one of median noise, which stands for all of them
-    shared: bool  # by neighbouring pixels, in at least half of the clips: it cannot be learned
+    shared: bool  # by neighbouring pixels, in at least half of the clips: a blind spot sees it
+    repeated: bool  # by neighbouring frames likewise: they tell nothing of it
     frames: int  # looked at
 
     @classmethod
@@ -28,7 +29,8 @@ class Probe:
         """From the analyses of all clips."""
         chosen = sorted(found, key=lambda clip: clip.level)[(len(found) - 1) // 2]
         shared = 2 * sum(clip.verdict.shared for clip in found) >= len(found)
-        return cls(chosen, shared, sum(clip.frames for clip in found))
+        repeated = 2 * sum(clip.repeats_noise for clip in found) >= len(found)
+        return cls(chosen, shared, repeated, sum(clip.frames for clip in found))
 
     @property
     def measured(self) -> SceneMeasurement:

@@ -18,7 +18,14 @@ class Outcome(StrEnum):
 
     IMPROVED = "improved"  # better than the start by more than chance
     NO_GAIN = "no gain"  # the result is the start
-    CORRELATED_NOISE = "correlated noise"  # the result is the start; nothing could be learned from this clip
+    CORRELATED_NOISE = "correlated noise"  # the result is the start, which cannot learn from such noise
+    REPEATED_NOISE = "repeated noise"  # the result is the start; neighbouring frames share their noise too
+    TOO_SHORT = (
+        "too short"  # the result is the start; there are too few frames to learn from their neighbours
+    )
+    NOTHING_NEW = (
+        "nothing new"  # the result is the start; hardly a pixel could be compared with the next frame
+    )
     IDENTITY = "identity"  # the result is the start; the network had begun to reproduce the noise
 
 

@@ -12,6 +12,7 @@ from stbn_cli.analysis.analysis import Analysis
 from stbn_cli.errors import InputError, MemoryExhaustedError
 from stbn_cli.finetuning.crops import CropBatch
 from stbn_cli.finetuning.footage import read_runs
+from stbn_cli.finetuning.frame_trainer import FrameModels, FrameTrainer, example_step
 from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.finetuning.plan import FinetuneSchedule, StepSizes, choose_sizes, make_schedule
 from stbn_cli.finetuning.probe import Probe, probe
@@ -27,6 +28,8 @@ from stbn_cli.finetuning.trainer import (
     create_optimisation,
 )
 from stbn_cli.inference.device import is_out_of_memory, usable_memory
+from stbn_cli.models.config import RecurrentConfig
+from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.noise.sure import Gain
 from stbn_cli.runs import Clip
@@ -36,6 +39,7 @@ from stbn_cli.stopping import stop_of_learning
 
 MINUTE = 60.0
 TIMED_STEPS = 5
+FRAMES_TO_COMPARE = 12  # of a clip, at least, where frames learn from each other
 SMALLEST_BUDGET = 2**20  # bytes; with less planned for, a step that does not fit never will
 
 
@@ -47,11 +51,17 @@ class FinetuneRun:
         start: StartingPoint,
         options: FinetuneOptions,
         *,
+        frame_models: Callable[[NoiseKind], FrameModels | None] = lambda kind: None,
         state_path: Path | None = None,
         resume: bool = False,
         report: Callable[[FinetuneProgress], None] = lambda progress: None,
     ) -> None:
-        """`state_path`: where the state of an interrupted run is kept, and looked for with `resume`."""
+        """`frame_models`: what learns from noise of a kind that neighbours share, and what it has to beat.
+
+        None where the start was chosen and is for independent noise. `state_path`: where the state of an interrupted
+        run is kept, and looked for with `resume`.
+        """
+        self._frame_models = frame_models
         self._begun = time.monotonic()
         self.start, self.options = start, options
         self.device = start.device
@@ -69,8 +79,11 @@ class FinetuneRun:
         """
         self._report_progress("measuring the noise")
         found = probe(clips, span) if measured is None else Probe.of([measured])
-        if found.shared:
-            return self._refused(found)
+        recurrent = isinstance(self.start.checkpoint.config, RecurrentConfig)
+        models = self._frame_models(found.clip.verdict.kind) if found.shared or recurrent else None
+        if found.shared and (models is None or found.repeated):
+            outcome = Outcome.CORRELATED_NOISE if models is None else Outcome.REPEATED_NOISE
+            return self._refused(found, outcome, models)
         if found.faint and self.options.sigma is None:
             hint = f" {found.hint}" if found.hint else ""
             raise InputError(
@@ -78,25 +91,33 @@ class FinetuneRun:
                 f"there is nothing to learn from. If they are noisy, give --sigma.{hint}"
             )
         self._report_progress("reading")
+        if models is not None:
+            self.start = models.learner
         schedule = self._saved.schedule if self._saved is not None else self._plan()
-        runs = [
-            run.to(self.device) for run in read_runs(clips, span, schedule.clip_pixels, self.options.seed)
-        ]
+        pixels = schedule.clip_pixels
+        if models is not None:
+            pixels = max(pixels, FRAMES_TO_COMPARE * found.clip.width * found.clip.height * len(clips))
+        runs = [run.to(self.device) for run in read_runs(clips, span, pixels, self.options.seed)]
         hooks = Hooks(self._report_progress, self._save, self._out_of_time, lambda: self._seconds)
-        trainer = FinetuneTrainer(
-            self.start, self.options, runs, schedule, self._knowledge(found), found.correlation, hooks
-        )
+        trainer: FinetuneTrainer | FrameTrainer
+        if models is not None:
+            trainer = FrameTrainer(models, self.options, runs, schedule, found.measured, hooks)
+        else:
+            trainer = FinetuneTrainer(
+                self.start, self.options, runs, schedule, self._knowledge(found), found.correlation, hooks
+            )
         trainer.prepare(self._saved)
         with stop_of_learning() as stop:
             trainer.train(stop)
         return self._complete(trainer.result(interrupted=stop()), found)
 
-    def _refused(self, found: Probe) -> FinetuneResult:
-        """The start, without an attempt."""
-        knowledge, info = self._knowledge(found), self.start.checkpoint.info
+    def _refused(self, found: Probe, outcome: Outcome, models: FrameModels | None) -> FinetuneResult:
+        """What `stbn denoise` would take, without an attempt."""
+        start = self.start if models is None else models.reference
+        knowledge, info = self._knowledge(found), start.checkpoint.info
         result = FinetuneResult(
-            checkpoint=self.start.checkpoint,
-            outcome=Outcome.CORRELATED_NOISE,
+            checkpoint=start.checkpoint,
+            outcome=outcome,
             interrupted=False,
             finished=False,
             gain=None,
@@ -138,7 +159,7 @@ class FinetuneRun:
 
     def _plan(self) -> FinetuneSchedule:
         """Sizes that fit the memory, and as many steps as fit the time."""
-        config, memory = self.start.checkpoint.stbn_config, usable_memory(self.device)
+        config, memory = self.start.checkpoint.config, usable_memory(self.device)
         choose = partial(
             choose_sizes, config, self.options, self.device.type, value_bytes=self.start.precision.itemsize
         )
@@ -162,14 +183,12 @@ class FinetuneRun:
 
     def _step_seconds(self, sizes: StepSizes) -> float:
         """Time of a step on random numbers: the shortest, since load of a moment says nothing of the next."""
-        generator = torch.Generator().manual_seed(0)
-        shape = (sizes.batch_size, sizes.train_length, 3, sizes.patch_size, sizes.patch_size)
-        noisy = torch.rand(shape, generator=generator).to(self.device)
-        flow = torch.zeros_like(noisy[:, :, :2])
-        batch = CropBatch(noisy, flow, flow, torch.ones_like(noisy[:, :, 0], dtype=torch.bool))
-        network = create_network(self.start, self.options).train()
+        if isinstance(self.start.checkpoint.config, RecurrentConfig):
+            network, loss = example_step(self.start, sizes)
+        else:
+            network = create_network(self.start, self.options).train()
+            loss = partial(blind_loss, network, self._example(sizes), 0.1, NoiseLevelFunction.white(0.1))
         optimisation = create_optimisation(network, self.start, ema_decay=0.9)
-        loss = partial(blind_loss, network, batch, 0.1, NoiseLevelFunction.white(0.1))
         times = []
         for _ in range(1 + TIMED_STEPS):
             begun = time.perf_counter()
@@ -178,6 +197,13 @@ class FinetuneRun:
                 torch.cuda.synchronize(self.device)
             times.append(time.perf_counter() - begun)
         return min(times[1:])
+
+    def _example(self, sizes: StepSizes) -> CropBatch:
+        generator = torch.Generator().manual_seed(0)
+        shape = (sizes.batch_size, sizes.train_length, 3, sizes.patch_size, sizes.patch_size)
+        noisy = torch.rand(shape, generator=generator).to(self.device)
+        flow = torch.zeros_like(noisy[:, :, :2])
+        return CropBatch(noisy, flow, flow, torch.ones_like(noisy[:, :, 0], dtype=torch.bool))
 
     def _knowledge(self, found: Probe) -> NoiseKnowledge:
         """What `stbn denoise` would tell the start of these clips' noise, and what it would take the noise for."""

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stbn_cli import __version__
 from stbn_cli.checkpoints.serial import Checkpoint
@@ -102,7 +102,7 @@ class FinetuneTrainer:
         self._optimisation = create_optimisation(self._network, start, ema_decay=schedule.ema_decay)
         self._flow, self._distilled = start.flow, False
         self._fingerprint = fingerprint(
-            (start.checkpoint.weights, _weights_of(start.flow) or {}),
+            (start.checkpoint.weights, flow_weights(start.flow) or {}),
             runs,
             (options, start.flow.name, start.precision),
         )
@@ -284,7 +284,7 @@ class FinetuneTrainer:
             "network": self._network.state_dict(),
             "best": None if best is None else {"weights": best.weights, "step": best.step},
         }
-        flow = _weights_of(self._flow) if self._distilled else None
+        flow = flow_weights(self._flow) if self._distilled else None
         self._hooks.save(RunState(self._schedule, self._fingerprint, training, flow))
 
     def _restore(self, training: dict[str, Any]) -> None:
@@ -361,7 +361,7 @@ class FinetuneTrainer:
         learned = LearnedNoise(self._noise, self._told)
         info = replace(info, name=finetuned_name(info.name), flow=self._flow.name, noise=learned.describe())
         weights = {name: tensor.cpu() for name, tensor in best.weights.items()}
-        return Checkpoint(start.config, info, weights, _weights_of(self._flow) or {})
+        return Checkpoint(start.config, info, weights, flow_weights(self._flow) or {})
 
 
 FINETUNED = "-finetuned"
@@ -379,7 +379,7 @@ def create_network(start: StartingPoint, options: FinetuneOptions) -> STBN:
     return network.to(device=start.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def create_optimisation(network: STBN, start: StartingPoint, *, ema_decay: float) -> Optimisation:
+def create_optimisation(network: nn.Module, start: StartingPoint, *, ema_decay: float) -> Optimisation:
     """The optimiser of all weights of the network."""
     return Optimisation(
         network,
@@ -405,7 +405,8 @@ def blind_loss(
     return (losses * batch.targets).sum() / batch.targets.sum().clamp_min(1)
 
 
-def _weights_of(flow: FlowEstimator) -> dict[str, Tensor] | None:
+def flow_weights(flow: FlowEstimator) -> dict[str, Tensor] | None:
+    """Those of a flow network, on the CPU; None where there is none."""
     if not isinstance(flow, NetworkFlow):
         return None
     return {name: tensor.cpu() for name, tensor in flow.network.state_dict().items()}

@@ -380,7 +380,8 @@ class Denoiser:
 
     def _learned(self, frames: list[Tensor]) -> SceneNoise:
         assert self._noise is not None
-        return SceneNoise(self._noise.model, self._noise.model.level(torch.cat(_some(frames))))
+        level = self._noise.model.level(torch.cat(_some(frames)))
+        return SceneNoise(self._noise.model, level, levels=self._noise.levels)
 
     def _estimate(self, frames: list[Tensor]) -> SceneNoise:
         """The noise of a scene's first frames `(1, C, H, W)`."""
@@ -414,7 +415,7 @@ class Denoiser:
         factor = self.options.exaggeration
         model = noise.model.scaled(factor)
         low, high = self._sigma_range or (0.0, math.inf)
-        if self._noise is not None:
+        if self._noise is not None and self._config.head != "direct":
             learned = self._noise.conditioning_sigma
             conditioning = min(factor * learned, max(learned, high))
             return Scene(model, noise.level, conditioning, clipping=noise.clipping)

@@ -39,7 +39,7 @@ def adapt(
 
     model = folder / ADAPTED_FILE
     # The file says what the noise is, for every brightness, and holds the flow network if that was finetuned.
-    adapted = replace(options, model=model, sigma=None)
+    adapted = replace(options, model=model, sigma=None, noise_kind=None)
     useless = model.with_suffix(".useless")
     if model.exists() or useless.exists():
         return Adaptation(options if useless.exists() else adapted, None)
@@ -51,6 +51,8 @@ def adapt(
         span=source.span,
         options=learning,
         model=options.model,
+        noise_kind=options.noise_kind,
+        quality=options.quality,
         flow=options.flow,
         device=options.device.split(",")[0],  # several can denoise, one can learn
         precision=options.precision,

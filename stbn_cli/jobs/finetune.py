@@ -7,19 +7,24 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stbn_cli.checkpoints.registry import AUTO
+from stbn_cli.checkpoints.registry import AUTO, BALANCED, has_model
 from stbn_cli.errors import MemoryExhaustedError, OptionError
 from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.inference.device import is_emulated, is_out_of_memory, resolve_device, resolve_precision
 from stbn_cli.jobs.model import load_model, warn_if_emulated
-from stbn_cli.noise.kinds import INDEPENDENT_KINDS
+from stbn_cli.models.config import RecurrentConfig
+from stbn_cli.noise.kinds import INDEPENDENT_KINDS, NoiseKind
 from stbn_cli.source import Span
 
 if TYPE_CHECKING:
     from stbn_cli.analysis.analysis import Analysis
+    from stbn_cli.finetuning.frame_trainer import FrameModels
     from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult
     from stbn_cli.finetuning.trainer import StartingPoint
     from stbn_cli.runs import Clip
+
+# The model that learns from noise that neighbours share, whatever `stbn denoise` would take.
+FRAME_LEARNER = "real"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,8 @@ class FinetuneJob:
     span: Span = field(default_factory=Span)
     options: FinetuneOptions = field(default_factory=FinetuneOptions)
     model: str | Path = AUTO
+    noise_kind: NoiseKind | None = None  # that the model "auto" is for; None: what is measured
+    quality: str = BALANCED  # what `stbn denoise` would take the model "auto" for, where noise is shared
     flow: str | None = None
     device: str = AUTO
     precision: str = AUTO
@@ -49,9 +56,11 @@ class FinetuneJob:
         from stbn_cli.finetuning.run import FinetuneRun
 
         check_files(self.clips, self.span, self.output, self.preview, overwrite=self.overwrite or self.resume)
+        start = self._start(on_message)
         finetuner = FinetuneRun(
-            self._start(on_message),
+            start,
             self.options,
+            frame_models=lambda kind: self._frame_models(start, kind, on_message),
             state_path=None if self.output is None else state_path(Path(self.output)),
             resume=self.resume,
             report=progress,
@@ -70,15 +79,47 @@ class FinetuneJob:
 
     def _start(self, on_message: Callable[[str], None] | None) -> "StartingPoint":
         """The model to start from. Raises `OptionError` for one that cannot learn from noisy clips alone."""
-        from stbn_cli.finetuning.trainer import StartingPoint
-
-        loaded = load_model(self.model, self.flow, resolve_device(self.device))
-        info = loaded.checkpoint.info
-        if info.noise_kind not in INDEPENDENT_KINDS:
+        start = self._load(self.model, "white", on_message)
+        info, recurrent = start.checkpoint.info, isinstance(start.checkpoint.config, RecurrentConfig)
+        if not recurrent and info.noise_kind not in INDEPENDENT_KINDS:
             raise OptionError(
                 f"The model {info.name} is for {info.noise_kind} noise, which neighbouring pixels share, so that it "
-                "cannot be learned from noisy clips alone. Start from a model for white or sensor noise."
+                f"cannot be learned from noisy clips alone. Leave the model to stbn, or start from {FRAME_LEARNER}."
             )
+        if recurrent and self.options.from_scratch:
+            raise OptionError(
+                "Nothing can be learned from frame to frame from scratch: motion is found in what the start makes of "
+                "the frames. Leave out --from-scratch, or start from a model for white noise."
+            )
+        return start
+
+    def _frame_models(
+        self, start: "StartingPoint", kind: NoiseKind, on_message: Callable[[str], None] | None
+    ) -> "FrameModels | None":
+        """What learns from noise of this kind, which neighbours share; None where the start cannot."""
+        from stbn_cli.finetuning.frame_trainer import FrameModels
+
+        kind = self.noise_kind or kind
+        if isinstance(start.checkpoint.config, RecurrentConfig):
+            return FrameModels(start, start, kind)
+        if str(self.model) != AUTO or self.options.from_scratch:
+            return None
+        known = has_model(str(resolve_device(self.device)), kind)
+        reference = self._load(AUTO, kind if known else "white", on_message, self.quality)
+        if isinstance(reference.checkpoint.config, RecurrentConfig):
+            return FrameModels(reference, reference, kind)
+        return FrameModels(reference, self._load(FRAME_LEARNER, kind, on_message), kind)
+
+    def _load(
+        self,
+        model: str | Path,
+        kind: NoiseKind,
+        on_message: Callable[[str], None] | None,
+        quality: str = BALANCED,
+    ) -> "StartingPoint":
+        from stbn_cli.finetuning.trainer import StartingPoint
+
+        loaded = load_model(model, self.flow, resolve_device(self.device), kind, quality)
         dtype = resolve_precision(self.precision, loaded.device)
         if dtype == torch.float16:
             # Half precision without bfloat16's range would need loss scaling for so little as this.

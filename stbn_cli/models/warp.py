@@ -55,19 +55,32 @@ def warp_bilinear(x: Tensor, flow: Tensor, top: int = 0, left: int = 0) -> Tenso
     """
     if x.device.type == "cpu" and x.shape[1] >= GATHERED_CHANNELS and is_inference(x):
         return _gather_bilinear(x, flow, top, left)
+    warped = F.grid_sample(
+        x.float(), _grid(x, flow, top, left), mode="bilinear", padding_mode="border", align_corners=True
+    )
+    return warped.to(x.dtype)
+
+
+def warp_bicubic(x: Tensor, flow: Tensor) -> Tensor:
+    """As `warp_bilinear` of whole pictures, but sharper: between pixels it blurs less."""
+    grid = _grid(x, flow.float(), 0, 0)
+    warped = F.grid_sample(x.float(), grid, mode="bicubic", padding_mode="border", align_corners=True)
+    return warped.to(x.dtype)
+
+
+def _grid(x: Tensor, flow: Tensor, top: int, left: int) -> Tensor:
+    """Where `grid_sample` is to read `x` for each pixel of `flow`, (N, h, w, 2)."""
     height, width = x.shape[-2:]
     rows = torch.arange(top, top + flow.shape[-2], device=x.device, dtype=torch.float32)[:, None]
     columns = torch.arange(left, left + flow.shape[-1], device=x.device, dtype=torch.float32)
     across, down = 2.0 / max(width - 1, 1), 2.0 / max(height - 1, 1)
-    grid = torch.stack(
+    return torch.stack(
         (
             torch.add(columns * across - 1.0, flow[:, 0], alpha=across),
             torch.add(rows * down - 1.0, flow[:, 1], alpha=down),
         ),
         -1,
     )
-    warped = F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return warped.to(x.dtype)
 
 
 def _gather_bilinear(x: Tensor, flow: Tensor, top: int, left: int) -> Tensor:

@@ -152,10 +152,16 @@ class LearnedNoise:
 
     model: NoiseLevelFunction
     conditioning_sigma: float  # [0, 1]
+    levels: tuple[tuple[float, ...], ...] | None = (
+        None  # as those of `SceneNoise`; networks that take them get these
+    )
 
     def describe(self) -> dict[str, Any]:
         """As plain values, for a checkpoint's header; `from_description` undoes it."""
-        return {**self.model.describe(), "conditioning_sigma": self.conditioning_sigma}
+        described = {**self.model.describe(), "conditioning_sigma": self.conditioning_sigma}
+        return (
+            described if self.levels is None else {**described, "levels": [list(row) for row in self.levels]}
+        )
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Self:
@@ -164,4 +170,11 @@ class LearnedNoise:
         sigma = float(description["conditioning_sigma" if "conditioning_sigma" in description else "told"])
         if not 0.0 <= sigma <= 1.0:
             raise ValueError(f"expected a conditioning level within 0 to 1, got {sigma}")
-        return cls(NoiseLevelFunction.from_description(description), sigma)
+        levels = None
+        if description.get("levels") is not None:
+            levels = tuple(tuple(float(value) for value in row) for row in description["levels"])
+            if len(levels) != 2 or len({len(row) for row in levels}) != 1 or not levels[0]:
+                raise ValueError(f"expected two rows of levels, got {levels}")
+            if not all(0.0 <= value < math.inf for row in levels for value in row):
+                raise ValueError(f"expected finite levels of at least 0, got {levels}")
+        return cls(NoiseLevelFunction.from_description(description), sigma, levels)

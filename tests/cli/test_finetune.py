@@ -26,6 +26,7 @@ from tests.cli.conftest import Outcome, save_tiny_model
 from tests.cli.test_errors import assert_refused
 from tests.cli.test_startup import PROBE
 from tests.conftest import PATIENCE
+from tests.finetuning.test_frame_to_frame import save_recurrent
 from tests.networks import TINY
 
 Stbn = Callable[..., Outcome]
@@ -259,6 +260,18 @@ def test_correlated_noise_is_explained_and_nothing_learned(
     assert document["outcome"] == "correlated noise" and not document["improved"] and document["steps"] == 0
     assert document["explanation"] in warning and document["noise_correlation"]["luma"] > 0.3
     assert same_weights(model, tiny_model_path) and load_checkpoint(model).info.name == "tiny"
+
+
+def test_shared_noise_in_too_few_frames_is_explained_and_nothing_learned(stbn: Stbn, tmp_path: Path) -> None:
+    shots = write_frames(tmp_path / "blurred", noisy_frames(side=96, frames=4, blur=True))
+    model, start = tmp_path / "m.safetensors", save_recurrent(tmp_path / "start.safetensors")
+    result = stbn("finetune", shots, "-o", model, "-m", start, *SMALL, *ENOUGH, "--json", "-q")
+    assert result.code == 0
+    (warning,) = result.err.splitlines()
+    document = json.loads(result.out)
+    assert document["outcome"] == "too short" and not document["improved"] and document["steps"] == 0
+    assert "six frames" in warning and document["explanation"] in warning
+    assert same_weights(model, start) and load_checkpoint(model).info.name == "tiny-real"
 
 
 def test_ctrl_c_keeps_the_best_so_far_and_the_run_can_go_on(

@@ -1,0 +1,59 @@
+"""The level of noise that a network should be told: two numbers, which hardly any footage is too short to find.
+
+Networks for a camera's noise are told how strong luma and colour noise are. What was measured may not be what works
+best: noise that is smoother than any that was trained on looks like picture at the measured level. So both levels are
+multiplied by factors that are tried one after the other; what is better by more than chance stays.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from stbn_cli.finetuning.frame_judge import Judgement
+
+# Rows of luma and of colour, as in `SceneNoise.levels`.
+Levels = tuple[tuple[float, ...], ...]
+STEP = 2**0.5
+LUMA, COLOUR = 0, 1
+ORDER = (COLOUR, LUMA, COLOUR)
+MOST_STEPS = 4  # either way
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """The levels that a network is told, and what was found of it with them."""
+
+    levels: Levels
+    factors: tuple[float, float]  # of luma and colour, over what was measured
+    judgement: Judgement
+
+
+def search(levels: Levels, judge: Callable[[Levels, Judgement | None], Judgement]) -> Conditioning:
+    """The levels that `judge` likes best, from `levels` on by steps of STEP.
+
+    `judge` receives levels, and what it found with the first ones.
+    """
+    best = Conditioning(levels, (1.0, 1.0), judge(levels, None))
+    first = best.judgement
+    for row in ORDER:
+        for factor in (STEP, 1.0 / STEP):
+            moved = False
+            for candidate in _steps(best, row, factor):
+                found = Conditioning(*candidate, judge(candidate[0], first))
+                if not best.judgement.gain_of(found.judgement).is_certain:
+                    break
+                best, moved = found, True
+            if moved:
+                break
+    return best
+
+
+def _steps(start: Conditioning, row: int, factor: float) -> Iterator[tuple[Levels, tuple[float, float]]]:
+    levels, factors = start.levels, start.factors
+    for _ in range(MOST_STEPS):
+        levels = tuple(
+            tuple(factor * value for value in values) if number == row else values
+            for number, values in enumerate(levels)
+        )
+        luma, colour = factors
+        factors = (factor * luma, colour) if row == LUMA else (luma, factor * colour)
+        yield levels, factors

@@ -1,0 +1,485 @@
+"""A recurrent network learns from frame to frame, and frames that it never learned from tell whether it got better.
+
+For noise that neighbouring pixels share, which a blind spot would see, but that is new in every frame.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stbn_cli import __version__
+from stbn_cli.checkpoints.serial import Checkpoint
+from stbn_cli.errors import InputError
+from stbn_cli.finetuning.alignment import align
+from stbn_cli.finetuning.conditioning import Conditioning, Levels, search
+from stbn_cli.finetuning.footage import NoisyRun
+from stbn_cli.finetuning.frame_crops import AlignedRun, FrameBatch, FrameCropSource
+from stbn_cli.finetuning.frame_judge import Estimates, FrameJudge, Judgement, View
+from stbn_cli.finetuning.gaps import FEWEST_FRAMES, JUDGED_PHASE, LEARNING_PHASES, PERIOD, leave_out
+from stbn_cli.finetuning.options import FinetuneOptions
+from stbn_cli.finetuning.plan import FinetuneSchedule, StepSizes
+from stbn_cli.finetuning.result import FinetuneResult, Outcome
+from stbn_cli.finetuning.state import RunState, fingerprint
+from stbn_cli.finetuning.tone import drift
+from stbn_cli.finetuning.trainer import (
+    SAVE_SECONDS,
+    Hooks,
+    StartingPoint,
+    create_optimisation,
+    finetuned_name,
+    flow_weights,
+)
+from stbn_cli.flow.estimator import create_flow_estimator
+from stbn_cli.inference.denoiser import Denoiser
+from stbn_cli.inference.plan import EngineOptions
+from stbn_cli.models.config import RecurrentConfig
+from stbn_cli.models.recurrent import Recurrent
+from stbn_cli.models.warp import warp_bicubic
+from stbn_cli.noise.calibration import assumed_levels, assumed_noise
+from stbn_cli.noise.kinds import NoiseKind
+from stbn_cli.noise.levels import independent_levels, level_map
+from stbn_cli.noise.measurement import SceneMeasurement
+from stbn_cli.noise.model import LearnedNoise, SceneNoise
+from stbn_cli.noise.sure import Gain
+from stbn_cli.scale import BYTE_SCALE
+from stbn_cli.stopping import StopRequest
+
+# Frames in which motion is found, and that show what alignment changes, are denoised as if the noise were so many times
+# as strong: what is left of it in them would be learned.
+STEADY_FACTOR = 1.5
+# Of the squared distance to what the start says, in the loss: where estimates are compared with a target, and where
+# they are not, which is where motion is hard to find, and where there is texture.
+HELD, HELD_UNSEEN = 0.1, 1.0
+HELD_TONE = 20.0  # and of the square of what changes on average at each brightness
+FEWEST_COUNTING = 0.05  # of the pixels of all pairs; with fewer nothing can be learned
+
+
+@dataclass(frozen=True, slots=True)
+class FrameModels:
+    """What learns, and what it has to beat: the model that `stbn denoise` would take."""
+
+    reference: StartingPoint
+    learner: StartingPoint  # a recurrent network
+    kind: NoiseKind  # of the clips' noise
+
+
+class FrameTrainer:
+    """Call `prepare`, `train` and `result` in this order."""
+
+    def __init__(
+        self,
+        models: FrameModels,
+        options: FinetuneOptions,
+        runs: list[NoisyRun],
+        schedule: FinetuneSchedule,
+        measured: SceneMeasurement,
+        hooks: Hooks,
+    ) -> None:
+        self._models, self._options, self._schedule, self._hooks = models, options, schedule, hooks
+        self._measured = measured
+        self._network = recurrent_network(models.learner).train()
+        self._start_network = copy.deepcopy(self._network).eval().requires_grad_(False)
+        self._config: RecurrentConfig = self._network.config
+        self._device, self._precision = models.learner.device, models.learner.precision
+        self._runs = [_cut(run, self._config.multiple) for run in runs if len(run.noisy) >= FEWEST_FRAMES]
+        self._frames = sum(len(run.noisy) for run in runs)
+        self._optimisation = create_optimisation(self._network, models.learner, ema_decay=schedule.ema_decay)
+        learner, reference = models.learner.checkpoint, models.reference.checkpoint
+        self._fingerprint = fingerprint(
+            (learner.weights, reference.weights, flow_weights(models.learner.flow) or {}),
+            runs,
+            (options, models.learner.flow.name, self._precision),
+        )
+        self._noise = scene_noise(models.learner, measured, options, models.kind)
+        self._outcome = Outcome.NO_GAIN
+        self._judge: FrameJudge | None = None
+        self._reference: tuple[Judgement, ...] = ()
+        self._conditioning: Conditioning | None = None
+        self._best: _Candidate | None = None
+        self._check_seconds = 0.0
+
+    def prepare(self, saved: RunState | None) -> None:
+        """Everything before the first step, or before the one at which the saved run stopped.
+
+        Raises `InputError` if that was another run.
+        """
+        if saved is not None and saved.fingerprint != self._fingerprint:
+            raise InputError(
+                "The interrupted run had other clips, options or another model to start from. "
+                "Resume it with those, or start a new one without --resume."
+            )
+        if not self._runs:
+            self._outcome = Outcome.TOO_SHORT
+            return
+        self._hooks.report_progress("finding motion")
+        aligned = [self._align(run) for run in self._runs]
+        pairs = [pair for run in aligned for found in run.pairs.values() for pair in found]
+        counting = sum(float(pair.weight.float().mean()) for pair in pairs) / len(pairs)
+        tutor, judge = (
+            FrameJudge(aligned, phase, self._schedule.check_pixels, self._config, self._options.seed)
+            for phase in (LEARNING_PHASES[0], JUDGED_PHASE)
+        )
+        if counting < FEWEST_COUNTING or not (tutor.sees_pixels and judge.sees_pixels):
+            self._outcome = Outcome.NOTHING_NEW
+            return
+        self._judge = judge
+        self._hooks.report_progress("judging the start")
+        self._reference = self._judge.judge(self._reference_estimates())
+        assert self._noise.levels is not None
+        self._conditioning = search(
+            self._noise.levels,
+            lambda levels, first: tutor.judge(
+                self._estimates(self._start_network, levels), None if first is None else (first, first)
+            )[0],
+        )
+        self._keep(self._judge_weights(self._start_network), self._network.state_dict(), 0)
+        tone = self._conditioning.judgement.tone
+        sizes, seed = self._schedule.sizes, self._options.seed
+        self._crops = FrameCropSource(aligned, sizes, self._config, tone, seed)
+        if saved is not None:
+            self._restore(saved.training)
+
+    def train(self, stop: StopRequest) -> None:
+        """All steps, or as many as the time and the user allow."""
+        if self._best is None:
+            return
+        steps, checks = self._schedule.steps, self._schedule.checks
+        saved = self._hooks.seconds()
+        while self._optimisation.step < steps and not stop():
+            if self._hooks.out_of_time(self._check_seconds):
+                break
+            step = self._optimisation.step
+            batch = self._crops.batch(step)
+            loss = partial(
+                frame_loss, self._network, batch, self._levels, self._noise.level, self._goal(batch)
+            )
+            self._optimisation.advance(loss, self._schedule.learning_rate_at(step))
+            self._hooks.report_progress("training", step + 1, steps, self._gain)
+            if step + 1 in checks:
+                self._check()
+            if step + 1 in checks or self._hooks.seconds() - saved > SAVE_SECONDS:
+                self._save()
+                saved = self._hooks.seconds()
+        if 0 < self._optimisation.step not in checks and not stop():
+            self._check()
+        self._save()
+
+    def result(self, *, interrupted: bool) -> FinetuneResult:
+        """The best weights if they beat what `stbn denoise` would take by more than chance, else that."""
+        gain, best = self._gain, self._best
+        improved = gain is not None and gain.is_certain
+        outcome = Outcome.IMPROVED if improved else self._outcome
+        kept = best if improved else None
+        reference = self._models.reference.checkpoint
+        judge, ahead = self._judge, self._reference
+        return FinetuneResult(
+            checkpoint=reference if kept is None else self._checkpoint(kept, self._told(outcome, kept)),
+            outcome=outcome,
+            interrupted=interrupted,
+            finished=self._optimisation.step == self._schedule.steps,
+            gain=gain,
+            against=reference.info.name,
+            noise=self._noise.model,
+            level=self._noise.level,
+            correlation=self._measured.correlation,
+            flow_distilled=False,
+            luma_only=False,
+            frames=self._frames,
+            steps=self._optimisation.step,
+            seconds=self._hooks.seconds(),
+            before=judge.noisy_picture() if judge is not None else None,
+            start=ahead[0].picture if ahead else None,
+            after=kept.judgements[0].picture if kept is not None else None,
+        )
+
+    @property
+    def _levels(self) -> Levels:
+        """What the network is told."""
+        assert self._conditioning is not None
+        return self._conditioning.levels
+
+    @property
+    def _gain(self) -> Gain | None:
+        """Of the best so far, by the kind of goals that it does worst by: each favours the network it is made with."""
+        if self._best is None:
+            return None
+        pairs = zip(self._reference, self._best.judgements, strict=True)
+        gains = [before.gain_of(after) for before, after in pairs]
+        return min(gains, key=lambda gain: gain.decibel - 2.0 * gain.error)
+
+    def _align(self, run: NoisyRun) -> AlignedRun:
+        flow, learner = create_flow_estimator("dis"), self._models.learner
+        steadies = [self._steady(run.noisy)]
+        if self._models.reference is not learner:
+            steadies.append(self._steady_reference(run.noisy))
+        by_source: dict[int, list[Any]] = {}
+        for pair in align(run.noisy, steadies, self._measured.full.model, flow):
+            by_source.setdefault(pair.source, []).append(pair)
+        gapped = tuple(
+            leave_out(run.noisy, phase, learner.flow, self._config.scale, self._noise.level)
+            for phase in range(PERIOD)
+        )
+        return AlignedRun(run, gapped, {source: tuple(pairs) for source, pairs in by_source.items()})
+
+    def _steady(self, frames: Tensor) -> Tensor:
+        """`frames (T, 3, H, W)`, denoised rather too much."""
+        assert self._noise.levels is not None
+        noise = replace(self._noise, levels=_scaled(self._noise.levels))
+        return _stream(_engine(self._models.learner), frames, noise)
+
+    def _steady_reference(self, frames: Tensor) -> Tensor:
+        """The same by the model that has to be beaten."""
+        start = self._models.reference
+        noise = scene_noise(start, self._measured, self._options, self._models.kind)
+        stronger = replace(
+            noise,
+            model=noise.model.scaled(STEADY_FACTOR),
+            level=STEADY_FACTOR * noise.level,
+            levels=None if noise.levels is None else _scaled(noise.levels),
+        )
+        return _stream(_engine(start), frames, stronger)
+
+    def _reference_estimates(self) -> Any:
+        start = self._models.reference
+        noise = scene_noise(start, self._measured, self._options, self._models.kind)
+        engine = _engine(start)
+        return lambda view: Estimates(_stream(engine, view.noisy, noise))
+
+    def _estimates(self, network: Recurrent, levels: Levels) -> Any:
+        return partial(estimates_of, network.eval(), levels, self._precision)
+
+    def _judge_weights(self, network: Recurrent) -> tuple[Judgement, ...]:
+        assert self._judge is not None
+        begun = self._hooks.seconds()
+        found = self._judge.judge(self._estimates(network, self._levels), self._reference)
+        self._check_seconds = self._hooks.seconds() - begun
+        return found
+
+    @torch.no_grad()
+    def _goal(self, batch: FrameBatch) -> Tensor:
+        """What the start says of a batch."""
+        with self._optimisation.autocast():
+            return predictions(self._start_network, batch, self._levels)
+
+    def _check(self) -> None:
+        """Judge the averaged weights, and keep them if they are the best."""
+        weights = self._optimisation.average
+        judgements = self._judge_weights(self._with(weights))
+        if self._best is None or judgements[0].mean < self._best.judgements[0].mean:
+            self._keep(judgements, weights, self._optimisation.step)
+
+    def _keep(self, judgements: tuple[Judgement, ...], weights: dict[str, Tensor], step: int) -> None:
+        copies = {name: tensor.detach().clone() for name, tensor in weights.items()}
+        self._best = _Candidate(judgements, copies, step)
+
+    def _with(self, weights: dict[str, Tensor]) -> Recurrent:
+        """A network with these weights."""
+        network = copy.deepcopy(self._start_network)
+        network.load_state_dict(weights)
+        return network
+
+    def _save(self) -> None:
+        best = self._best
+        training: dict[str, Any] = {
+            "optimisation": self._optimisation.state(),
+            "network": self._network.state_dict(),
+            "best": None if best is None else {"weights": best.weights, "step": best.step},
+        }
+        self._hooks.save(RunState(self._schedule, self._fingerprint, training, None))
+
+    def _restore(self, training: dict[str, Any]) -> None:
+        try:
+            self._optimisation.load(training["optimisation"])
+            self._network.load_state_dict(training["network"])
+            best = training["best"]
+            if best is not None and best["step"] > 0:  # the start is known already
+                self._keep(self._judge_weights(self._with(best["weights"])), best["weights"], best["step"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"The interrupted run cannot be resumed: its state does not fit ({type(error).__name__}). "
+                "Start a new one without --resume."
+            ) from error
+
+    def _told(self, outcome: Outcome, best: "_Candidate") -> dict[str, Any]:
+        """What the header says of the run."""
+        gain, conditioning, sizes = self._gain, self._conditioning, self._schedule.sizes
+        assert gain is not None and conditioning is not None
+        correlation = self._measured.correlation
+        return {
+            "from": self._models.learner.checkpoint.info.name,
+            "way": "frame to frame",
+            "against": self._models.reference.checkpoint.info.name,
+            "outcome": str(outcome),
+            "estimated_gain_db": round(gain.decibel, 3),
+            "standard_error_db": round(gain.error, 3),
+            "told_luma": round(conditioning.factors[0], 3),
+            "told_colour": round(conditioning.factors[1], 3),
+            "steps": self._optimisation.step,
+            "planned_steps": self._schedule.steps,
+            "kept_step": best.step,
+            "learning_rate": self._schedule.learning_rate,
+            "batch_size": sizes.batch_size,
+            "patch_size": sizes.patch_size,
+            "train_length": sizes.train_length,
+            "seed": self._options.seed,
+            "frames": self._frames,
+            "noise_level": round(BYTE_SCALE * self._noise.level, 3),
+            "noise_known": self._options.sigma is not None,
+            "noise_correlation": {
+                "luma": round(correlation.luma, 3),
+                "chroma": round(correlation.chroma, 3),
+            },
+            "version": __version__,
+            "torch": torch.__version__,
+        }
+
+    def _checkpoint(self, best: "_Candidate", told: dict[str, Any]) -> Checkpoint:
+        learner = self._models.learner
+        start = learner.checkpoint
+        learned = LearnedNoise(self._noise.model, self._noise.level, self._levels)
+        info = replace(
+            start.info,
+            name=finetuned_name(start.info.name),
+            flow=learner.flow.name,
+            noise=learned.describe(),
+            training={
+                **start.info.training,
+                "finetuning": [*start.info.training.get("finetuning", []), told],
+            },
+        )
+        weights = {name: tensor.cpu() for name, tensor in best.weights.items()}
+        return Checkpoint(start.config, info, weights, flow_weights(learner.flow) or {})
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """Weights, the step they are from, and how they were judged."""
+
+    judgements: tuple[Judgement, ...]  # by each kind of goals
+    weights: dict[str, Tensor]
+    step: int
+
+
+def recurrent_network(start: StartingPoint) -> Recurrent:
+    """The network of a start, float32 on its device. Raises `InputError` if it is no recurrent one."""
+    network = start.checkpoint.build()
+    if not isinstance(network, Recurrent):
+        raise InputError(
+            f"The model {start.checkpoint.info.name} cannot learn from frame to frame. Give --model real."
+        )
+    return network.to(device=start.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def scene_noise(
+    start: StartingPoint, measured: SceneMeasurement, options: FinetuneOptions, kind: NoiseKind
+) -> SceneNoise:
+    """The noise that `stbn denoise` with this model assumes in clips whose noise is of this kind."""
+    if options.sigma is not None:
+        noise = SceneNoise.white(options.sigma)
+    elif start.noise is not None:
+        found = start.noise
+        noise = SceneNoise(found.model, found.conditioning_sigma, levels=found.levels)
+    elif start.checkpoint.config.head == "direct":
+        return assumed_levels(measured, kind)
+    else:
+        return assumed_noise(measured, start.checkpoint.info.noise_kind)
+    if start.checkpoint.config.head == "direct" and noise.levels is None:
+        noise = replace(noise, levels=independent_levels(noise.model, 1))
+    return noise
+
+
+def predictions(network: Recurrent, batch: FrameBatch, levels: Levels) -> Tensor:
+    """Estimates (N, T, 3, P, P) float32 of all frames of a batch."""
+    frames = batch.noisy.flatten(0, 1)
+    level = level_map(frames, torch.tensor(levels), network.config.scale).unflatten(0, batch.noisy.shape[:2])
+    return network(batch.noisy, level, batch.to_previous, batch.to_next)[0].float()
+
+
+def frame_loss(
+    network: Recurrent, batch: FrameBatch, levels: Levels, noise_level: float, held: Tensor
+) -> Tensor:
+    """Mean squared error of warped estimates against the goals of a batch, in units of the noise, and the way from
+    `held (N, T, 3, P, P)`, what the start says.
+
+    The plain mean, not its logarithm: noise makes up most of it, and how much must not weigh the sequences.
+    """
+    estimates = predictions(network, batch, levels)
+    warped = warp_bicubic(estimates[batch.sequence, batch.frame], batch.flow)
+    squares = (warped - batch.goal).square().mean(1, keepdim=True) * batch.weight
+    error = squares.sum() / batch.weight.sum().clamp_min(1)
+    kept = torch.where(batch.unseen, HELD_UNSEEN, HELD)
+    change = estimates - held
+    distance = (change.square() * kept).mean()
+    by_pixel = (part.movedim(2, -1).flatten(0, -2) for part in (change, held))
+    return (error + distance + HELD_TONE * drift(*by_pixel)) / noise_level**2
+
+
+def example_step(start: StartingPoint, sizes: StepSizes) -> tuple[Recurrent, Callable[[], Tensor]]:
+    """A network, and the loss of a step of these sizes on random numbers, to find out how long one takes."""
+    network = recurrent_network(start).train()
+    side = sizes.patch_size // network.config.multiple * network.config.multiple
+    generator = torch.Generator().manual_seed(0)
+    shape = (sizes.batch_size, sizes.train_length, 3, side, side)
+    noisy = torch.rand(shape, generator=generator).to(start.device)
+    small = side // network.config.scale
+    flow = noisy.new_zeros(*shape[:2], 2, small, small)
+    frame = torch.arange(sizes.train_length, device=start.device).repeat(sizes.batch_size)
+    sequence = torch.arange(sizes.batch_size, device=start.device).repeat_interleave(sizes.train_length)
+    ones = torch.ones_like(noisy[:, :, :1], dtype=torch.bool)
+    motion = noisy.new_zeros(len(frame), 2, side, side)
+    batch = FrameBatch(
+        noisy, flow, flow, sequence, frame, motion, ones.flatten(0, 1), noisy.flatten(0, 1), ones
+    )
+    levels = ((0.1,), (0.1,))
+    return network, lambda: frame_loss(
+        network, batch, levels, 0.1, predictions(network, batch, levels).detach()
+    )
+
+
+@torch.inference_mode()
+def estimates_of(network: Recurrent, levels: Levels, precision: torch.dtype, view: View) -> Estimates:
+    """What a network says of a view, and how wrong it expects to be."""
+    level = level_map(view.noisy, torch.tensor(levels), network.config.scale)
+    inputs = (part[None] for part in (view.noisy, level, view.to_previous, view.to_next))
+    with torch.autocast(view.noisy.device.type, precision, enabled=precision != torch.float32):
+        estimate, spread = network(*inputs)
+    return Estimates(estimate[0].float(), float((2.0 * spread.float()).exp().mean()))
+
+
+def _scaled(levels: Levels) -> Levels:
+    return tuple(tuple(STEADY_FACTOR * value for value in row) for row in levels)
+
+
+def _cut(run: NoisyRun, multiple: int) -> NoisyRun:
+    """The run without what is beyond a multiple of the network's."""
+    height, width = (side // multiple * multiple for side in run.noisy.shape[-2:])
+    return replace(run, noisy=run.noisy[..., :height, :width], held_out=run.held_out[..., :height, :width])
+
+
+def _engine(start: StartingPoint) -> Denoiser:
+    """What `stbn denoise` runs with this model."""
+    info = start.checkpoint.info
+    low, high = (bound / BYTE_SCALE for bound in info.sigma_range)
+    return Denoiser(
+        start.checkpoint.build(),
+        start.flow,
+        EngineOptions(),
+        device=start.device,
+        dtype=start.precision,
+        sigma_range=(low, high),
+        noise=None if start.checkpoint.config.head == "direct" else start.noise,
+        noise_kind=info.noise_kind,
+    )
+
+
+def _stream(engine: Denoiser, frames: Tensor, noise: SceneNoise) -> Tensor:
+    """`frames (T, 3, H, W)` of one scene, denoised."""
+    plan = engine.plan_for(*frames.shape[-2:])
+    pictures = (frame.permute(1, 2, 0).cpu().numpy() for frame in frames)
+    denoised = engine.stream_scene(pictures, noise, plan)
+    return torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in denoised]).to(frames.device)

@@ -1,0 +1,205 @@
+"""Learning from frame to frame: noise that neighbouring pixels share, and a judge that never learned from it."""
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from stbn_cli.api import load_denoiser
+from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
+from stbn_cli.checkpoints.store import resolve
+from stbn_cli.errors import OptionError
+from stbn_cli.finetuning.alignment import align
+from stbn_cli.finetuning.conditioning import search
+from stbn_cli.finetuning.frame_judge import Judgement
+from stbn_cli.finetuning.gaps import JUDGED_PHASE, LEARNING_PHASES, PERIOD, kept_frames, leave_out
+from stbn_cli.finetuning.result import FinetuneResult, Outcome
+from stbn_cli.finetuning.tone import Tone, drift
+from stbn_cli.flow.estimator import NoFlow
+from stbn_cli.models.config import RecurrentConfig
+from stbn_cli.models.recurrent import Recurrent
+from stbn_cli.noise.model import LearnedNoise, NoiseLevelFunction
+from tests.finetuning.runs import finetune_with
+from tests.finetuning.test_trainer import interrupt_at
+
+SIGMA = 20.0  # 0-255 scale
+SIDE, FRAMES = 96, 9
+TINY_RECURRENT = RecurrentConfig(channels=8, blocks=1, fusion_blocks=1, coarse_channels=16, coarse_blocks=1)
+SMALL = {
+    "device": "cpu",
+    "precision": "fp32",
+    "batch_size": 1,
+    "patch_size": 48,
+    "train_length": 3,
+    "learning_rate": 2e-3,
+    "steps": 6,
+}
+
+
+def save_recurrent(path: Path) -> Path:
+    """A small recurrent network that leaves frames as they are."""
+    torch.manual_seed(0)
+    network = Recurrent(TINY_RECURRENT)
+    info = ModelInfo(name="tiny-real", flow="none", licence="CC0-1.0", noise_kind="camera")
+    save_checkpoint(path, Checkpoint(TINY_RECURRENT, info, network.state_dict()))
+    return path
+
+
+def save_timid(path: Path) -> Path:
+    """The shipped recurrent network, made to take away two thirds of the noise that it sees."""
+    checkpoint = load_checkpoint(resolve("real"))
+    weights = {
+        name: tensor.float() * (0.65 if name.startswith("fusion.leave") else 1.0)
+        for name, tensor in checkpoint.weights.items()
+    }
+    info = dataclasses.replace(checkpoint.info, name="timid")
+    save_checkpoint(path, dataclasses.replace(checkpoint, info=info, weights=weights))
+    return path
+
+
+@pytest.fixture(scope="module")
+def clean() -> np.ndarray:
+    """A texture that moves by a pixel a frame, (T, side, side, 3) float32."""
+    room = SIDE + FRAMES
+    coarse = np.random.default_rng(0).random((room // 6, room // 6, 3))
+    scene = cv2.resize(coarse, (room, room), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    clip = [scene[index : index + SIDE, index : index + SIDE] for index in range(FRAMES)]
+    return (0.2 + 0.6 * np.stack(clip)).astype(np.float32)
+
+
+def blurred(shape: tuple[int, ...], seed: int = 1) -> np.ndarray:
+    """Noise of SIGMA that neighbours share, new in every frame."""
+    noise = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+    return np.stack([3 * cv2.blur(frame, (3, 3)) for frame in noise]) * np.float32(SIGMA / 255)
+
+
+@pytest.fixture(scope="module")
+def noisy(clean: np.ndarray) -> np.ndarray:
+    return clean + blurred(clean.shape)
+
+
+@pytest.fixture(scope="module")
+def timid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_timid(tmp_path_factory.mktemp("timid") / "timid.safetensors")
+
+
+@pytest.fixture(scope="module")
+def lesson(
+    noisy: np.ndarray, timid: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[FinetuneResult, Path]:
+    output = tmp_path_factory.mktemp("lesson") / "taught.safetensors"
+    return finetune_with(noisy, output, model=timid, **SMALL), output
+
+
+def psnr(found: np.ndarray, clean: np.ndarray) -> float:
+    return float(-10 * np.log10(np.square(found.astype(np.float64) - clean).mean()))
+
+
+def test_noise_that_neighbours_share_is_learned_from_frame_to_frame(
+    lesson: tuple[FinetuneResult, Path], clean: np.ndarray, noisy: np.ndarray, timid: Path
+) -> None:
+    result, output = lesson
+    assert result.outcome is Outcome.IMPROVED and result.against == "timid" and result.steps == SMALL["steps"]
+    before, after = (
+        psnr(load_denoiser(model, device="cpu", precision="fp32")(noisy), clean) for model in (timid, output)
+    )
+    assert after > before + 0.2
+    assert result.gain is not None and result.gain.decibel > 0.1
+    info = load_checkpoint(output).info
+    assert info.name == "timid-finetuned" and info.noise is not None
+    learned = LearnedNoise.from_description(info.noise)
+    assert learned.levels is not None and len(learned.levels) == 2
+    (told,) = info.training["finetuning"]
+    assert told["way"] == "frame to frame" and told["against"] == "timid"
+
+
+def test_a_seed_repeats_itself_and_an_interrupted_run_ends_alike(
+    lesson: tuple[FinetuneResult, Path], noisy: np.ndarray, timid: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "again.safetensors"
+    halfway = finetune_with(noisy, again, model=timid, **SMALL, progress=interrupt_at(3))
+    assert halfway.interrupted and halfway.steps == 3
+    finetune_with(noisy, again, model=timid, **SMALL, resume=True)
+    assert again.read_bytes() == lesson[1].read_bytes()
+
+
+def test_a_run_that_learns_nothing_gives_the_model_back(noisy: np.ndarray, tmp_path: Path) -> None:
+    """A network that removes no noise cannot find motion, and six frames are the least."""
+    model, output = save_recurrent(tmp_path / "tiny-real.safetensors"), tmp_path / "out.safetensors"
+    for clip, outcome in (
+        (noisy, Outcome.NOTHING_NEW),
+        (noisy[:4], Outcome.TOO_SHORT),
+    ):
+        result = finetune_with(clip, output, model=model, **SMALL, overwrite=True)
+        assert result.outcome is outcome and result.steps == 0 and not result.improved
+        assert load_checkpoint(output).info.name == "tiny-real"
+
+
+def test_nothing_is_learned_from_frame_to_frame_from_scratch(noisy: np.ndarray, timid: Path) -> None:
+    with pytest.raises(OptionError, match="--from-scratch"):
+        finetune_with(noisy, None, model=timid, from_scratch=True, **SMALL)
+
+
+def test_each_frame_that_is_seen_lies_beside_one_that_is_not() -> None:
+    assert JUDGED_PHASE not in LEARNING_PHASES
+    for phase in range(PERIOD):
+        kept = kept_frames(12, phase)
+        assert len(kept) == 8 and all(number % PERIOD != phase for number in kept)
+        assert all(number in (0, 11) or {number - 1, number + 1} - set(kept) for number in kept)
+    frames = torch.rand(7, 3, 32, 32)
+    seen = leave_out(frames, 1, NoFlow(), 2)
+    assert seen.kept == (0, 2, 3, 5, 6) and seen.to_next.shape == (5, 2, 16, 16)
+
+
+def test_pixels_that_are_no_witnesses_do_not_count() -> None:
+    """Copied noise, and places that are badly aligned; elsewhere the goal is the noisy frame."""
+    noise = NoiseLevelFunction.white(SIGMA / 255)
+    random = torch.Generator().manual_seed(0)
+    steady = torch.full((2, 3, 64, 64), 0.5)
+    steady[1, :, 32:, :32] += 0.2
+    noisy = steady + SIGMA / 255 * torch.randn(2, 3, 64, 64, generator=random)
+    noisy[1, :, :32, :32] = noisy[0, :, :32, :32]
+    first, second = align(noisy, [steady, steady], noise, NoFlow())
+    assert (first.target, first.source, second.target, second.source) == (0, 1, 1, 0)
+    for pair in (first, second):
+        counts = pair.weight[0]
+        assert not counts[:32, :32].any(), "copied"
+        assert not counts[36:, :28].any(), "misaligned"
+        assert counts[:, 36:].all()
+        goal = pair.goals[1].float()[:, :, 36:]
+        assert torch.allclose(goal, noisy[pair.target, :, :, 36:], atol=1e-3)
+
+
+def test_levels_are_changed_only_where_that_is_better_by_more_than_chance() -> None:
+    """The best factors are found from both sides, and noise in the judgement moves nothing."""
+    random = torch.Generator().manual_seed(0)
+    group = torch.arange(50).repeat_interleave(20)
+    noise = 0.01 * torch.rand(1000, generator=random)
+
+    def judge(best: tuple[float, float], slope: float):
+        def judged(levels: tuple[tuple[float, ...], ...], _: Judgement | None) -> Judgement:
+            off = sum(abs(np.log2(row[0] / value)) for row, value in zip(levels, best, strict=True))
+            return Judgement(noise + slope * off, group, 0.01, torch.zeros(3, 4, 4), Tone(torch.zeros(3, 16)))
+
+        return judged
+
+    found = search(((0.1, 0.2), (0.05, 0.1)), judge((0.1, 0.1), 1e-3))
+    assert found.factors == pytest.approx((1.0, 2.0)) and found.levels[1] == pytest.approx((0.1, 0.2))
+    found = search(((0.1,), (0.1,)), judge((0.05, 0.1), 1e-3))
+    assert found.factors == pytest.approx((0.5, 1.0))
+    assert search(((0.1,), (0.1,)), judge((0.2, 0.1), 0.0)).factors == (1.0, 1.0)
+
+
+def test_what_changes_with_brightness_alone_is_no_detail() -> None:
+    """The mean by brightness is found and taken off, whatever noise lies on it; changes of other kinds are none."""
+    random = torch.Generator().manual_seed(0)
+    brightness = torch.rand(40_000, 3, generator=random)
+    noise = 0.05 * torch.randn(40_000, 3, generator=random)
+    shift = 0.03 * (1 - brightness) ** 2
+    found = Tone.of(shift + noise, brightness).at(brightness)
+    assert float((found - shift).abs().max()) < 0.01
+    assert float(drift(shift, brightness)) == pytest.approx(float(shift.square().mean()), rel=0.1)
+    assert float(drift(noise, brightness)) < 0.01 * float(noise.square().mean())
