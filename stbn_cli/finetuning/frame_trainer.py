@@ -110,11 +110,8 @@ class FrameTrainer:
 
         Raises `InputError` if that was another run.
         """
-        if saved is not None and saved.fingerprint != self._fingerprint:
-            raise InputError(
-                "The interrupted run had other clips, options or another model to start from. "
-                "Resume it with those, or start a new one without --resume."
-            )
+        if saved is not None:
+            saved.check(self._fingerprint)
         if not self._runs:
             self._outcome = Outcome.TOO_SHORT
             return

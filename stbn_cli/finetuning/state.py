@@ -30,6 +30,14 @@ class RunState:
     training: dict[str, Any]  # `Optimisation.state`, weights, noise, the best so far
     flow: dict[str, Tensor] | None  # weights of a distilled flow network
 
+    def check(self, fingerprint: str) -> None:
+        """Raises `InputError` if the state is that of another run."""
+        if self.fingerprint != fingerprint:
+            raise InputError(
+                "The interrupted run had other clips, options or another model to start from. "
+                "Resume it with those, or start a new one without --resume."
+            )
+
 
 def save_state(path: Path, state: RunState) -> None:
     """Write a state; the file appears whole or not at all. Raises `OutputError`."""

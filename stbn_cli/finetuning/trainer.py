@@ -115,11 +115,8 @@ class FinetuneTrainer:
 
         Raises `InputError` if that was another run.
         """
-        if saved is not None and saved.fingerprint != self._fingerprint:
-            raise InputError(
-                "The interrupted run had other clips, options or another model to start from. "
-                "Resume it with those, or start a new one without --resume."
-            )
+        if saved is not None:
+            saved.check(self._fingerprint)
         self._hooks.report_progress("finding motion")
         self._evaluate_start()
         if saved is not None and saved.flow is not None:
