@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from stbn_cli.synthesis.mixture import MIXES
 from stbn_cli.training.footage import load_footage
 from stbn_cli.training.pool import make_pool
 
@@ -27,7 +28,8 @@ def work(options: argparse.Namespace, process: int) -> None:
             each = (time.monotonic() - begun) / made
             print(f"process {process}: entry {number} ({kind}), {each:.2f} s each", flush=True)
 
-    make_pool(options.pool, footage, range(process, options.entries, options.processes), options.seed, report)
+    numbers = range(process, options.entries, options.processes)
+    make_pool(options.pool, footage, numbers, options.seed, report, MIXES[options.mix])
 
 
 def main() -> None:
@@ -40,6 +42,7 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=3000)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mix", choices=list(MIXES), default="everything", help="which kinds of noise")
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=work, args=(options, index)) for index in range(options.processes)]

@@ -21,16 +21,12 @@ from stbn_cli.synthesis.sensor import SensorNoise, draw_sensor_noise, poisson_ga
 if TYPE_CHECKING:
     from stbn_cli.synthesis.codec import H264
 
-# Kinds of noise and their shares of the draws.
-SOURCES = {"camera": 0.28, "blotchy": 0.24, "white": 0.16, "sensor": 0.09, "grain": 0.11, "clean": 0.12}
 SIGMA_RANGE = (0.7, 60.0)  # standard deviation, 0-255 scale
 EVEN_SHARE = 0.35  # of the levels that are uniform on that range; the others are in the logarithm
-CODED_SHARE = 0.55  # of what is not kept as floating point
 TWICE_SHARE = 0.15  # of what is coded
 HEVC_SHARE = 0.35
 BITRATE_SHARE = 0.35
 JPEG_SHARE = 0.25  # of what is not coded
-SAMPLED_SHARE = 0.35  # of what is neither: seen through 4:2:0
 RESIZED_SHARE = 0.15
 FLOAT_SHARE = 0.6  # of white and sensor noise that is neither clipped nor rounded
 DARK_SHARE = 0.25
@@ -42,6 +38,30 @@ PRESETS = ("ultrafast", "veryfast", "fast", "medium")
 HEVC_PRESETS = ("ultrafast", "superfast")
 LEVEL_KNOTS = 9  # brightness values at which levels are stated, evenly spaced on [0, 1]
 SMALLEST_COUNT = 200  # values from which a level at one brightness is measured
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """How often which noise is drawn."""
+
+    sources: tuple[tuple[str, float], ...] = (
+        ("camera", 0.28),
+        ("blotchy", 0.24),
+        ("white", 0.16),
+        ("sensor", 0.09),
+        ("grain", 0.11),
+        ("clean", 0.12),
+    )  # kinds of noise and their shares of the draws
+    coded: float = 0.55  # of what is not kept as floating point
+    sampled: float = 0.35  # of what is neither coded nor JPEG: seen through 4:2:0
+
+
+EVERYTHING = Mix()
+# For networks that are taken where neighbours share their noise.
+CAMERAS = Mix(
+    (("camera", 0.55), ("blotchy", 0.25), ("white", 0.03), ("grain", 0.07), ("clean", 0.1)), 0.35, 0.6
+)
+MIXES = {"everything": EVERYTHING, "cameras": CAMERAS}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +79,7 @@ class NoisyClip:
     kept_as_float: bool
 
 
-def draw_clip(clean: Tensor, random: np.random.Generator) -> NoisyClip:
+def draw_clip(clean: Tensor, random: np.random.Generator, mix: Mix = EVERYTHING) -> NoisyClip:
     """Random noise over `clean (T, 3, H, W)`, nominal [0, 1]; height and width multiples of 4."""
     # Here, so that training from a pool needs no PyAV.
     from stbn_cli.synthesis.codec import sampled
@@ -68,7 +88,8 @@ def draw_clip(clean: Tensor, random: np.random.Generator) -> NoisyClip:
     clean = clean.float()
     if random.random() < DARK_SHARE:
         clean = clean * float(np.exp(random.uniform(np.log(DARKEST), 0.0)))
-    kind = str(random.choice(list(SOURCES), p=np.array(list(SOURCES.values())) / sum(SOURCES.values())))
+    kinds, shares = zip(*mix.sources, strict=True)
+    kind = str(random.choice(kinds, p=np.array(shares) / sum(shares)))
     sigma = _draw_sigma(random) / BYTE_SCALE
     if kind in ("white", "sensor") and random.random() < FLOAT_SHARE:
         source = (
@@ -85,7 +106,7 @@ def draw_clip(clean: Tensor, random: np.random.Generator) -> NoisyClip:
             for side in clean.shape[-2:]
         ]
         noisy, clean = (rounded(resized(frames, size[0], size[1])) for frames in (noisy, clean))
-    if random.random() < CODED_SHARE:
+    if random.random() < mix.coded:
         kind += "+coded"
         clean = sampled(clean)
         for _ in range(2 if random.random() < TWICE_SHARE else 1):
@@ -94,7 +115,7 @@ def draw_clip(clean: Tensor, random: np.random.Generator) -> NoisyClip:
         kind += "+jpeg"
         clean = sampled(clean)
         noisy = jpeg(noisy, int(random.integers(60, 99)))
-    elif random.random() < SAMPLED_SHARE:
+    elif random.random() < mix.sampled:
         noisy, clean = sampled(noisy), sampled(clean)
     noisy = rounded(noisy)
     return NoisyClip(noisy, clean, measured_levels(noisy, clean), kind, False)

@@ -21,7 +21,7 @@ from stbn_cli.flow.clip import estimate_clip_flows
 from stbn_cli.flow.estimator import create_flow_estimator
 from stbn_cli.noise.levels import level_map
 from stbn_cli.scale import BYTE_SCALE
-from stbn_cli.synthesis.mixture import draw_clip
+from stbn_cli.synthesis.mixture import EVERYTHING, Mix, draw_clip
 from stbn_cli.training.dataset import SequenceOptions, SequenceSource
 from stbn_cli.training.footage import Footage
 
@@ -41,6 +41,7 @@ def make_pool(
     numbers: range,
     seed: int = 0,
     report: Callable[[int, str], None] = lambda number, kind: None,
+    mix: Mix = EVERYTHING,
 ) -> None:
     """Write the entries `numbers` that `folder` lacks; `report` receives each new one's number and kind of noise."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,7 @@ def make_pool(
         clean = source.sequence(number)
         if random.random() < RESTING_SHARE:
             clean = clean[:1].expand_as(clean)
-        clip = draw_clip(clean, random)
+        clip = draw_clip(clean, random, mix)
         noisy, clean = clip.noisy[LEAD:], clip.clean[LEAD:]
         to_previous, to_next = estimate_clip_flows(flow, F.avg_pool2d(noisy, FLOW_SCALE))
         tensors = {

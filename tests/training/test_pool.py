@@ -1,6 +1,7 @@
 """The pool of noisy clips: what is drawn, that it can be made in parts, and that crops stay consistent."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,15 +40,13 @@ def pool_dir(footage_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return footage_dir / "pool"
 
 
-def test_every_kind_is_drawn_and_its_levels_are_those_of_the_difference(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_every_kind_is_drawn_and_its_levels_are_those_of_the_difference() -> None:
     clean = F.interpolate(torch.rand(1, 3, 9, 9), (64, 64), mode="bicubic").clamp(0, 1).expand(4, -1, -1, -1)
-    for kind in mixture.SOURCES:
-        monkeypatch.setattr(mixture, "SOURCES", {kind: 1.0})
+    for kind, _ in mixture.EVERYTHING.sources:
+        mix = replace(mixture.EVERYTHING, sources=((kind, 1.0),))
         for seed in range(3):
-            clip = draw_clip(clean, np.random.default_rng(seed))
-            again = draw_clip(clean, np.random.default_rng(seed))
+            clip = draw_clip(clean, np.random.default_rng(seed), mix)
+            again = draw_clip(clean, np.random.default_rng(seed), mix)
             assert torch.equal(clip.clean, again.clean) and clip.kind == again.kind
             # Coders with threads do not always give the same.
             assert "coded" in clip.kind or torch.equal(clip.noisy, again.noisy)
