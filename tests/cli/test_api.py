@@ -99,8 +99,12 @@ def test_flow_network_travels_with_the_model(tmp_path) -> None:
 
 
 def test_quality_is_an_option_of_loading(tiny_model_path) -> None:
-    options = stbn_cli.DenoiserOptions(tiny_model_path, quality="fast", device="cpu")
-    assert stbn_cli.load_denoiser(options=options).options.chunk_overlap == 3
+    options = stbn_cli.DenoiserOptions(noise_kind="camera", quality="fast", device="cpu")
+    assert stbn_cli.load_denoiser(options=options).info.name == "real-fast"
+    best = stbn_cli.load_denoiser(
+        options=replace(options, model=tiny_model_path, noise_kind=None, quality="best")
+    )
+    assert best.dtype == torch.float32
     with pytest.raises(OptionError, match="superb"):
         stbn_cli.load_denoiser(options=stbn_cli.DenoiserOptions(tiny_model_path, quality="superb"))
 
