@@ -32,12 +32,14 @@ USED: dict[NoiseKind, str] = {
     "white": "`stbn denoise` uses the model for white noise. `stbn finetune` can learn such noise.",
     "sensor": "`stbn denoise` uses the sensor model, which is given the noise of every pixel. `stbn finetune` can "
     "learn such noise.",
-    "camera": "`stbn denoise` uses the camera model. `stbn finetune` cannot learn such noise.",
-    "compressed": "`stbn denoise` uses the model for compressed noise. `stbn finetune` cannot learn such noise.",
+    "camera": "`stbn denoise` uses the model for camera noise. `stbn finetune` learns such noise from frame to frame, "
+    "which rarely brings a gain.",
+    "compressed": "`stbn denoise` uses the model for compressed noise. `stbn finetune` learns it from frame to frame "
+    "if it does not repeat in time, which rarely brings a gain.",
 }
 INDEPENDENT: dict[NoiseKind, str] = {
-    "white": "This video's noise is independent from pixel to pixel and about equally strong everywhere.",
-    "sensor": "This video's noise is independent from pixel to pixel and depends on brightness or colour, as a "
+    "white": "The noise is independent from pixel to pixel and about equally strong everywhere.",
+    "sensor": "The noise is independent from pixel to pixel and depends on brightness or colour, as a "
     "sensor's does.",
 }
 
@@ -98,9 +100,9 @@ def _judged(evidence: Evidence) -> tuple[NoiseKind, bool, bool, *tuple[str, ...]
     if neighbours_share(evidence.runs):
         traces = evidence.skipped > SKIPPED or evidence.grid > GRID or evidence.temporal_correlation > HELD
         if traces or evidence.lossy:
-            text = "This video's noise is spread over neighbouring pixels, and compression has changed it."
+            text = "The noise is spread over neighbouring pixels, and compression has changed it."
             return "compressed", False, True, text, USED["compressed"]
-        text = "This video's noise is spread over neighbouring pixels, as in most compressed video."
+        text = "The noise is spread over neighbouring pixels, as in most video and processed photographs."
         return "camera", False, True, text, USED["camera"]
     kind = _independent_kind(evidence)
     text = INDEPENDENT[kind]

@@ -154,7 +154,12 @@ def _rows(found: "Analysis") -> list[tuple[str, str]]:
             ("correlation length", f"{correlation.length:.1f} pixels (0.6: white)"),
         ]
     else:
-        rows.append(("shared by neighbours", "unknown: too few different frames, or too little noise"))
+        rows.append(
+            (
+                "shared by neighbours",
+                "not seen from frame to frame: too few different frames, or too little noise",
+            )
+        )
     rows += [
         (
             "shared by frames",

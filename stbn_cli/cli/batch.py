@@ -16,6 +16,7 @@ from stbn_cli.cli.progress import BatchPlace
 from stbn_cli.errors import InputError, InterruptedByUserError, OptionError, OutputError, StbnError
 from stbn_cli.video.formats import IMAGE_SUFFIXES, STANDARD_STREAM, VIDEO_SUFFIXES, WRITABLE_SUFFIXES
 from stbn_cli.video.names import natural_key
+from stbn_cli.words import counted
 
 TEMPLATE = f"{{stem}}.{DENOISED}{{suffix}}"
 FIELDS = ("stem", "suffix")
@@ -291,7 +292,7 @@ def run_batch(
     failed = sum(outcome.status == FAILED for outcome in outcomes)
     if interrupted:
         left = sum(outcome.status == LEFT for outcome in outcomes)
-        raise InterruptedByUserError(f"Interrupted. {left} of {len(items)} inputs were not started.")
+        raise InterruptedByUserError(f"Interrupted; {left} of {counted(len(items), 'input')} not started.")
     if failed:
         raise BatchError(f"{failed} of {len(items)} inputs failed.")
 

@@ -163,7 +163,7 @@ def _understood(given: Values, options: Mapping[str, Any], place: str) -> dict[s
         option = options.get(key.replace("_", "-"))
         if option is None:
             raise OptionError(
-                f"{place}: there is no option {key!r} that can be kept. Remove it or correct it."
+                f"{place}: there is no option {key!r}, or it cannot be set in a file. Correct or remove it."
             )
         is_flag = bool(getattr(option, "is_flag", False))
         if is_flag is not isinstance(value, bool) or not isinstance(value, bool | int | float | str):

@@ -17,6 +17,10 @@ def measure_clip(options: DenoiserOptions, source: Source, events: Events) -> "A
 
     A pipe passes once, and cannot be measured all over.
     """
+    if source.is_pipe and options.open_kind:
+        events.say(
+            "A pipe cannot be measured beforehand: assuming white noise (--noise-model camera suits most video)."
+        )
     if source.is_pipe or not options.needs_measuring:
         return None
     from stbn_cli.analysis.analysis import analyze
@@ -41,5 +45,5 @@ def with_kind(options: DenoiserOptions, found: "Analysis | None", events: Events
     if str(options.model) == AUTO and not has_model(str(resolve_devices(options.device)[0]), kind):
         kind = "white"
     what = found.verdict.sentences[0].partition(". ")[0].rstrip(".")
-    events.say(f"{what}; using the {kind} model.")
+    events.say(f"{what}; using the model for {kind} noise.")
     return replace(options, noise_kind=kind)

@@ -122,7 +122,7 @@ def test_denoise_takes_the_model_for_the_noise(
         done = stbn("denoise", clip, "-o", tmp_path / f"{kind}.mkv", "--json")
         assert done.code == 0
         assert json.loads(done.out)["noise_model"] == kind
-        assert f"using the {kind} model" in done.err
+        assert f"using the model for {kind} noise" in done.err
         assert f"model {Path(json.loads(done.out)['model_file']).stem} on" in done.err
     chosen = stbn("denoise", grainy_clip, "-o", tmp_path / "chosen.mkv", "--noise-model", "white", "--json")
     assert json.loads(chosen.out)["noise_model"] == "white" and "using the" not in chosen.err

@@ -193,7 +193,7 @@ def test_ctrl_c_ends_all(stbn, three, quick, monkeypatch) -> None:
     result = stbn("denoise", "a.mkv", "c.mkv", "--json", *quick)
     assert result.code == 130
     assert [part["status"] for part in json.loads(result.out)["results"]] == ["failed", "not started"]
-    assert "1 of 2 inputs were not started" in result.err
+    assert "1 of 2 inputs not started" in result.err
 
 
 def test_a_dry_run_tells_every_plan_and_leaves_nothing(stbn, three, quick) -> None:
