@@ -180,7 +180,7 @@ class FrameTrainer:
         reference = self._models.reference.checkpoint
         judge, ahead = self._judge, self._reference
         return FinetuneResult(
-            checkpoint=reference if kept is None else self._checkpoint(kept, self._told(outcome, kept)),
+            checkpoint=reference if kept is None else self._checkpoint(kept, self._header(outcome, kept)),
             outcome=outcome,
             interrupted=interrupted,
             finished=self._options.steps is None or self._optimisation.step == self._schedule.steps,
@@ -307,7 +307,7 @@ class FrameTrainer:
                 "Start a new one without --resume."
             ) from error
 
-    def _told(self, outcome: Outcome, best: "_Candidate") -> dict[str, Any]:
+    def _header(self, outcome: Outcome, best: "_Candidate") -> dict[str, Any]:
         """What the header says of the run."""
         gain, conditioning, sizes = self._gain, self._conditioning, self._schedule.sizes
         assert gain is not None and conditioning is not None
@@ -319,8 +319,8 @@ class FrameTrainer:
             "outcome": str(outcome),
             "estimated_gain_db": round(gain.decibel, 3),
             "standard_error_db": round(gain.error, 3),
-            "told_luma": round(conditioning.factors[0], 3),
-            "told_colour": round(conditioning.factors[1], 3),
+            "luma_factor": round(conditioning.factors[0], 3),
+            "colour_factor": round(conditioning.factors[1], 3),
             "steps": self._optimisation.step,
             "planned_steps": self._schedule.steps,
             "kept_step": best.step,

@@ -97,7 +97,11 @@ class FinetuneTrainer:
     ) -> None:
         self._start, self._options, self._hooks = start, options, hooks
         self._runs, self._schedule = runs, schedule
-        self._told, self._known_noise, self._correlation = noise.conditioning_sigma, noise.model, correlation
+        self._conditioning_sigma, self._known_noise, self._correlation = (
+            noise.conditioning_sigma,
+            noise.model,
+            correlation,
+        )
         self._network = create_network(start, options).train()
         self._optimisation = create_optimisation(self._network, start, ema_decay=schedule.ema_decay)
         self._flow, self._distilled = start.flow, False
@@ -147,7 +151,12 @@ class FinetuneTrainer:
             step = self._optimisation.step
             batch = self._crops.batch(step)
             loss = partial(
-                blind_loss, self._network, batch, self._told, selector.noise, self._goal(batch, step)
+                blind_loss,
+                self._network,
+                batch,
+                self._conditioning_sigma,
+                selector.noise,
+                self._goal(batch, step),
             )
             self._optimisation.advance(loss, self._schedule.learning_rate_at(step))
             self._hooks.report_progress("training", step + 1, steps, selector.gain)
@@ -201,7 +210,9 @@ class FinetuneTrainer:
 
     def _evaluate(self, network: STBN) -> Evaluation:
         begun = self._hooks.seconds()
-        evaluation = self._evaluator.evaluate(network.eval(), self._told, self._noise, self._start.precision)
+        evaluation = self._evaluator.evaluate(
+            network.eval(), self._conditioning_sigma, self._noise, self._start.precision
+        )
         self._check_seconds = self._hooks.seconds() - begun
         return evaluation
 
@@ -240,7 +251,7 @@ class FinetuneTrainer:
             EngineOptions(),
             device=self._start.device,
             dtype=self._start.precision,
-            noise=LearnedNoise(self._noise, self._told),
+            noise=LearnedNoise(self._noise, self._conditioning_sigma),
         )
         plan = engine.plan_for(*frames.shape[-2:])
         pictures = (frame.permute(1, 2, 0).cpu().numpy() for frame in frames)
@@ -255,7 +266,9 @@ class FinetuneTrainer:
         if not self._luma:
             return batch.noisy
         with self._optimisation.autocast():
-            outputs = self._start_network(batch.noisy, self._told, batch.to_previous, batch.to_next)
+            outputs = self._start_network(
+                batch.noisy, self._conditioning_sigma, batch.to_previous, batch.to_next
+            )
         sigma = self._noise.sigma_at(split_head(outputs)[0])
         generator = torch.Generator().manual_seed(self._options.seed * 1_000_003 + step)
         return draw_given_luma(outputs, batch.noisy, sigma, generator)
@@ -355,7 +368,7 @@ class FinetuneTrainer:
         info = replace(start.info, training=training)
         if best is None:
             return replace(start, info=info)
-        learned = LearnedNoise(self._noise, self._told)
+        learned = LearnedNoise(self._noise, self._conditioning_sigma)
         info = replace(info, name=finetuned_name(info.name), flow=self._flow.name, noise=learned.describe())
         weights = {name: tensor.cpu() for name, tensor in best.weights.items()}
         return Checkpoint(start.config, info, weights, flow_weights(self._flow) or {})
