@@ -1,7 +1,7 @@
-"""The level of noise that a network should be told: two numbers, which hardly any footage is too short to find.
+"""The noise level to condition a network on: two numbers, which hardly any footage is too short to find.
 
-Networks for a camera's noise are told how strong luma and colour noise are. What was measured may not be what works
-best: noise that is smoother than any that was trained on looks like picture at the measured level. So both levels are
+Networks for a camera's noise are conditioned on levels of luma and colour noise. What was measured may not be
+what works best: noise that is smoother than any that was trained on looks like picture at the measured level. So both levels are
 multiplied by factors that are tried one after the other; what is better by more than chance stays.
 """
 
@@ -20,7 +20,7 @@ MOST_STEPS = 4  # either way
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """The levels that a network is told, and what was found of it with them."""
+    """The levels that a network is conditioned on, and what was found of it with them."""
 
     levels: Levels
     factors: tuple[float, float]  # of luma and colour, over what was measured

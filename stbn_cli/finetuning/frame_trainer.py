@@ -201,7 +201,7 @@ class FrameTrainer:
 
     @property
     def _levels(self) -> Levels:
-        """What the network is told."""
+        """The conditioning levels."""
         assert self._conditioning is not None
         return self._conditioning.levels
 
@@ -340,7 +340,7 @@ class FrameTrainer:
             "torch": torch.__version__,
         }
 
-    def _checkpoint(self, best: "_Candidate", told: dict[str, Any]) -> Checkpoint:
+    def _checkpoint(self, best: "_Candidate", header: dict[str, Any]) -> Checkpoint:
         learner = self._models.learner
         start = learner.checkpoint
         learned = LearnedNoise(self._noise.model, self._noise.level, self._levels)
@@ -351,7 +351,7 @@ class FrameTrainer:
             noise=learned.describe(),
             training={
                 **start.info.training,
-                "finetuning": [*start.info.training.get("finetuning", []), told],
+                "finetuning": [*start.info.training.get("finetuning", []), header],
             },
         )
         weights = {name: tensor.cpu() for name, tensor in best.weights.items()}

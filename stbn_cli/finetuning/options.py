@@ -1,4 +1,4 @@
-"""What a finetuning run can be told."""
+"""Options of a finetuning run."""
 
 import math
 from dataclasses import dataclass
