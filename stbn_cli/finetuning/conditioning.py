@@ -1,8 +1,8 @@
 """The noise level to condition a network on: two numbers, which hardly any footage is too short to find.
 
 Networks for a camera's noise are conditioned on levels of luma and colour noise. What was measured may not be
-what works best: noise that is smoother than any that was trained on looks like picture at the measured level. So both levels are
-multiplied by factors that are tried one after the other; what is better by more than chance stays.
+what works best: noise that is smoother than any that was trained on looks like picture at the measured level. So both
+levels are multiplied by factors that are tried one after the other; what is better by more than chance stays.
 """
 
 from collections.abc import Callable, Iterator
