@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from stbn_cli.flow.estimator import FlowEstimator
 from stbn_cli.models.blindspot import PhaseHead, PhaseResidualBlock
 from stbn_cli.models.branch import PropagationBranch
+from stbn_cli.models.config import GAUSSIAN_CHANNELS, MEAN_CHANNELS
 from stbn_cli.models.expansion import ReceptiveFieldExpansion
 from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.levels import Sigma, broadcast_sigma
-from stbn_cli.noise.posterior import GAUSSIAN_CHANNELS, MEAN_CHANNELS, VARIANCE_FLOOR
+from stbn_cli.noise.posterior import VARIANCE_FLOOR
 
 DILATION = 2  # a pixel's parity is kept
 PATCH = 2  # pixels on a side that the patch-unshuffle keeps together

@@ -17,13 +17,14 @@ from stbn_cli.inference.chunks import ESTIMATE_STEPS, Chunk, PendingFrame, Scene
 from stbn_cli.inference.plan import Plan
 from stbn_cli.inference.steps import advance_both, advance_state, fuse_states
 from stbn_cli.inference.transfer import Transfers
+from stbn_cli.models.config import IMAGE_CHANNELS, MEAN_CHANNELS
 from stbn_cli.models.fused import runs_kernels
 from stbn_cli.models.networks import Network
 from stbn_cli.models.recurrent import Direction
 from stbn_cli.models.seen import Seen, joined
 from stbn_cli.noise.calibration import CLIPPING_LEFT
 from stbn_cli.noise.clipping import undo_clipping
-from stbn_cli.noise.posterior import MEAN_CHANNELS, posterior_mean, posterior_variance
+from stbn_cli.noise.posterior import posterior_mean, posterior_variance
 from stbn_cli.noise.tones import keep_tones
 
 # Noisy picture, what the network takes of it, forward and backward state.
@@ -209,8 +210,9 @@ def _estimate(network: Network, plan: Plan, scene: Scene, frames: Sequence[Fusio
     if network.config.head != "gaussian":
         return list(outputs.float().split(1))
     with record_function("stbn.posterior"):
-        sigma = scene.noise.sigma_at(outputs[:, :MEAN_CHANNELS].float())
-        if runs_kernels(forward):
+        colours = network.config.image_channels
+        sigma = scene.noise.sigma_at(outputs[:, :colours].float())
+        if runs_kernels(forward) and colours == IMAGE_CHANNELS:
             from stbn_cli.models.kernels import posterior
 
             estimates = posterior.posterior_mean(outputs, noisy, sigma)

@@ -1,14 +1,20 @@
 """Shapes of the networks, and their named sizes. Knows nothing of their layers, and needs no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 IMAGE_CHANNELS = 3  # of RGB
 MEAN_CHANNELS = IMAGE_CHANNELS  # of a mean colour
-FACTOR_CHANNELS = 6  # of the factor of a colour's covariance
-GAUSSIAN_CHANNELS = MEAN_CHANNELS + FACTOR_CHANNELS
 LEVEL_CHANNELS = 2  # standard deviation of luma and of chroma noise
 MINIMUM_SIZE = 8  # smallest height and width, pixels
+
+
+def gaussian_channels(colours: int) -> int:
+    """Outputs of a Gaussian head: a mean of so many channels, and a triangular factor of its covariance."""
+    return colours * (colours + 3) // 2
+
+
+GAUSSIAN_CHANNELS = gaussian_channels(MEAN_CHANNELS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +56,6 @@ class STBNConfig:
     def __post_init__(self) -> None:
         if self.head not in ("gaussian", "plain"):
             raise ValueError(f"expected head 'gaussian' or 'plain', got {self.head!r}")
-        if self.head == "gaussian" and self.image_channels != MEAN_CHANNELS:
-            raise ValueError(
-                f"a Gaussian head needs {MEAN_CHANNELS} image channels, got {self.image_channels}"
-            )
         if self.mean_residual and not self.carry_frame:
             raise ValueError("mean_residual needs carry_frame")
         if self.refinement_blocks and (self.blind_spot or not self.carry_frame):
@@ -63,7 +65,7 @@ class STBNConfig:
 
     @property
     def output_channels(self) -> int:
-        return GAUSSIAN_CHANNELS if self.head == "gaussian" else self.image_channels
+        return gaussian_channels(self.image_channels) if self.head == "gaussian" else self.image_channels
 
     @property
     def working_channels(self) -> int:
@@ -152,6 +154,8 @@ MODEL_SIZES: dict[str, STBNConfig] = {
         **SHORT_PATHS,
     ),
 }
+# Raw values after the transform that makes their noise white (`raw.noise.Stabiliser`); with a Gaussian head.
+MODEL_SIZES["stbn-raw-xs"] = replace(MODEL_SIZES["stbn-xs"], image_channels=4)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stbn_cli.noise.estimate import LUMA_WEIGHTS
-from stbn_cli.noise.posterior import CHANNEL_AXIS, FACTOR_CHANNELS, MEAN_CHANNELS, split_head
+from stbn_cli.noise.posterior import CHANNEL_AXIS, factor_rows, split_head
 
 
 def luma_of(colours: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def luma_of(colours: Tensor) -> Tensor:
 
 def weights_like(colours: Tensor) -> Tensor:
     """The weights of luma `(3, 1, 1)`."""
-    return colours.new_tensor(LUMA_WEIGHTS).view(MEAN_CHANNELS, 1, 1)
+    return colours.new_tensor(LUMA_WEIGHTS).view(-1, 1, 1)
 
 
 def draw_given_luma(outputs: Tensor, noisy: Tensor, sigma: Tensor, generator: torch.Generator) -> Tensor:
@@ -32,23 +32,16 @@ def draw_given_luma(outputs: Tensor, noisy: Tensor, sigma: Tensor, generator: to
     all else as that network has it. Shapes as in `gaussian_nll`; `generator` on the CPU.
     """
     mean, covariance = split_head(outputs)
-    a0, a1, a2, a3, a4, a5 = (
-        outputs.float().narrow(CHANNEL_AXIS, MEAN_CHANNELS, FACTOR_CHANNELS).unbind(CHANNEL_AXIS)
-    )
     draws = torch.randn((2, *mean.shape), generator=generator).to(mean.device)
-    z0, z1, z2 = draws[0].unbind(CHANNEL_AXIS)
     variance = sigma.float().square().expand_as(mean)
-    coloured = torch.stack((a0 * z0 + a3 * z1 + a5 * z2, a1 * z0 + a4 * z1, a2 * z0), CHANNEL_AXIS)  # A^T z
+    coloured = torch.zeros_like(mean)  # A^T z
+    for row, normal in zip(factor_rows(outputs), draws[0].unbind(CHANNEL_AXIS), strict=True):
+        coloured[..., : len(row), :, :] += torch.stack([entry * normal for entry in row], CHANNEL_AXIS)
     drawn = mean + coloured + variance.sqrt() * draws[1]
-    w0, w1, w2 = LUMA_WEIGHTS
-    m = covariance
-    along = torch.stack(
-        (
-            m.m00 * w0 + m.m01 * w1 + m.m02 * w2,
-            m.m01 * w0 + m.m11 * w1 + m.m12 * w2,
-            m.m02 * w0 + m.m12 * w1 + m.m22 * w2,
-        ),
-        CHANNEL_AXIS,
+    rows = (
+        sum(covariance.at(row, column) * weight for column, weight in enumerate(LUMA_WEIGHTS))
+        for row in range(len(LUMA_WEIGHTS))
     )
+    along = torch.stack([*rows], CHANNEL_AXIS)  # type: ignore[list-item]
     along = along + variance * weights_like(mean)
     return drawn + along / luma_of(along) * (luma_of(noisy.float()) - luma_of(drawn))

@@ -22,7 +22,6 @@ from stbn_cli.noise.luma import luma_of, weights_like
 from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.noise.posterior import (
     CHANNEL_AXIS,
-    MEAN_CHANNELS,
     VARIANCE_FLOOR,
     posterior_mean,
     posterior_response,
@@ -64,7 +63,7 @@ class Predictions:
     def fit_noise(self, start: NoiseLevelFunction) -> NoiseLevelFunction:
         """The noise that these predictions were most likely missed by; see `fit_level_function`."""
         mean, covariance = split_head(self.outputs)
-        uncertainty = torch.stack((covariance.m00, covariance.m11, covariance.m22))
+        uncertainty = torch.stack(covariance.diagonal)
         return fit_level_function(mean[..., 0].T, uncertainty[..., 0].T, self.noisy[..., 0].T, start)
 
     @property
@@ -74,10 +73,11 @@ class Predictions:
         Read off `noisy - mean` where the network is surest, so that the noise is nearly all that is in it.
         """
         _, covariance = split_head(self.outputs)
-        uncertainty = (covariance.m00 + covariance.m11 + covariance.m22)[:, 0]
+        uncertainty = torch.stack(covariance.diagonal).sum(0)[:, 0]
         surest = uncertainty.topk(max(2, round(SUREST_PART * len(uncertainty))), largest=False).indices
         errors = (self.noisy - self.mean)[:, surest, 0]
-        return float((torch.corrcoef(errors).sum() - MEAN_CHANNELS) / (MEAN_CHANNELS * (MEAN_CHANNELS - 1)))
+        channels = len(errors)
+        return float((torch.corrcoef(errors).sum() - channels) / (channels * (channels - 1)))
 
     def risk(self, assumed: NoiseLevelFunction, actual: NoiseLevelFunction) -> Tensor:
         """Unbiased estimates (n,) of each pixel's squared error, mean of the channels, [0, 1] scale squared.

@@ -14,18 +14,15 @@ from stbn_cli.inference.transfer import upload
 from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.levels import broadcast_sigma
 from stbn_cli.noise.model import NoiseLevelFunction
-from stbn_cli.noise.posterior import (
-    MEAN_CHANNELS,
-    gaussian_nll,
-    posterior_mean,
-    posterior_nll,
-)
+from stbn_cli.noise.posterior import colours_of, gaussian_nll, posterior_mean, posterior_nll
+from stbn_cli.raw.bayer import CELL, pseudo_rgb
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.kinds import conditioning_noise, degrade
 from stbn_cli.training.dataset import NOISE, SequenceSource
 from stbn_cli.training.flow_losses import inside
-from stbn_cli.training.footage import pseudo_rgb
+from stbn_cli.training.muon import hidden_and_others
 from stbn_cli.training.options import TrainOptions
+from stbn_cli.training.unprocessed import raw_pair, validate_unprocessed
 from stbn_cli.training.validation import Validation, validate_denoiser, validate_on_kind, validate_raw
 
 # Flow is found on the crop and this margin around it (pixels), since flow at a border is poor.
@@ -84,10 +81,15 @@ class DenoiserTask(nn.Module):
     @property
     def margin(self) -> int:
         """Pixels that a sequence needs around the patch."""
+        if self.options.unprocesses:
+            # A mosaic has two pixels for one of a plane.
+            return FLOW_MARGIN * CELL + self.options.patch_size // 2
         return 0 if self.pupil is not None else FLOW_MARGIN
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimiser gets; `factor` scales the learning rate."""
+        if self.options.optimizer == "muon":
+            return hidden_and_others(self.network, ("head.leave",))
         groups: list[dict[str, Any]] = [{"params": list(self.network.parameters()), "factor": 1.0}]
         if self.pupil is not None:
             factor = self.options.flow_learning_rate / self.options.learning_rate
@@ -97,6 +99,8 @@ class DenoiserTask(nn.Module):
     @torch.no_grad()
     def prepare(self, source: SequenceSource, numbers: range) -> DenoiserBatch:
         """The batch of these sequence numbers; depends on them and the seed alone."""
+        if self.options.unprocesses:
+            return self._prepare_unprocessed(source, numbers)
         if self.options.noise != "white":
             return self._prepare_supervised(source, numbers)
         noisy = matched = source.batch(numbers)
@@ -117,7 +121,7 @@ class DenoiserTask(nn.Module):
             noisy = noisy + strength * torch.stack([noise for _, noise in draws])
         if self.pupil is not None:
             return DenoiserBatch(noisy, sigma, None, matched)
-        frames = matched if noisy.shape[2] == 3 else pseudo_rgb(matched, self.options.bayer)
+        frames = matched if noisy.shape[2] == 3 else pseudo_rgb(matched)
         inner = (..., slice(FLOW_MARGIN, -FLOW_MARGIN), slice(FLOW_MARGIN, -FLOW_MARGIN))
         to_previous, to_next = (
             flow[inner].contiguous()
@@ -153,9 +157,25 @@ class DenoiserTask(nn.Module):
             noises=tuple(part.noise for part in drawn),
         )
 
+    def _prepare_unprocessed(self, source: SequenceSource, numbers: range) -> DenoiserBatch:
+        pairs = [raw_pair(source.sequence(number), source.random(number, NOISE)) for number in numbers]
+        noisy = torch.stack([seen for seen, _, _ in pairs])
+        clean = torch.stack([goal for _, goal, _ in pairs])
+        levels = upload(torch.tensor([level for *_, level in pairs]), noisy.device)
+        inner = (..., slice(FLOW_MARGIN, -FLOW_MARGIN), slice(FLOW_MARGIN, -FLOW_MARGIN))
+        flows = estimate_clip_flows(self._batch_flow, pseudo_rgb(noisy), levels)
+        to_previous, to_next = (flow[inner].contiguous() for flow in flows)
+        return DenoiserBatch(
+            noisy[inner].contiguous(),
+            levels,
+            (to_previous, to_next),
+            clean=clean[inner].contiguous(),
+            noises=tuple(NoiseLevelFunction.white(level) for *_, level in pairs),
+        )
+
     def _supervised_loss(self, batch: DenoiserBatch, outputs: Tensor) -> Tensor:
         assert batch.clean is not None
-        means = outputs[:, :, :MEAN_CHANNELS].detach().float()
+        means = outputs[:, :, : colours_of(outputs)].detach().float()
         # The posterior's noise is that of the predicted brightness: of the seen one it would depend on the noise.
         sigma = torch.stack(
             [noise.sigma_at(mean).expand_as(mean) for noise, mean in zip(batch.noises, means, strict=True)]
@@ -199,6 +219,8 @@ class DenoiserTask(nn.Module):
         network = network.to(next(self.network.parameters()).device).eval()
         if network.config.head == "plain":
             return validate_raw(network, self.flow, clips, self.options.bayer)
+        if self.options.unprocesses:
+            return validate_unprocessed(network, self.flow, clips)
         flow = self.flow
         if self.pupil is not None and isinstance(flow, NetworkFlow):
             flow = flow.copy()

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 MOMENTUM = 0.95
 ITERATIONS = 5
@@ -39,6 +39,14 @@ class Muon(torch.optim.Optimizer):
                 # An orthogonal matrix has a root mean square of one over the root of its longer side.
                 scale = UPDATE_RMS * max(update.shape) ** 0.5
                 weight.add_(update.view_as(weight), alpha=-group["lr"] * scale)
+
+
+def hidden_and_others(network: nn.Module, outputs: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Groups of parameters: hidden convolutions for Muon; biases, and layers whose names begin so, for Adam."""
+    hidden, others = [], []
+    for name, parameter in network.named_parameters():
+        (others if parameter.ndim < 4 or name.startswith(outputs) else hidden).append(parameter)
+    return [{"params": others, "factor": 1.0}, {"params": hidden, "factor": 1.0, "orthogonal": True}]
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:

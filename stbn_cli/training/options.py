@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from stbn_cli.models.config import MODEL_SIZES, RECURRENT_SIZES, REFINEMENT_BLOCKS, STBNConfig
 from stbn_cli.noise.kinds import INDEPENDENT_KINDS, KINDS, NoiseKind
+from stbn_cli.raw.bayer import PLANES
 
 FLOW_MODEL = "flow-light"  # what --model calls the light flow network
 SMALLEST_PATCH = 16  # pixels
@@ -93,7 +94,7 @@ class TrainOptions:
             problem = f"--noise-interval LOW HIGH needs 0 <= LOW <= HIGH, got {low:g} {high:g}"
         elif self.noise not in KINDS:
             problem = f"--noise is one of {', '.join(KINDS)}, not {self.noise!r}"
-        elif self.noise != "white" and (self.model == FLOW_MODEL or self.is_raw or self.distillation):
+        elif self.noise != "white" and (self.model == FLOW_MODEL or self.takes_planes or self.distillation):
             problem = f"--noise {self.noise} is for denoisers of RGB video, without --distill"
         elif self.patch_size % 2 and self.noise != "white":
             problem = f"--patch-size is even for --noise {self.noise}, got {self.patch_size}"
@@ -117,8 +118,8 @@ class TrainOptions:
             problem = "--schedule timed follows the time, and needs --max-minutes"
         elif self.optimizer not in get_args(Optimizer):
             problem = f"--optimizer is one of {', '.join(get_args(Optimizer))}, not {self.optimizer!r}"
-        elif self.optimizer == "muon" and not self.is_recurrent:
-            problem = f"--optimizer muon is for {', '.join(RECURRENT_SIZES)}, and no other model"
+        elif self.optimizer == "muon" and (self.model == FLOW_MODEL or self.distillation):
+            problem = "--optimizer muon is for denoisers, without --distill"
         elif self.precision not in get_args(Precision):
             problem = f"--precision is one of {', '.join(get_args(Precision))}, not {self.precision!r}"
         elif self.model == FLOW_MODEL and self.patch_size % FLOW_MULTIPLE:
@@ -146,6 +147,16 @@ class TrainOptions:
     def is_raw(self) -> bool:
         """Whether the model takes packed Bayer frames."""
         return self.model in MODEL_SIZES and MODEL_SIZES[self.model].head == "plain"
+
+    @property
+    def takes_planes(self) -> bool:
+        """Whether the model's frames are packed Bayer mosaics."""
+        return self.model in MODEL_SIZES and MODEL_SIZES[self.model].image_channels == PLANES
+
+    @property
+    def unprocesses(self) -> bool:
+        """Whether the model takes packed Bayer frames made of clean RGB clips."""
+        return self.takes_planes and not self.is_raw
 
     @property
     def is_recurrent(self) -> bool:

@@ -22,6 +22,7 @@ from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.kinds import degrade, lead_of
 from stbn_cli.synthesis.mixture import measured_levels
 from stbn_cli.synthesis.protocol import protocol_noise
+from stbn_cli.training.muon import hidden_and_others
 from stbn_cli.training.options import TrainOptions
 from stbn_cli.training.pool import FLOW_SCALE, Pool, PoolBatch
 from stbn_cli.training.validation import Validation
@@ -52,11 +53,7 @@ class RecurrentTask(nn.Module):
         """What the optimiser gets."""
         if self.options.optimizer == "adam":
             return [{"params": list(self.network.parameters()), "factor": 1.0}]
-        hidden, others = [], []
-        for name, parameter in self.network.named_parameters():
-            is_output = name.startswith(("fusion.leave", "fusion.spread"))
-            (others if parameter.ndim < 4 or is_output else hidden).append(parameter)
-        return [{"params": others, "factor": 1.0}, {"params": hidden, "factor": 1.0, "orthogonal": True}]
+        return hidden_and_others(self.network, ("fusion.leave", "fusion.spread"))
 
     @torch.no_grad()
     def prepare(self, source: Pool, numbers: range) -> PoolBatch:

@@ -11,7 +11,7 @@ from stbn_cli.checkpoints.serial import Checkpoint, load_checkpoint
 from stbn_cli.checkpoints.store import find_flow
 from stbn_cli.errors import InputError
 from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
-from stbn_cli.models.config import RECURRENT_SIZES, STBNConfig
+from stbn_cli.models.config import IMAGE_CHANNELS, RECURRENT_SIZES, STBNConfig
 from stbn_cli.models.lightflow import LightFlowNet
 from stbn_cli.models.recurrent import Recurrent
 from stbn_cli.models.stbn import STBN
@@ -24,7 +24,7 @@ from stbn_cli.training.options import FLOW_MODEL, TrainOptions
 from stbn_cli.training.pool import Pool
 from stbn_cli.training.recurrent_task import RecurrentTask
 from stbn_cli.training.validation import CLIP_FRAMES, crop_clips
-from stbn_cli.training.widening import can_widen, widen
+from stbn_cli.training.widening import can_widen, from_rgb, widen
 
 AUTO_FLOW = "auto"
 PAIR = 2  # frames that a flow network is trained on
@@ -49,6 +49,10 @@ def create_task(
         return _create_recurrent(options, initial)
     config = options.config
     same = initial is not None and _leads_to(initial.stbn_config, config)
+    if options.unprocesses and initial is not None and initial.config.image_channels == IMAGE_CHANNELS:
+        network = STBN(config)
+        from_rgb(initial.build_stbn(), network)
+        return DenoiserTask(options, network, _create_flow(options, initial, device), precision)
     if initial is not None and not same and not can_widen(initial.stbn_config, config):
         raise InputError(
             f"The model {str(options.initial)!r} is of another kind than --model {options.model} with --noise "

@@ -14,7 +14,7 @@ from stbn_cli.models.stbn import STBN
 from stbn_cli.models.warp import warp_bilinear
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import broadcast_sigma
-from stbn_cli.noise.posterior import MEAN_CHANNELS, posterior_mean
+from stbn_cli.noise.posterior import colours_of, posterior_mean
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.kinds import conditioning_noise, degrade, lead_of
 from stbn_cli.synthesis.protocol import protocol_noise
@@ -99,7 +99,7 @@ def validate_on_kind(
             flows = estimate_clip_flows(flow, noisy, found.noise.level(noisy))
             sigma = found.noise.sigma_at(noisy).expand_as(noisy)[None]
             outputs = network(noisy[None], sigma, flows[0][None], flows[1][None])
-            level = found.noise.sigma_at(outputs[:, :, :MEAN_CHANNELS].float())
+            level = found.noise.sigma_at(outputs[:, :, : colours_of(outputs)].float())
             estimate = posterior_mean(outputs, noisy[None], level)[0]
             before.append(float(psnr(noisy, target).mean()))
             after.append(float(psnr(estimate, target).mean()))

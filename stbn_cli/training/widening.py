@@ -4,6 +4,8 @@ The channels of the smaller one keep their weights and see nothing of the new on
 as soon as training wants it; new residual blocks begin as nothing.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -59,6 +61,48 @@ def widen(small: STBN, large: STBN) -> None:
     _widen_head(small.fusion, large.fusion, torch.cat((features, new + state)), features)
     _widen_expansion(small.expansion, large.expansion, features, new)
     _widen_head(small.head, large.head, features, torch.arange(small.config.output_channels))
+
+
+@torch.no_grad()
+def from_rgb(small: STBN, large: STBN) -> None:
+    """Give `large`, newly made for Bayer planes, weights by which both greens are treated as `small` treats green.
+
+    Both have the same shape but for the planes, a Gaussian head and the frame carried along. Raises `ValueError` where
+    they have not.
+    """
+    if replace(large.config, image_channels=small.config.image_channels) != small.config or not (
+        small.config.carry_frame and small.config.head == "gaussian"
+    ):
+        raise ValueError(f"a network of shape {small.config} does not lead to {large.config}")
+    planes = torch.tensor([0, 1, 1, 2])  # the colour that each plane shows
+    shares = torch.tensor([1.0, 0.5, 0.5, 1.0])  # inputs are summed
+    colours, channels = small.config.image_channels, small.config.channels
+
+    def spread(weight: Tensor, start: int) -> Tensor:
+        return weight[:, start + planes] * shares.view(1, -1, 1, 1)
+
+    state = {name: value.clone() for name, value in small.state_dict().items()}
+    for branch in ("forward_branch", "backward_branch"):
+        weight = state[f"{branch}.head.weight"]
+        carried = colours + channels
+        parts = (
+            spread(weight, 0),
+            weight[:, colours:carried],
+            spread(weight, carried),
+            spread(weight, carried + colours),
+        )
+        state[f"{branch}.head.weight"] = torch.cat(parts, 1)
+    # The frame lies behind the features and the state.
+    weight = state["fusion.enter.weight"]
+    state["fusion.enter.weight"] = torch.cat((weight[:, : 2 * channels], spread(weight, 2 * channels)), 1)
+    # The head: means, then the factor's rows, which green's column belongs to twice; what is new begins at random.
+    old, new = state["head.leave.weight"], large.head.leave.weight
+    rows = [[colours + column for column in range(3)], [colours + 3, colours + 4], [colours + 5]]
+    outputs = planes.tolist()
+    outputs += [rows[0][plane] for plane in outputs[:4]] + [rows[1][plane] for plane in outputs[:3]]
+    outputs += [rows[2][0]]
+    state["head.leave.weight"] = torch.cat((old[outputs], new[len(outputs) :]))
+    large.load_state_dict(state)
 
 
 def _widen_branch(

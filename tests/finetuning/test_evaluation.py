@@ -10,9 +10,10 @@ from stbn_cli.finetuning.evaluation import MARGIN, WINDOW, WINDOW_FRAMES, Evalua
 from stbn_cli.finetuning.flows import BlindFlows, find_blind_flows
 from stbn_cli.finetuning.footage import NoisyRun
 from stbn_cli.flow.dis import DisFlow
+from stbn_cli.models.config import GAUSSIAN_CHANNELS
 from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.model import NoiseLevelFunction
-from stbn_cli.noise.posterior import GAUSSIAN_CHANNELS, posterior_mean
+from stbn_cli.noise.posterior import posterior_mean
 from tests.networks import TINY
 
 ALL = 10**9

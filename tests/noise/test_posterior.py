@@ -1,4 +1,4 @@
-"""The closed-form 3x3 algebra against general matrix routines in float64."""
+"""The algebra of small matrices against general matrix routines in float64."""
 
 import math
 
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from stbn_cli.models.config import gaussian_channels
 from stbn_cli.noise.posterior import (
     VARIANCE_FLOOR,
     gaussian_nll,
@@ -16,20 +17,21 @@ from stbn_cli.noise.posterior import (
 )
 
 
-@pytest.fixture
-def head() -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs, noisy colours and a sigma map with its own value for every pixel and channel."""
+@pytest.fixture(params=[3, 4])
+def head(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs, noisy colours and a sigma map with its own value for every pixel and channel; RGB and Bayer planes."""
+    colours = request.param
     generator = torch.Generator().manual_seed(2)
-    outputs = torch.rand(2, 9, 6, 5, generator=generator)
-    outputs[:, 3:] = 0.3 * (outputs[:, 3:] - 0.5)
-    noisy = torch.rand(2, 3, 6, 5, generator=generator)
-    return outputs, noisy, 0.02 + 0.2 * torch.rand(2, 3, 6, 5, generator=generator)
+    outputs = torch.rand(2, gaussian_channels(colours), 6, 5, generator=generator)
+    outputs[:, colours:] = 0.3 * (outputs[:, colours:] - 0.5)
+    noisy = torch.rand(2, colours, 6, 5, generator=generator)
+    return outputs, noisy, 0.02 + 0.2 * torch.rand(2, colours, 6, 5, generator=generator)
 
 
 def dense(outputs: Tensor) -> tuple[Tensor, Tensor]:
     mean, s = split_head(outputs)
-    rows = [(s.m00, s.m01, s.m02), (s.m01, s.m11, s.m12), (s.m02, s.m12, s.m22)]
-    matrix = torch.stack([torch.stack(row, -1) for row in rows], -2)
+    colours = range(mean.shape[-3])
+    matrix = torch.stack([torch.stack([s.at(row, column) for column in colours], -1) for row in colours], -2)
     return mean.movedim(-3, -1).double(), matrix.double()
 
 
@@ -38,14 +40,14 @@ def test_likelihood_is_the_normal_distribution(head: tuple[Tensor, Tensor, Tenso
     mean, covariance = dense(outputs)
     variance = sigma.double().square().movedim(-3, -1) + VARIANCE_FLOOR
     normal = MultivariateNormal(mean, covariance + torch.diag_embed(variance))
-    expected = -normal.log_prob(noisy.movedim(-3, -1).double()) - 1.5 * math.log(2 * math.pi)
+    expected = -normal.log_prob(noisy.movedim(-3, -1).double()) - 0.5 * mean.shape[-1] * math.log(2 * math.pi)
     torch.testing.assert_close(gaussian_nll(outputs, noisy, sigma).double(), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_posterior_is_bayes_rule(head: tuple[Tensor, Tensor, Tensor]) -> None:
     outputs, noisy, sigma = head
     mean, covariance = dense(outputs)
-    prior_precision = torch.linalg.inv(covariance + VARIANCE_FLOOR * torch.eye(3))
+    prior_precision = torch.linalg.inv(covariance + VARIANCE_FLOOR * torch.eye(mean.shape[-1]))
     variance = sigma.double().square().movedim(-3, -1) + VARIANCE_FLOOR
     posterior = torch.linalg.inv(prior_precision + torch.diag_embed(1 / variance))
     evidence = (prior_precision @ mean[..., None])[..., 0] + noisy.movedim(-3, -1) / variance

@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from stbn_cli.noise.posterior import CHANNEL_AXIS, GAUSSIAN_CHANNELS, VARIANCE_FLOOR
+from stbn_cli.models.config import GAUSSIAN_CHANNELS
+from stbn_cli.noise.posterior import CHANNEL_AXIS, VARIANCE_FLOOR
 
 PIXELS = 512  # of one program
 WARPS = 4
