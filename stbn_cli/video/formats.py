@@ -26,7 +26,8 @@ MUXERS = {
     ".ts": "mpegts",
     ".y4m": "yuv4mpegpipe",
 }
-WRITABLE_SUFFIXES = (*MUXERS, *IMAGE_SUFFIXES)
+PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, *RAW_SUFFIXES)
+WRITABLE_SUFFIXES = (*MUXERS, *PICTURE_SUFFIXES)
 MATROSKA, Y4M = MUXERS[".mkv"], MUXERS[".y4m"]
 MP4_MUXERS = ("mp4", "mov")
 # Muxer -> codecs it carries, the fallback first.
