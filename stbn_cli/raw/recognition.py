@@ -6,6 +6,7 @@ import numpy as np
 BLOCKS = (8, 24)
 # Fewer blocks than this are too few to judge.
 FEWEST_BLOCKS = 12
+FEWEST_LEVELS = 64
 # A difference counts from so many standard errors, and from so much of the block's brightness, on.
 ERRORS = 6.0
 CONTRAST = 0.02
@@ -17,10 +18,13 @@ GREENS = 0.08
 
 
 def looks_like_mosaic(picture: np.ndarray) -> bool:
-    """Whether a picture (H, W) of one channel is a Bayer mosaic, as far as one can see.
+    """Whether a picture (H, W), uint8 or uint16, of one channel is a Bayer mosaic, as far as one can see.
 
     A mosaic of a scene without colour, as such from a camera that balances white, looks as a grey picture does.
     """
+    # Dithers of two pixels differ as filters do, and have few levels.
+    if np.count_nonzero(np.bincount(picture.ravel())) < FEWEST_LEVELS:
+        return False
     return any(_looks_like_mosaic(picture, side) for side in BLOCKS)
 
 
