@@ -10,11 +10,13 @@ from stbn_cli.raw.bayer import PLANES, pack
 from stbn_cli.raw.dng import DngFile, raw_library
 from stbn_cli.raw.mosaicfile import MosaicFile
 from stbn_cli.raw.reader import RawReader
-from stbn_cli.video.frames import VideoMetadata
+from stbn_cli.video.frames import ColorSpec, VideoMetadata
 
 # The sRGB curve (IEC 61966-2-1) for 16-bit values, and as LibRaw takes it: power and slope.
 _SRGB = (2.4, 12.92)
 _TOP = 65535
+# H.273's numbers for BT.709's matrix and primaries, and for the sRGB curve.
+_SHOWN = ColorSpec("bt709", full_range=False, matrix_tag=1, range_tag=1, primaries=1, transfer=13)
 # OpenCV's conversion for each pattern.
 _DEMOSAIC = {
     "RGGB": cv2.COLOR_BayerRGGB2RGB,
@@ -27,8 +29,8 @@ _LARGEST_GAIN = 8.0
 
 
 def rendered_metadata(metadata: VideoMetadata) -> VideoMetadata:
-    """What raw pictures become, but for a DNG's orientation."""
-    return replace(metadata, pixel_format="rgb24", bit_depth=8, bayer=None)
+    """What raw pictures become, but for a DNG's orientation: what every player shows."""
+    return replace(metadata, pixel_format="yuv420p", bit_depth=8, color=_SHOWN, bayer=None)
 
 
 class Rendering:
