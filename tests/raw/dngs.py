@@ -1,5 +1,6 @@
 """DNG files made with tifffile and imagecodecs, which know nothing of stbn."""
 
+import struct
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class DngSpec:
     tile: tuple[int, int] | None = None
     rows: int | None = None  # of a strip
     big_endian: bool = False
+    components: int = 1  # of a lossless JPEG: neighbours in a row, as most cameras and converters write them
     preview: bool = False  # in the first directory; the mosaic in a SubIFD
     photometric: int = CFA
     predictor: int | None = None
@@ -127,9 +129,41 @@ def _part(codes: np.ndarray, spec: DngSpec, top: int, left: int, rows: int, colu
     part = codes[top : top + rows, left : left + columns]
     if spec.tile:
         part = np.pad(part, ((0, rows - part.shape[0]), (0, columns - part.shape[1])))
+    if spec.compression == JPEG and spec.components > 1:
+        return lossless_jpeg(part, spec.bits, spec.components)
     if spec.compression == JPEG:
         return imagecodecs.ljpeg_encode(np.ascontiguousarray(part), bitspersample=spec.bits)
     return b"".join(_packed_row(row, spec.bits) for row in part)
+
+
+def lossless_jpeg(part: np.ndarray, bits: int, components: int, predictor: int = 1) -> bytes:
+    """ITU-T T.81, process 14, by the book: all categories have codes of 5 bits; neighbours in a row interleave."""
+    height, width = part.shape[0], part.shape[1] // components
+    samples = part.reshape(height, width, components).astype(int)
+    left, above = np.zeros_like(samples), np.zeros_like(samples)
+    left[:, 1:], above[1:] = samples[:, :-1], samples[:-1]
+    predicted = left if predictor == 1 else above
+    predicted[0, 1:], predicted[1:, 0] = samples[0, :-1], samples[:-1, 0]
+    predicted[0, 0] = 1 << bits - 1
+    out = []
+    for difference in (samples - predicted).ravel():
+        difference = (int(difference) + 32768) % 65536 - 32768
+        size = abs(difference).bit_length()
+        out.append(f"{size:05b}")
+        if 0 < size < 16:
+            out.append(f"{difference if difference > 0 else difference + (1 << size) - 1:0{size}b}")
+    text = "".join(out)
+    text += "1" * (-len(text) % 8)
+    coded = int(text, 2).to_bytes(len(text) // 8, "big").replace(b"\xff", b"\xff\0")
+    table = (
+        bytes((0, 0, 0, 0, 0, 17)) + bytes(11) + bytes(range(17))
+    )  # class and number, then codes by length
+    frame = struct.pack(">BHHB", bits, height, width, components)
+    frame += b"".join(bytes((number, 0x11, 0)) for number in range(components))
+    scan = bytes((components,)) + b"".join(bytes((number, 0)) for number in range(components))
+    marks = ((b"\xff\xc4", table), (b"\xff\xc3", frame), (b"\xff\xda", scan + bytes((predictor, 0, 0))))
+    head = b"".join(mark + struct.pack(">H", len(body) + 2) + body for mark, body in marks)
+    return b"\xff\xd8" + head + coded + b"\xff\xd9"
 
 
 def _packed_row(row: np.ndarray, bits: int) -> bytes:

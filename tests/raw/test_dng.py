@@ -45,6 +45,11 @@ SPECS = {
     "lossless JPEG, odd sides": DngSpec(bits=14, compression=JPEG, size=(47, 61)),
     "lossless JPEG, 16 bits": DngSpec(compression=JPEG),
     "lossless JPEG in tiles": DngSpec(bits=12, compression=JPEG, tile=(32, 32)),
+    "lossless JPEG of two components": DngSpec(bits=14, compression=JPEG, components=2),
+    "lossless JPEG of two components in tiles": DngSpec(
+        bits=12, compression=JPEG, components=2, tile=(32, 32), size=(50, 70)
+    ),
+    "lossless JPEG of four components": DngSpec(bits=12, compression=JPEG, components=4),
     "tiles": DngSpec(tile=(32, 48), size=(50, 70)),
     "SubIFD": DngSpec(preview=True),
     "SubIFD, lossless JPEG, big-endian": DngSpec(preview=True, compression=JPEG, bits=14, big_endian=True),
