@@ -29,6 +29,20 @@ def raw_files(path: Path) -> list[Path]:
     return sorted(raw, key=natural_key)
 
 
+def refuse_raw_pictures(path: Path) -> None:
+    """Raise InputError if `path` names DNG pictures, for a command that takes none."""
+    if raw_files(path):
+        raise not_raw(path)
+
+
+def not_raw(path: str | Path) -> InputError:
+    """The refusal of raw pictures by a command that takes none."""
+    return InputError(
+        f"{path} names raw pictures (DNG or mosaics), which this command does not read. Make a video of them for "
+        "looking with stbn denoise, or develop them to 16-bit TIFF."
+    )
+
+
 def _is_raw(path: Path) -> bool:
     return path.suffix.lower() in RAW_SUFFIXES
 

@@ -71,7 +71,8 @@ class Rendering:
             light = (values[row::2, column::2] - black) / (bayer.white - black)
             scaled[row::2, column::2] = light * self._gains[plane]
         mosaic = np.rint(np.clip(scaled, 0.0, 1.0) * _TOP).astype(np.uint16)
-        return np.take(_CURVE, cv2.cvtColor(mosaic, _DEMOSAIC[bayer.pattern]))
+        colours = np.asarray(cv2.cvtColor(mosaic, _DEMOSAIC[bayer.pattern]), np.uint16)
+        return _CURVE[colours]
 
 
 def _developed(file: DngFile, values: np.ndarray) -> np.ndarray | None:

@@ -12,7 +12,6 @@ import numpy as np
 
 from stbn_cli.errors import InputError, OptionError, OutputError
 from stbn_cli.files import current_umask, whole_file
-from stbn_cli.raw.files import raw_files
 from stbn_cli.raw.recognition import looks_like_mosaic
 from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes
 from stbn_cli.video.fields import AUTO, with_fields
@@ -42,15 +41,6 @@ def is_image_source(path: str | Path) -> bool:
     if path.exists():
         return path.suffix.lower() in IMAGE_SUFFIXES
     return is_pattern(path)
-
-
-def refuse_raw_pictures(path: Path) -> None:
-    """Raise InputError if `path` names DNG pictures, for a command that takes none."""
-    if raw_files(path):
-        raise InputError(
-            f"{path} names DNG pictures, which this command cannot read. Develop them to 16-bit TIFF or PNG first, "
-            "for example with darktable or rawtherapee."
-        )
 
 
 def list_images(path: Path) -> list[Path]:
