@@ -143,7 +143,7 @@ class DngFile(MosaicFile):
             raise _unreadable(path, f"its mosaic has {bits} bits in an order")
         self._bits = bits
         self._segments = self._find_segments(page)
-        if self._compression == _JPEG and not _is_lossless_jpeg(self._bytes(self._segments[0])):
+        if self._compression == _JPEG and _lossless_samples(self._bytes(self._segments[0])) is None:
             raise _unreadable(path, "its mosaic is compressed with loss as JPEG")
         self._table = self._read_table(tags)
         self.depth = bits if self._table is None else 16
@@ -242,6 +242,8 @@ class DngFile(MosaicFile):
         if wrong or len(across) not in (0, width) or len(down) not in (0, height):
             raise _damaged(self.path)
         cell = np.asarray(levels, np.float64).reshape(rows, columns)
+        if not np.isfinite([*levels, *across, *down]).all():
+            raise _damaged(self.path)
         simple = not any(across) and not any(down)
         if simple and np.ptp(cell) == 0:
             return float(cell[0, 0]), None
@@ -258,8 +260,8 @@ class DngFile(MosaicFile):
     def _look_around(self, first: Any, page: Any) -> None:
         """Take the frame rate and the ISO, where they are stated."""
         for tags in (first.tags, page.tags):
-            if rate := _numbers(tags, _FRAME_RATE):
-                self.frame_rate = rate[0] if rate[0] > 0 else None
+            if (rate := _numbers(tags, _FRAME_RATE)) and math.isfinite(rate[0]) and rate[0] > 0:
+                self.frame_rate = rate[0]
             exif = tags.valueof(_EXIF)
             iso = exif.get(_ISO) if isinstance(exif, dict) else tags.valueof(34855)
             if iso is not None and _first(iso) > 0:
@@ -294,7 +296,10 @@ class DngFile(MosaicFile):
     def _decode(self, data: bytes, height: int, width: int) -> np.ndarray:
         """A segment (H, W) uint16."""
         if self._compression == _JPEG:
-            frame = raw_library("imagecodecs").ljpeg_decode(data)
+            if _lossless_samples(data) != height * width:
+                raise _damaged(self.path)  # before any memory is taken
+            # Not ljpeg_decode: damaged data can end the process there.
+            frame = raw_library("imagecodecs").jpegsof3_decode(data)
             return np.asarray(frame, np.uint16).reshape(height, width)
         if self._compression == _PLAIN:
             return self._from_bytes(data, height, width)
@@ -474,7 +479,8 @@ def _numbers(tags: Any, number: int) -> list[float]:
     value = tag.value
     values = list(value) if isinstance(value, tuple | list | bytes | np.ndarray) else [value]
     if int(tag.dtype) in _RATIONALS:
-        return [above / below for above, below in zip(values[::2], values[1::2], strict=True)]
+        pairs = zip(values[::2], values[1::2], strict=True)
+        return [above / below if below else math.nan for above, below in pairs]
     return [float(one) for one in values]
 
 
@@ -482,15 +488,16 @@ def _first(value: Any) -> Any:
     return value[0] if isinstance(value, tuple | list) else value
 
 
-def _is_lossless_jpeg(data: bytes) -> bool:
-    """Whether the frame of a JPEG is of the lossless, Huffman-coded kind."""
+def _lossless_samples(data: bytes) -> int | None:
+    """How many numbers a lossless JPEG says that it holds; None for any other data."""
     at = 2
-    while data[:2] == b"\xff\xd8" and at + 4 <= len(data) and data[at] == 0xFF:
+    while data[:2] == b"\xff\xd8" and at + 10 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return marker == _LOSSLESS_FRAME
+            height, width, components = struct.unpack_from(">HHB", data, at + 5)
+            return height * width * components if marker == _LOSSLESS_FRAME else None
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False
+    return None
 
 
 def _read(path: Path) -> bytes:
