@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,8 @@ _LETTERS = {_SHORT: "H", _LONG: "I", 13: "I", _LONG8: "Q"}
 _LOSSLESS_FRAME = 0xC3  # a JPEG's marker, ITU-T T.81, table B.1
 _JPEG_LONGEST = 65535
 _BITS = range(8, 17)
+# In one file, previews and all; those within others are this deep at most.
+_MOST_PICTURES, _DEPTH = 64, 2
 
 
 def raw_library(name: str) -> "ModuleType":
@@ -112,7 +115,7 @@ class DngFile(MosaicFile):
     # What the tags say.
 
     def _mosaic_page(self, file: Any) -> Any:
-        pages = list(_pages(file.pages))
+        pages = list(islice(_pages(file.pages), _MOST_PICTURES))  # a damaged chain of them has no end
         kinds = [_first(page.tags.valueof(_PHOTOMETRIC)) for page in pages]
         found = [page for page, kind in zip(pages, kinds, strict=True) if kind == _CFA]
         if found:
@@ -467,7 +470,7 @@ def _pages(pages: Any, depth: int = 0) -> Iterator[Any]:
     """All pictures of a file, those within others too."""
     for page in pages:
         yield page
-        if getattr(page, "subifds", None) and depth < 4:
+        if getattr(page, "subifds", None) and depth < _DEPTH:
             yield from _pages(page.pages, depth + 1)
 
 
