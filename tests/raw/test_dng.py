@@ -1,5 +1,7 @@
 """DNG round trips: every number and every tag, seen by readers that are not ours; and what is refused."""
 
+import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -267,6 +269,34 @@ def test_damaged_files_get_one_sentence(tmp_path: Path, denoise: Callable) -> No
                 assert str(source) in str(error)
     source.write_bytes(b"")
     denoise(source, to="out.dng").refused(3, "damaged")
+
+
+def test_damage_takes_neither_forever_nor_all_memory(tmp_path: Path) -> None:
+    source = tmp_path / "a.dng"
+    write_dng(source, SPECS["12 bits"])
+    with tifffile.TiffFile(source) as file:
+        start, tags = file.pages[0].offset, len(file.pages[0].tags)
+    data = bytearray(source.read_bytes())
+    struct.pack_into("<I", data, start + 2 + 12 * tags, start)  # the next picture is this one
+    source.write_bytes(data)
+    assert len(list(open_video(source))) == 1
+    write_dng(source, SPECS["lossless JPEG"])
+    data = bytearray(source.read_bytes())
+    struct.pack_into(">HH", data, data.index(b"\xff\xc3") + 5, 65535, 65535)
+    source.write_bytes(data)
+    with pytest.raises(InputError, match="damaged"):
+        list(open_video(source))
+    with pytest.raises(InputError, match="limit"):
+        open_video(source, max_pixels=1000)
+
+
+@pytest.mark.parametrize("package", ["tifffile", "imagecodecs", "rawpy"])
+def test_missing_packages_are_named(tmp_path: Path, passed, monkeypatch, package: str) -> None:
+    source = tmp_path / "a.dng"
+    write_dng(source, SPECS["lossless JPEG"])
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"{package}.*pip install 'stbn-cli\[raw\]'"):
+        passed(source, tmp_path / "out.mp4")
 
 
 def test_dng_of_several_kinds_are_no_clip(tmp_path: Path, denoise: Callable) -> None:

@@ -8,9 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from stbn_cli.errors import InputError, OptionError
+from stbn_cli.cli.batch import Naming, plan_batch
+from stbn_cli.errors import InputError, OptionError, OutputError
 from stbn_cli.raw.options import BayerOptions
+from stbn_cli.video.formats import WRITABLE_SUFFIXES
 from stbn_cli.video.reader import open_video
+from stbn_cli.video.writer import EncodeOptions, create_video
 from tests.raw.dngs import DngSpec, write_dng
 
 GBRG = BayerOptions("GBRG", 240.0, 4095.0)
@@ -77,6 +80,29 @@ def test_headroom_of_pictures_is_kept(tmp_path: Path, passed) -> None:
     assert written.tolist() == [[386, 60386], [486, 626]]  # rounded from 385.5
 
 
+def test_outputs_are_named_as_images_are(tmp_path: Path, passed) -> None:
+    clip = tmp_path / "in"
+    clip.mkdir()
+    for name in ("b.dng", "A.DNG"):
+        write_dng(clip / name, DngSpec(size=(8, 8)))
+    (tmp_path / "numbered").mkdir()
+    passed(clip, tmp_path / "numbered" / "x_%03d.dng")
+    assert sorted(file.name for file in (tmp_path / "numbered").iterdir()) == ["x_001.dng", "x_002.dng"]
+    passed(clip, f"{tmp_path}/named/")
+    assert sorted(file.name for file in (tmp_path / "named").iterdir()) == ["A.DNG", "b.dng"]
+    for output, error in (
+        (tmp_path / "one.dng", OptionError),
+        (clip, OutputError),
+        (tmp_path / "named", OutputError),
+    ):
+        with pytest.raises(error):
+            passed(clip, output)
+    items = plan_batch([str(clip / "A.DNG"), str(tmp_path / "new.dng")], Naming(), WRITABLE_SUFFIXES).items
+    assert [item.output for item in items] == [str(tmp_path / "new.dng")]
+    items = plan_batch([str(clip), str(clip / "A.DNG")], Naming(), WRITABLE_SUFFIXES).items
+    assert [item.output for item in items] == [f"{clip}.denoised/", str(clip / "A.denoised.DNG")]
+
+
 @pytest.mark.parametrize("kind", ["dng", "tif"])
 def test_a_video_of_raw_is_a_rendering(tmp_path: Path, passed, kind: str) -> None:
     clip = tmp_path / "in"
@@ -133,8 +159,5 @@ def test_bayer_is_for_pictures_of_one_channel(tmp_path: Path, denoise: Callable,
     write_dng(tmp_path / "a.dng", DngSpec(size=(8, 8)))
     denoise(tmp_path / "a.dng", "--bayer", "none", to="b.dng").refused(2, "DNG is a mosaic")
     denoise(tmp_path / "colour.png", to="b.dng").refused(2, "only DNG input")
-    with pytest.raises(OptionError, match="only DNG"):
-        from stbn_cli.video.writer import EncodeOptions, create_video
-
-        with open_video(tmp_path / "colour.png") as reader:
-            create_video(tmp_path / "b.dng", reader, EncodeOptions())
+    with pytest.raises(OptionError, match="only DNG"), open_video(tmp_path / "colour.png") as reader:
+        create_video(tmp_path / "b.dng", reader, EncodeOptions())
