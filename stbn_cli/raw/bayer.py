@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stbn_cli.raw.options import PATTERNS, PLANES
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-PATTERNS = ("RGGB", "GRBG", "GBRG", "BGGR")
-PLANES = 4
 CELL = 2  # pixels of the pattern's cell along each axis
 
 

@@ -1,7 +1,11 @@
-"""What the user says of a mosaic. Imports nothing heavy: the command line builds it."""
+"""What is said of mosaics before any is read. Imports nothing heavy: the command line needs it."""
 
 from dataclasses import dataclass
 
+# The colours of a cell in reading order.
+PATTERNS = ("RGGB", "GRBG", "GBRG", "BGGR")
+# Of packed mosaics, see `bayer`.
+PLANES = 4
 # As a pattern: the pictures are no mosaics, whatever they look like.
 NO_MOSAIC = "none"
 
@@ -10,7 +14,7 @@ NO_MOSAIC = "none"
 class BayerOptions:
     """How a clip's mosaics are to be read; what is None is taken from the files.
 
-    pattern: one of `bayer.PATTERNS`, or `NO_MOSAIC`. black, white: as in `bayer.BayerFormat`.
+    pattern: one of `PATTERNS`, or `NO_MOSAIC`. black, white: as in `bayer.BayerFormat`.
     """
 
     pattern: str | None = None

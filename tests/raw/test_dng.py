@@ -155,7 +155,9 @@ def test_levels_and_pattern_are_those_of_the_active_area(tmp_path: Path) -> None
     # Red is the second of the first row of the active area, which is pixel (1, 4) of the picture.
     assert frame.rgb[0, 0, 0] == pytest.approx((int(codes[1, 4]) - 20) / (65535 - 20), abs=1e-6)
     with rawpy.imread(str(source)) as raw:
-        assert raw.color_desc[raw.raw_colors[1 + 2, 4 + 2]] == ord("R") == raw.color_desc[raw.raw_colors[3, 4]]
+        assert (
+            raw.color_desc[raw.raw_colors[1 + 2, 4 + 2]] == ord("R") == raw.color_desc[raw.raw_colors[3, 4]]
+        )
 
 
 def test_pixels_around_the_active_area_stay(tmp_path: Path, passed) -> None:
