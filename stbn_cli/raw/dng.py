@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _CFA, _LINEAR_RAW = 32803, 34892
 # Values of Compression.
 _PLAIN, _JPEG, _DEFLATE, _OLD_DEFLATE = 1, 7, 8, 32946
-_LOSSY = {34892: "lossy JPEG", 52546: "JPEG XL"}
+_OTHERS = {34892: "lossy JPEG", 52546: "JPEG XL"}
 # Values of Predictor for whole numbers: how far left of a pixel the one lies that it is the difference to.
 _PREDICTORS = {1: 0, 2: 1, 34892: 2, 34893: 4}
 # Numbers of tags.
@@ -40,6 +40,8 @@ _STRIP_OFFSETS, _STRIP_COUNTS, _TILE_OFFSETS, _TILE_COUNTS = 273, 279, 324, 325
 _CFA_DIMENSIONS, _CFA_PATTERN, _CFA_COLOURS, _CFA_LAYOUT = 33421, 33422, 50710, 50711
 _TABLE, _BLACK_REPEATS, _BLACK, _BLACK_H, _BLACK_V, _WHITE = 50712, 50713, 50714, 50715, 50716, 50717
 _ACTIVE_AREA, _FRAME_RATE = 50829, 51044
+# SubTileBlockSize, RowInterleaveFactor, ColumnInterleaveFactor: 1 where pixels lie in their usual order.
+_ORDERS = (50974, 50975, 52547)
 _EXIF, _ISO = 34665, "ISOSpeedRatings"
 # Sums over the mosaic. Readers take zeros for "none", and a wrong one for a damaged file.
 _DIGESTS = (50972, 51111)
@@ -135,19 +137,23 @@ class DngFile(MosaicFile):
         self._compression = int(page.compression)
         self._predictor = int(_first(tags.valueof(_PREDICTOR, 1)))
         bits, sample = int(_first(page.bitspersample)), int(_first(page.sampleformat))
-        if self._compression in _LOSSY:
-            raise _unreadable(path, f"its mosaic is compressed with loss as {_LOSSY[self._compression]}")
+        if self._compression in _OTHERS:
+            raise _unreadable(path, f"its mosaic is compressed as {_OTHERS[self._compression]}, a way")
         if sample != 1 or bits > _BITS[-1]:
-            raise _unreadable(path, f"its mosaic is {'floating point' if sample == 3 else f'{bits}-bit'}")
+            raise _unreadable(
+                path, f"its mosaic is of a kind ({'floating point' if sample == 3 else f'{bits}-bit'})"
+            )
         deflated = self._compression in (_DEFLATE, _OLD_DEFLATE) and self._predictor in _PREDICTORS
         if self._compression not in (_PLAIN, _JPEG) and not deflated:
             raise _unreadable(path, f"its mosaic is compressed in a way (number {self._compression})")
         if bits not in _BITS or page.samplesperpixel != 1 or int(page.fillorder) != 1:
             raise _unreadable(path, f"its mosaic has {bits} bits in an order")
+        if any(one != 1 for number in _ORDERS for one in _numbers(tags, number)):
+            raise _unreadable(path, "its mosaic's rows or columns are in an order")
         self._bits = bits
         self._segments = self._find_segments(page)
         if self._compression == _JPEG and _lossless_samples(self._bytes(self._segments[0])) is None:
-            raise _unreadable(path, "its mosaic is compressed with loss as JPEG")
+            raise _unreadable(path, "its mosaic is compressed as lossy JPEG, a way")
         self._table = self._read_table(tags)
         self.depth = bits if self._table is None else 16
         self._area = self._active_area(tags)

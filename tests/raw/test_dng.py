@@ -221,7 +221,8 @@ def test_a_sequence_has_the_rate_and_iso_of_its_tags_and_options_go_first(tmp_pa
 
 
 REFUSED: dict[str, tuple[DngSpec, str]] = {
-    "lossy": (DngSpec(), "with loss"),
+    "lossy": (DngSpec(), "lossy JPEG"),
+    "rows in another order": (DngSpec(tags=((50975, SHORT, 1, 2, True),)), "order"),
     "X-Trans": (
         DngSpec(
             tags=((33421, SHORT, 2, (6, 6), True), (33422, BYTE, 36, bytes([1] * 36), True)),

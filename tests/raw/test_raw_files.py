@@ -120,6 +120,11 @@ def test_a_video_of_raw_is_a_rendering(tmp_path: Path, passed, kind: str) -> Non
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(pictures) == 2 and np.ptp(pictures[0].astype(int).mean((0, 1))) < 120
     assert pictures[0].std() > 8 and pictures[0].mean() > 20
+    with open_video(clip, bayer=None if kind == "dng" else GBRG) as reader:
+        with pytest.raises(OptionError, match=r"--strict.*rendering"):
+            create_video(tmp_path / "strict.mp4", reader, EncodeOptions(strict=True))
+        with create_video(f"{tmp_path}/strict/", reader, EncodeOptions(strict=True)):
+            pass
     passed(clip, tmp_path / "shown_%d.jpg", None if kind == "dng" else GBRG)
     assert cv2.imread(str(tmp_path / "shown_2.jpg")).shape[2] == 3
 
