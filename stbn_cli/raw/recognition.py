@@ -6,12 +6,13 @@ import numpy as np
 BLOCKS = (8, 24)
 # Fewer blocks than this are too few to judge.
 FEWEST_BLOCKS = 12
-# The part of a picture that has to be neither black nor clipped.
+# The part of a picture that has to be neither black nor clipped, and how many values it has to have.
 FEWEST_USED = 0.25
 FEWEST_LEVELS = 64
-# A difference counts from so many standard errors, and from so much of the block's brightness, on.
+# A difference counts from so many standard errors on, and so much of the block's brightness, and more than rounding.
 ERRORS = 7.0
 CONTRAST = 0.02
+ROUNDING = 0.75
 # The part of a picture in which greens differ from both other colours, and red from blue. Real textures and dithers
 # of two pixels fill less, or keep both diagonals alike.
 COLOURED, TWO_COLOURED = 0.6, 0.3
@@ -43,7 +44,7 @@ def _looks_like_mosaic(inside: np.ndarray, beside: np.ndarray, across: np.ndarra
     used = np.ptp(brightness, axis=(1, 2)) > 0  # all of it black or clipped says nothing
     if len(used) < FEWEST_BLOCKS or used.mean() < FEWEST_USED:
         return False
-    floor = CONTRAST * brightness[used].mean((1, 2))
+    floor = np.maximum(CONTRAST * brightness[used].mean((1, 2)), ROUNDING)
     beside, across = _blocks(beside, side)[used], _blocks(across, side)[used]
     # Greens lie on one diagonal, red and blue on the other.
     for green, red, blue in ((1, 0, 3), (0, 1, 2)):
