@@ -5,14 +5,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from stbn_cli.errors import InputError
-from stbn_cli.video.formats import IMAGE_SUFFIXES, RAW_SUFFIXES
+from stbn_cli.video.formats import CAMERA_SUFFIXES, IMAGE_SUFFIXES, RAW_SUFFIXES
 from stbn_cli.video.names import NUMBER_FIELD, is_pattern, natural_key, numbered
 
 
 def raw_files(path: Path) -> list[Path]:
     """The DNG files that `path` names (a file, a folder, a pattern), in natural order; none: it names something else.
 
-    Raises `InputError` for DNG among other pictures, and for a name that ends as DNG do and stands for nothing.
+    Raises `InputError` for DNG among other pictures, for formats of camera makers, and for a name that ends as DNG do
+    and stands for nothing.
     """
     found = _named(path)
     raw = [file for file in found if _is_raw(file)]
@@ -21,6 +22,11 @@ def raw_files(path: Path) -> list[Path]:
         raise InputError(
             f"{path} names DNG and other pictures, as {others[0].name}, which cannot be one clip. Name one kind with a "
             "pattern, such as '*.dng', or put them into folders of their own."
+        )
+    if not raw and not others and any(file.suffix.lower() in CAMERA_SUFFIXES for file in found):
+        raise InputError(
+            f"{path} is in a camera maker's raw format, which stbn cannot read. Convert it to DNG first, for "
+            "example with Adobe DNG Converter."
         )
     if not raw and _is_raw(path) and not os.path.isdir(path):
         if is_pattern(path):
@@ -68,4 +74,8 @@ def _spelled_as(name: str, pattern: str) -> str:
     """A DNG's name with its suffix in the capitals of the pattern's: cameras write both."""
     suffix = os.path.splitext(pattern)[1]
     stem, own = os.path.splitext(name)
-    return stem + suffix if own.lower() == suffix.lower() and suffix.lower() in RAW_SUFFIXES else name
+    return (
+        stem + suffix
+        if own.lower() == suffix.lower() and suffix.lower() in (*RAW_SUFFIXES, *CAMERA_SUFFIXES)
+        else name
+    )

@@ -53,6 +53,11 @@ def test_every_spelling_names_the_same_files(tmp_path: Path, monkeypatch) -> Non
     for source in ("clip.dng/a_0001.DNG", "clip.dng/a_0001.DNG/", "clip.dng/?_0001.*"):
         with open_video(source) as reader:
             assert reader.image_names == ("a_0001.DNG",), source
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "a.CR2").write_bytes(b"x")
+    for source in ("cards", "cards/a.CR2", "cards/*.cr2", "cards/*.CR2"):
+        with pytest.raises(InputError, match="Convert it to DNG"):
+            open_video(source)
     for source in ("none.dng", "clip.dng/b_%04d.dng", "nowhere/*.dng", "clip.dng/b*.DNG"):
         with pytest.raises(InputError, match="DNG"):
             open_video(source)
