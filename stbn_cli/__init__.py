@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from stbn_cli.api import denoise_file, finetune, load_denoiser
     from stbn_cli.finetuning.options import FinetuneOptions
     from stbn_cli.jobs.options import DenoiserOptions
+    from stbn_cli.raw.options import BayerOptions
     from stbn_cli.source import Span
     from stbn_cli.video.encoders import EncodeOptions
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BayerOptions",
     "DenoiserOptions",
     "EncodeOptions",
     "FinetuneOptions",
@@ -28,6 +30,7 @@ __all__ = [
     "load_denoiser",
 ]
 _HOMES = {
+    "BayerOptions": "raw.options",
     "DenoiserOptions": "jobs.options",
     "EncodeOptions": "video.encoders",
     "FinetuneOptions": "finetuning.options",

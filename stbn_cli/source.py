@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stbn_cli.raw.options import BayerOptions
 from stbn_cli.video.formats import STANDARD_STREAM
 from stbn_cli.video.limits import MAX_PIXELS
 
@@ -21,6 +22,7 @@ class Span:
     field: "on" takes the two fields of each picture apart, "off" does not, "auto" goes by the input's marks.
     max_pixels: of one picture; an input that states more is refused.
     hardware: "auto" or "cuda" decodes on the graphics card, or in software with a warning where it cannot.
+    bayer: how mosaics are read; None: as DNG files say, and other pictures are none.
     """
 
     start: float | None = None
@@ -29,6 +31,7 @@ class Span:
     field: str = "auto"
     max_pixels: int = MAX_PIXELS
     hardware: str | None = None
+    bayer: BayerOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,5 +73,6 @@ class Source:
             hardware=span.hardware,
             max_pixels=span.max_pixels,
             field=span.field,
+            bayer=span.bayer,
             strict=strict,
         )

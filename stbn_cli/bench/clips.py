@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from stbn_cli.errors import InputError
+from stbn_cli.raw.files import refuse_raw_pictures
 from stbn_cli.source import Source
 from stbn_cli.video.formats import VIDEO_SUFFIXES
 from stbn_cli.video.frames import FrameReader
-from stbn_cli.video.images import ImageReader, is_image_source, refuse_raw_pictures
+from stbn_cli.video.images import ImageReader, is_image_source
 from stbn_cli.video.names import natural_key
 
 _PACKAGE = Path(__file__).resolve().parent

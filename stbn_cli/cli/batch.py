@@ -129,7 +129,8 @@ def _expand(inputs: Sequence[str]) -> tuple[list[str], bool]:
 
 def _members(name: str) -> list[str] | None:
     """The videos that a folder or pattern stands for; None where it is one input: a file, or images."""
-    from stbn_cli.video.images import is_image_source, refuse_raw_pictures
+    from stbn_cli.raw.files import raw_files
+    from stbn_cli.video.images import is_image_source
 
     path = Path(name)
     if name == STANDARD_STREAM or os.path.lexists(path):
@@ -146,8 +147,9 @@ def _members(name: str) -> list[str] | None:
     else:
         return None
     videos = [file for file in found if _is_new_video(file)]
+    if not videos and raw_files(path):
+        return None
     if not videos:
-        refuse_raw_pictures(path)
         raise InputError(empty)
     return sorted(videos, key=natural_key)
 

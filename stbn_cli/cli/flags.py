@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
 from stbn_cli.checkpoints.registry import BALANCED
 from stbn_cli.cli import options as opt
-from stbn_cli.cli.parsing import AUTO, PERCENT, check_choice, parse_count, parse_sigma, parse_time
+from stbn_cli.cli.parsing import (
+    AUTO,
+    PERCENT,
+    check_choice,
+    parse_bayer,
+    parse_count,
+    parse_sigma,
+    parse_time,
+)
 from stbn_cli.errors import OptionError, checked_options
 from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.source import Span
@@ -79,11 +87,15 @@ class ReadFlags:
     fps: opt.FpsOpt = None
     max_pixels: opt.MaxPixelsOpt = MAX_PIXELS
     field: opt.FieldOpt = AUTO
+    bayer: opt.BayerOpt = None
+    black: opt.BlackOpt = None
+    white: opt.WhiteOpt = None
 
     def span(self, part: RangeFlags | None = None, hardware: str | None = None) -> Span:
         """The part of the input, and how it is read."""
         start, end = (None, None) if part is None else part.seconds()
-        return Span(start, end, self.fps, self.field, self.max_pixels, hardware)
+        bayer = parse_bayer(self.bayer, self.black, self.white)
+        return Span(start, end, self.fps, self.field, self.max_pixels, hardware, bayer)
 
 
 @dataclass(frozen=True, slots=True)

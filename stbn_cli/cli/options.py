@@ -142,6 +142,37 @@ FieldOpt = Annotated[
         help="Denoise the two fields of interlaced video separately. auto: if the input is marked as interlaced.",
     ),
 ]
+BayerOpt = Annotated[
+    str | None,
+    option(
+        INPUT_OUTPUT,
+        "--bayer",
+        metavar="PATTERN",
+        help="The images are raw mosaics: RGGB, GRBG, GBRG or BGGR, from the upper left pixel on. none: they are grey. "
+        "DNG files state it themselves.",
+        default="as DNG states",
+    ),
+]
+BlackOpt = Annotated[
+    str | None,
+    option(
+        INPUT_OUTPUT,
+        "--black",
+        metavar="N",
+        help="Black level of raw images, or four with commas: of the pattern's places in reading order.",
+        default="as DNG states, else 0",
+    ),
+]
+WhiteOpt = Annotated[
+    float | None,
+    option(
+        INPUT_OUTPUT,
+        "--white",
+        metavar="N",
+        help="White level of raw images.",
+        default="as DNG states, else the largest number",
+    ),
+]
 DryRunOpt = Annotated[
     bool,
     option(INPUT_OUTPUT, "--dry-run", help="Check everything and print the plan without writing anything."),

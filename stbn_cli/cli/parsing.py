@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stbn_cli.checkpoints.registry import AUTO
 from stbn_cli.errors import OptionError, StbnError
+from stbn_cli.raw.options import NO_MOSAIC, BayerOptions
 from stbn_cli.video.formats import MUXERS, STANDARD_STREAM
 
 MAXIMUM_SIGMA = 255.0
@@ -80,6 +81,40 @@ def parse_count(text: str, option: str, minimum: int) -> int | None:
     if not re.fullmatch(r"\d+", text) or int(text) < minimum:
         raise OptionError(f"{option} {text}: use auto or a whole number of at least {minimum}.")
     return int(text)
+
+
+def parse_bayer(pattern: str | None, black: str | None, white: float | None) -> BayerOptions | None:
+    """What --bayer, --black and --white say; None where they say nothing."""
+    if pattern is None and black is None and white is None:
+        return None
+    if pattern is not None and pattern.lower() == NO_MOSAIC:
+        if black is not None or white is not None:
+            raise OptionError("--bayer none says that there is no mosaic: leave out --black and --white.")
+        return BayerOptions(NO_MOSAIC)
+    levels = None if black is None else _parse_levels(black)
+    if white is not None and not white > 0:
+        raise OptionError(
+            f"--white {white:g} is not above 0. Use the value at which the sensor clips, such as 4095."
+        )
+    if pattern is not None:
+        from stbn_cli.raw.bayer import parse_pattern
+
+        try:
+            pattern = parse_pattern(pattern)
+        except ValueError as error:
+            raise OptionError(f"--bayer: {error}. Use none for grey pictures.") from None
+    return BayerOptions(pattern, levels, white)
+
+
+def _parse_levels(text: str) -> float | tuple[float, float, float, float]:
+    """One black level, or one for each place of the pattern."""
+    try:
+        levels = [float(part) for part in text.split(",")]
+    except ValueError:
+        levels = []
+    if len(levels) not in (1, 4) or not all(0 <= level < float("inf") for level in levels):
+        raise OptionError(f"--black {text}: use one number, such as 240, or four with commas between them.")
+    return levels[0] if len(levels) == 1 else (levels[0], levels[1], levels[2], levels[3])
 
 
 def check_pipes(source: str, output: str, *, adapt: bool, json: bool) -> None:

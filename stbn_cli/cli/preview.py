@@ -27,6 +27,7 @@ from stbn_cli.errors import InterruptedByUserError, OptionError
 from stbn_cli.jobs.events import Events
 from stbn_cli.jobs.noise import measure_clip, with_kind
 from stbn_cli.jobs.options import DenoiserOptions
+from stbn_cli.raw.files import not_raw
 from stbn_cli.source import Source
 from stbn_cli.video.formats import PAGE_SUFFIXES, WRITABLE_SUFFIXES
 from stbn_cli.words import counted
@@ -212,6 +213,8 @@ def _run(job: PreviewJob, encoding: EncodingFlags, logging: LoggingFlags) -> Non
     with job.source.open() as reader:
         (check_page if page else check_preview)(job.source.path, job.output, job.overwrite)
         metadata = reader.metadata
+    if metadata.bayer is not None:
+        raise not_raw(job.source.path)
     if page:
         moments = choose_moments(metadata, job.at)
     else:

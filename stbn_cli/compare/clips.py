@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from stbn_cli.errors import InputError
+from stbn_cli.raw.files import refuse_raw_pictures
+from stbn_cli.raw.options import NO_MOSAIC, BayerOptions
 from stbn_cli.source import Source, Span
 from stbn_cli.video.adapted_reader import AdaptedReader
 from stbn_cli.video.formats import FALLBACK_RATE
@@ -68,6 +70,10 @@ def open_clips(
     Raises InputError for what cannot be read and for different picture sizes, and OptionError for an impossible range.
     """
     paths = [Path(a), Path(b), *([] if reference is None else [Path(reference)])]
+    for path in paths:
+        refuse_raw_pictures(path)
+    # Mosaics are compared as the grey pictures that they are as well.
+    span = replace(span, bayer=BayerOptions(NO_MOSAIC))
     opened: dict[int, FrameReader] = {}
     for index in sorted(range(len(paths)), key=lambda index: is_image_source(paths[index])):
         opened[index] = _upright(Source(paths[index], span).open())

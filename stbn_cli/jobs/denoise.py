@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
-from stbn_cli.errors import InterruptedByUserError, StbnError
+from stbn_cli.errors import InterruptedByUserError, OptionError, StbnError
 from stbn_cli.jobs.adapt import Adaptation, adapt
 from stbn_cli.jobs.encoding import Encoding, plan_encoding
 from stbn_cli.jobs.events import Events
@@ -96,6 +96,8 @@ class PreparedDenoising:
                     check_output(job.source.path, output, job.overwrite)
             refuse_known_losses(self.reader, job.output, job.encode)
             self.metadata: VideoMetadata = self.reader.metadata
+            if job.uncertainty is not None and self.metadata.bayer is not None:
+                raise OptionError("--uncertainty cannot be written for raw pictures. Leave it out.")
             self.encoding: Encoding = plan_encoding(self.metadata, job.output, job.encode, events)
             if job.encode.strict:
                 refuse_changes(self.reader)
@@ -161,6 +163,7 @@ class PreparedDenoising:
         }
         others = {
             "field": span.field,
+            "bayer": None if span.bayer is None else repr(span.bayer),
             "adapt": self.job.adapt_minutes is not None,
             "dither": self.job.encode.dither,
         }

@@ -37,12 +37,17 @@ def plan_encoding(
     metadata: "VideoMetadata", output: str | Path, options: "EncodeOptions", events: Events
 ) -> Encoding:
     """How `output` will be encoded. Raises `OptionError` for options that do not fit."""
+    from stbn_cli.raw.rendering import rendered_metadata
+    from stbn_cli.raw.writer import keeps_mosaic, refuse_foreign_dng
     from stbn_cli.video.encoders import check_alpha, plan_encoder
     from stbn_cli.video.frames import Warnings
     from stbn_cli.video.output import resolve_output
 
     check_alpha(metadata, options)
     target = resolve_output(output)
+    refuse_foreign_dng(metadata, target)
+    if metadata.bayer is not None and not keeps_mosaic(metadata, target):
+        metadata = rendered_metadata(metadata)
     if target.kind not in ("video", "pipe"):
         return Encoding(images=target.pattern or "")
     found = Warnings()

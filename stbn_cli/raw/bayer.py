@@ -6,13 +6,15 @@ published raw network takes them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
-PATTERNS = ("RGGB", "GRBG", "GBRG", "BGGR")
-PLANES = 4
+from stbn_cli.raw.options import PATTERNS, PLANES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 CELL = 2  # pixels of the pattern's cell along each axis
 
 
@@ -97,8 +99,10 @@ def unpack(planes: np.ndarray, bayer: BayerFormat, size: tuple[int, int]) -> np.
     return mosaic[..., : size[0], : size[1]]
 
 
-def pseudo_rgb(planes: Tensor) -> Tensor:
+def pseudo_rgb(planes: "Tensor") -> "Tensor":
     """Planes `(..., 4, h, w)` as `(..., 3, h, w)`: red, the mean of both greens, blue; motion is found on it."""
+    import torch  # files need no more than numpy
+
     red, green, other, blue = planes.unbind(-3)
     return torch.stack((red, (green + other) / 2, blue), -3)
 

@@ -15,6 +15,11 @@ IMAGE_SUFFIXES = (".png", *JPEG_SUFFIXES, ".tif", ".tiff")
 # Training needs neither depth nor exact values, so it reads whatever OpenCV does.
 TRAINING_IMAGE_SUFFIXES = (*IMAGE_SUFFIXES, ".bmp", ".webp")
 RAW_SUFFIXES = (".dng",)
+# Raw formats of camera makers, which stbn cannot read.
+CAMERA_SUFFIXES = (
+    *(".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".raf", ".rw2", ".orf", ".pef", ".srw", ".3fr", ".iiq"),
+    *(".braw", ".r3d", ".crm"),
+)
 PAGE_SUFFIXES = (".html", ".htm")
 # Suffix -> FFmpeg's muxer. Containers that cannot hold exact times (AVI) are left out on purpose.
 MUXERS = {
@@ -26,7 +31,8 @@ MUXERS = {
     ".ts": "mpegts",
     ".y4m": "yuv4mpegpipe",
 }
-WRITABLE_SUFFIXES = (*MUXERS, *IMAGE_SUFFIXES)
+PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, *RAW_SUFFIXES)
+WRITABLE_SUFFIXES = (*MUXERS, *PICTURE_SUFFIXES)
 MATROSKA, Y4M = MUXERS[".mkv"], MUXERS[".y4m"]
 MP4_MUXERS = ("mp4", "mov")
 # Muxer -> codecs it carries, the fallback first.

@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 import numpy as np
 
 from stbn_cli.video.color import PixelLayout
+
+if TYPE_CHECKING:
+    from stbn_cli.raw.bayer import BayerFormat
 
 # FFmpeg's (and ITU-T H.273's) number for "not tagged" in matrix, primaries and transfer.
 UNSPECIFIED = 2
@@ -42,7 +45,8 @@ class ColorSpec:
 class VideoMetadata:
     """What is known of a video before its frames are read.
 
-    Sizes are pixels of the picture as decoded: rotation is not applied, pixels may be non-square.
+    Sizes are pixels of the picture as decoded: rotation is not applied, pixels may be non-square. Of raw pictures, size
+    and depth are the mosaic's.
     """
 
     width: int
@@ -62,8 +66,9 @@ class VideoMetadata:
     stereo_mode: str | None = None  # how two views lie in a picture, see `stereo`; None = one view
     by_fields: bool = False  # to be denoised as two fields; a choice (see `fields`), not a mark of the file
     codec: str | None = None  # canonical name, such as "h264"; None for image sequences
-    container: str | None = None  # FFmpeg's demuxer name
+    container: str | None = None  # FFmpeg's demuxer name; of raw pictures, `raw.reader.KINDS`
     losses: tuple[str, ...] = ()  # sentences on what no output can keep of it
+    bayer: "BayerFormat | None" = None  # of raw pictures; None = ordinary ones
 
     @property
     def interlaced(self) -> bool:
@@ -83,7 +88,8 @@ class Damage:
 class Frame:
     """One picture with its time.
 
-    rgb: (H, W, 3) float32, nominal [0, 1], not clipped: colours outside RGB's gamut survive a round trip.
+    rgb: (H, W, 3) float32, nominal [0, 1], not clipped: colours outside RGB's gamut survive a round trip. Of raw
+    pictures, (ceil(H / 2), ceil(W / 2), 4): the planes of `raw.bayer`.
     pts: presentation time in ticks of `time_base` seconds; strictly increasing over a video.
     duration: in the same ticks, or None where the source does not say.
     """

@@ -1,9 +1,7 @@
 """Image sequences (PNG, JPEG, TIFF; 8 and 16 bit) as videos, through OpenCV. Knows nothing of PyAV."""
 
-import glob
 import math
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from fractions import Fraction
@@ -14,12 +12,13 @@ import numpy as np
 
 from stbn_cli.errors import InputError, OptionError, OutputError
 from stbn_cli.files import current_umask, whole_file
+from stbn_cli.raw.recognition import looks_like_mosaic
 from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes
 from stbn_cli.video.fields import AUTO, with_fields
-from stbn_cli.video.formats import FALLBACK_RATE, IMAGE_SUFFIXES, JPEG_SUFFIXES, RAW_SUFFIXES
+from stbn_cli.video.formats import FALLBACK_RATE, IMAGE_SUFFIXES, JPEG_SUFFIXES
 from stbn_cli.video.frames import ColorSpec, Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
 from stbn_cli.video.limits import MAX_PIXELS, check_pixels, image_size, is_cut_png
-from stbn_cli.video.names import NUMBER_FIELD, is_pattern, natural_key
+from stbn_cli.video.names import NUMBER_FIELD, is_pattern, natural_key, numbered
 from stbn_cli.video.times import exact_seconds
 
 # How OpenCV encodes by suffix, where its default is not meant. WebP is without loss from 101 on: it takes a third off
@@ -44,23 +43,6 @@ def is_image_source(path: str | Path) -> bool:
     return is_pattern(path)
 
 
-def refuse_raw_pictures(path: Path) -> None:
-    """Raise InputError if `path` names DNG pictures: a file, a folder without other pictures, or a pattern of them."""
-    raw = path.suffix.lower() in RAW_SUFFIXES
-    named: list[str] = []
-    # Not Path.is_dir, which fails for a name that is too long.
-    if os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK):
-        named = os.listdir(path)
-    elif glob.has_magic(path.name) and not os.path.lexists(path):
-        named = glob.glob(str(path))
-    suffixes = {os.path.splitext(name)[1].lower() for name in named}
-    if raw or (suffixes & {*RAW_SUFFIXES} and not suffixes & {*IMAGE_SUFFIXES}):
-        raise InputError(
-            f"{path} names DNG pictures, which stbn cannot read. Develop them to 16-bit TIFF or PNG first, "
-            "for example with darktable or rawtherapee."
-        )
-
-
 def list_images(path: Path) -> list[Path]:
     """The images that `path` names, in natural order. Raises InputError when there are none."""
     if path.is_dir():
@@ -69,9 +51,8 @@ def list_images(path: Path) -> list[Path]:
         found = [path]
     elif not path.parent.is_dir():
         raise InputError(f"The folder {path.parent} does not exist. Check the name.")
-    elif field := NUMBER_FIELD.search(path.name):
-        before, after = re.escape(path.name[: field.start()]), re.escape(path.name[field.end() :])
-        wanted = re.compile(before + r"\d+" + after)
+    elif NUMBER_FIELD.search(path.name):
+        wanted = numbered(path.name)
         found = [child for child in path.parent.iterdir() if wanted.fullmatch(child.name)]
     else:
         found = [child for child in path.parent.glob(path.name) if child.suffix.lower() in IMAGE_SUFFIXES]
@@ -79,6 +60,27 @@ def list_images(path: Path) -> list[Path]:
     if not found:
         raise InputError(f"No PNG, JPEG or TIFF image matches {path}. Check the folder and the pattern.")
     return sorted(found, key=natural_key)
+
+
+def files_in_range(
+    path: Path,
+    files: list[Path],
+    start: float | None,
+    end: float | None,
+    rate: Fraction | float | None,
+) -> tuple[Fraction, list[Path]]:
+    """The frame rate of a sequence, and its files from `start` until `end` (seconds).
+
+    Raises OptionError for an impossible rate, and InputError where no file is left.
+    """
+    if rate is not None and rate <= 0:
+        raise OptionError(f"The frame rate {rate} is not positive. Give frames per second, such as 25.")
+    rate = FALLBACK_RATE if rate is None else Fraction(rate).limit_denominator(1001)
+    first = 0 if start is None else math.ceil(exact_seconds(start) * rate)
+    last = None if end is None else math.ceil(exact_seconds(end) * rate)
+    if not files[first:last]:
+        raise InputError(f"{path} has no image between {start or 0:g} s and {end} s. Choose another range.")
+    return rate, files[first:last]
 
 
 class ImageReader(FrameReader):
@@ -93,32 +95,30 @@ class ImageReader(FrameReader):
         rate: Fraction | float | None = None,
         max_pixels: int = MAX_PIXELS,
         field: str = AUTO,
+        gray: bool = False,
     ) -> None:
+        """gray: pictures of one channel are grey for sure. Raises InputError for such that look like mosaics."""
         super().__init__(Path(path))
         self._max_pixels = max_pixels
-        if rate is not None and rate <= 0:
-            raise OptionError(f"The frame rate {rate} is not positive. Give frames per second, such as 25.")
-        rate = FALLBACK_RATE if rate is None else Fraction(rate).limit_denominator(1001)
-        first = 0 if start is None else math.ceil(exact_seconds(start) * rate)
-        last = None if end is None else math.ceil(exact_seconds(end) * rate)
-        self._files = list_images(self.path)[first:last]
-        if not self._files:
-            raise InputError(
-                f"{path} has no image between {start or 0:g} s and {end} s. Choose another range."
-            )
+        rate, self._files = files_in_range(self.path, list_images(self.path), start, end, rate)
         self.image_names = tuple(file.name for file in self._files)
-        image = _read_image(self._files[0], max_pixels)
-        depth, gray = image.dtype.itemsize * 8, image.ndim == 2
+        image = read_image(self._files[0], max_pixels)
+        depth, single = image.dtype.itemsize * 8, image.ndim == 2
+        if single and not gray and looks_like_mosaic(image):
+            raise InputError(
+                f"{path} looks like raw mosaics, not like grey pictures: its pixels differ as a Bayer pattern's do. "
+                "State them, such as --bayer GBRG --black 240 --white 4095, or --bayer none if it is grey."
+            )
         if _is_transparent(image):
             self._notes.lose(
                 f"The alpha channel of {self._files[0].name} is dropped: only colour is denoised."
             )
-        self._layout = PixelLayout("gray" if gray else "rgb", depth)
+        self._layout = PixelLayout("gray" if single else "rgb", depth)
         metadata = VideoMetadata(
             width=image.shape[1],
             height=image.shape[0],
             pixel_format={(8, 0): "rgb24", (16, 0): "rgb48le", (8, 1): "gray", (16, 1): "gray16le"}[
-                depth, gray
+                depth, single
             ],
             bit_depth=depth,
             color=ColorSpec("rgb", full_range=True, matrix_tag=0),
@@ -133,7 +133,7 @@ class ImageReader(FrameReader):
 
     def __iter__(self) -> Iterator[Frame]:
         for index, file in enumerate(self._files):
-            image = _read_image(file, self._max_pixels)
+            image = read_image(file, self._max_pixels)
             if image.shape[:2] != (self.metadata.height, self.metadata.width):
                 raise InputError(
                     f"{file} is {image.shape[1]}x{image.shape[0]} but the first image is "
@@ -142,7 +142,7 @@ class ImageReader(FrameReader):
             yield Frame(_image_to_rgb(image), index, self.metadata.time_base, 1)
 
 
-def _read_image(file: Path, max_pixels: int) -> np.ndarray:
+def read_image(file: Path, max_pixels: int) -> np.ndarray:
     """(H, W), (H, W, 3) or (H, W, 4) BGR(A), uint8 or uint16; a JPEG's EXIF orientation is applied."""
     if file.exists() and not file.is_file():
         raise InputError(
@@ -235,15 +235,19 @@ class ImageWriter(FrameWriter):
     def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
         """Encode and write one frame from its code values; images have no times."""
         name = self._name(len(self._written))
-        image = planes[0] if len(planes) == 1 else cv2.merge([planes[1], planes[0], planes[2]])
         try:
-            encode_image(Path(name).suffix, image).tofile(self._partial / name)
+            (self._partial / name).write_bytes(self._encoded(name, planes))
         except OSError as error:
             raise OutputError(
                 f"The image {name} cannot be written to {self._partial}: {error}. Free some space or choose "
                 "another place."
             ) from error
         self._written.append(name)
+
+    def _encoded(self, name: str, planes: list[np.ndarray]) -> bytes:
+        """The file of that name. Raises OSError."""
+        image = planes[0] if len(planes) == 1 else cv2.merge([planes[1], planes[0], planes[2]])
+        return encode_image(Path(name).suffix, image).tobytes()
 
     def _name(self, index: int) -> str:
         if self._names is not None and index < len(self._names):

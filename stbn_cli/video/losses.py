@@ -7,6 +7,7 @@ finished file an OutputError; without --strict both are warnings.
 from pathlib import Path
 
 from stbn_cli.errors import OptionError, OutputError
+from stbn_cli.raw.writer import keeps_mosaic, rendered_note
 from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder
 from stbn_cli.video.formats import JPEG_SUFFIXES, Y4M
 from stbn_cli.video.frames import UNSPECIFIED, FrameReader, Warnings
@@ -25,6 +26,8 @@ def known_losses(reader: FrameReader, output: str | Path, options: EncodeOptions
     for sentence in reader.metadata.losses:
         notes.lose(sentence)
     target = resolve_output(output)
+    if reader.metadata.bayer is not None:
+        return [*notes.losses, *([] if keeps_mosaic(reader.metadata, target) else [rendered_note(reader)])]
     muxer = target.muxer if target.kind in ("video", "pipe") else None
     if muxer is None:
         report_jpeg_loss(reader, target, notes)

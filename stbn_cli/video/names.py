@@ -29,3 +29,10 @@ def natural_key(path: str | Path) -> tuple[str, list[tuple[int, str]]]:
     # Split so, every second part is a number; not isdigit, which is true of characters that int() refuses.
     parts = enumerate(re.split(r"(\d+)", name))
     return folder, [(int(part) if index % 2 else 0, part) for index, part in parts]
+
+
+def numbered(name: str) -> re.Pattern[str]:
+    """What the names look like that a pattern with a field such as %05d stands for."""
+    field = NUMBER_FIELD.search(name)
+    assert field is not None
+    return re.compile(re.escape(name[: field.start()]) + r"\d+" + re.escape(name[field.end() :]))

@@ -9,7 +9,7 @@ from typing import IO, Any, Literal
 
 from stbn_cli.errors import OptionError, OutputError
 from stbn_cli.files import LONGEST_NAME
-from stbn_cli.video.formats import IMAGE_SUFFIXES, MUXERS, STANDARD_STREAM, Y4M
+from stbn_cli.video.formats import MUXERS, PICTURE_SUFFIXES, STANDARD_STREAM, Y4M
 from stbn_cli.video.names import DEFAULT_NAME, is_pattern
 
 
@@ -44,7 +44,7 @@ def resolve_output(output: str | Path) -> OutputTarget:
     if str(output).endswith(("/", os.sep)) or path.is_dir() or not path.suffix:
         return OutputTarget("images", path)
     suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES:
+    if suffix in PICTURE_SUFFIXES:
         if "%" in path.name:
             if not re.fullmatch(r"[^%]*%0?\d*d[^%]*", path.name):
                 raise OptionError(f"The pattern {path.name} needs exactly one field such as %05d.")
@@ -103,7 +103,7 @@ def _same(source: Path, target: OutputTarget) -> bool:
     if target.kind == "image":
         return _is_same_file(source, target.path / str(target.pattern))
     folder = source if source.is_dir() else source.parent
-    images_in = source.is_dir() or is_pattern(source) or source.suffix.lower() in IMAGE_SUFFIXES
+    images_in = source.is_dir() or is_pattern(source) or source.suffix.lower() in PICTURE_SUFFIXES
     # Images keep their names, so writing into their own folder would replace them.
     return images_in and target.pattern in (None, source.name) and _is_same_file(folder, target.path)
 

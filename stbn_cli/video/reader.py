@@ -15,6 +15,9 @@ import av
 import numpy as np
 
 from stbn_cli.errors import InputError, OptionError
+from stbn_cli.raw.files import raw_files
+from stbn_cli.raw.options import BayerOptions
+from stbn_cli.raw.reader import RawReader
 from stbn_cli.video.alpha import has_alpha_layer
 from stbn_cli.video.decoding import Clock, Decoder, timing_of
 from stbn_cli.video.fields import AUTO, check_mode, with_fields
@@ -27,7 +30,7 @@ from stbn_cli.video.frames import (
     Warnings,
 )
 from stbn_cli.video.hardware import DEVICE, HARDWARE, HardwareError, check_layout
-from stbn_cli.video.images import ImageReader, is_image_source, refuse_raw_pictures
+from stbn_cli.video.images import ImageReader, is_image_source, list_images
 from stbn_cli.video.limits import MAX_PIXELS
 from stbn_cli.video.pixels import describe_format, frame_to_rgb
 from stbn_cli.video.probe import describe, find_video_stream, open_container, origin, stated_end
@@ -70,9 +73,12 @@ def open_video(
     hardware: str | None = None,
     max_pixels: int = MAX_PIXELS,
     field: str = AUTO,
+    bayer: BayerOptions | None = None,
     strict: bool = False,
 ) -> FrameReader:
     """Open a video file, a folder of images, a pattern such as `frame_%04d.png` or `*.png`, or "-": y4m, read once.
+
+    Images may be DNG: the result is a `RawReader` then, as for other images whose pattern `bayer` states.
 
     start, end: half-open range in seconds from the beginning of the video; frames outside are left out and
     times shifted so that the first one kept is at 0. rate: frames per second of an image sequence (25 unless
@@ -100,6 +106,8 @@ def open_video(
     if end is not None and end <= (start or 0):
         raise OptionError(f"The end {end:g} s is not after the start {start or 0:g} s. Give a later end.")
     if path == STANDARD_STREAM:
+        if bayer is not None and not bayer.denies:
+            raise _no_mosaics("Standard input")
         begin = None if start is None else exact_seconds(start)
         return open_standard_input(begin, None if end is None else exact_seconds(end), field)
     if URL.match(str(path)) and not Path(path).exists():
@@ -107,12 +115,30 @@ def open_video(
             f"{path} is a URL, and stbn reads files. Download it first, for example with yt-dlp or curl."
         )
     try:
-        refuse_raw_pictures(Path(path))
-        images = is_image_source(path)
+        raw = raw_files(Path(path))
+        images = not raw and is_image_source(path)
     except OSError as error:  # among others, a name that is too long for the file system
         raise InputError(f"{path} cannot be opened: {error.strerror}. Check the name.") from error
+    named = bayer is not None and not bayer.denies
+    if raw or (images and named):
+        if not raw and bayer is not None and bayer.pattern is None:
+            raise OptionError(f"--black and --white need --bayer PATTERN for {path}, which is no DNG.")
+        return RawReader(
+            Path(path),
+            raw or list_images(Path(path)),
+            bayer or BayerOptions(),
+            start=start,
+            end=end,
+            rate=rate,
+            max_pixels=max_pixels,
+            field=field,
+        )
     if images:
-        return ImageReader(path, start=start, end=end, rate=rate, max_pixels=max_pixels, field=field)
+        return ImageReader(
+            path, start=start, end=end, rate=rate, max_pixels=max_pixels, field=field, gray=bayer is not None
+        )
+    if named and Path(path).exists():
+        raise _no_mosaics(str(path))
     return VideoReader(
         Path(path),
         start=start,
@@ -121,6 +147,12 @@ def open_video(
         max_pixels=max_pixels,
         field=field,
         strict=strict,
+    )
+
+
+def _no_mosaics(name: str) -> OptionError:
+    return OptionError(
+        f"{name} is no picture sequence, and --bayer, --black and --white are for raw pictures. Leave them out."
     )
 
 

@@ -14,6 +14,9 @@ from av.video.stream import VideoStream
 
 from stbn_cli.errors import OptionError, OutputError
 from stbn_cli.files import create_private, partial_path, put_in_place
+from stbn_cli.raw.reader import RawReader
+from stbn_cli.raw.rendering import Rendering
+from stbn_cli.raw.writer import RawWriter, RenderingWriter, keeps_mosaic, refuse_foreign_dng
 from stbn_cli.video.alpha import ALPHA_TAG
 from stbn_cli.video.encoders import (
     EncodeOptions,
@@ -83,6 +86,13 @@ def create_video(
     check_alpha(source_reader.metadata, options)
     refuse_known_losses(source_reader, path, options)
     target = resolve_output(path)
+    refuse_foreign_dng(source_reader.metadata, target)
+    if isinstance(source_reader, RawReader) and not keeps_mosaic(source_reader.metadata, target):
+        return RenderingWriter(
+            source_reader,
+            lambda reader: create_video(path, reader, options, overwrite=overwrite, folder=folder),
+            Rendering(source_reader),
+        )
     if target.kind == "pipe" or (target.kind == "video" and target.muxer == Y4M):
         turns = _baked_turns(source_reader.metadata, Y4M)
         return Y4mWriter(
@@ -101,6 +111,8 @@ def create_video(
     if target.pattern is not None and target.kind == "images":
         names = None
     notes = Warnings()
+    if isinstance(source_reader, RawReader):
+        return RawWriter(target, source_reader, names, folder, notes)
     report_jpeg_loss(source_reader, target, notes)
     report_left_out(source_reader, None, notes)
     return ImageWriter(

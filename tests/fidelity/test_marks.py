@@ -132,7 +132,7 @@ def test_dng_gets_one_sentence_in_every_spelling(tmp_path: Path, denoise, name: 
     folder.mkdir()
     for file in ("x.dng", "X.DNG", "frame_0001.dng"):
         (folder / file).write_bytes(b"II*\0")
-    denoise(folder / name).refused(3, "DNG", "cannot read")
+    denoise(folder / name).refused(3, "DNG", "damaged")
     with pytest.raises(InputError, match="DNG"):  # the paths of a benchmark
         for clip in find_clips([folder / name]):
             load_clean(clip, 1)
