@@ -218,7 +218,7 @@ class DenoiserTask(nn.Module):
         network.load_state_dict(_part(state, NETWORK))
         network = network.to(next(self.network.parameters()).device).eval()
         if network.config.head == "plain":
-            return validate_raw(network, self.flow, clips, self.options.bayer)
+            return validate_raw(network, self.flow, clips)
         if self.options.unprocesses:
             return validate_unprocessed(network, self.flow, clips)
         flow = self.flow
