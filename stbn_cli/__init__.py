@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from stbn_cli.api import denoise_file, finetune, load_denoiser
     from stbn_cli.finetuning.options import FinetuneOptions
     from stbn_cli.jobs.options import DenoiserOptions
-    from stbn_cli.raw.options import BayerOptions
+    from stbn_cli.raw.pattern import BayerOptions
     from stbn_cli.source import Span
     from stbn_cli.video.encoders import EncodeOptions
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stbn_cli.checkpoints.registry import AUTO
 from stbn_cli.errors import OptionError, StbnError
-from stbn_cli.raw.options import NO_MOSAIC, BayerOptions
+from stbn_cli.raw.pattern import NO_MOSAIC, BayerOptions
 from stbn_cli.video.formats import MUXERS, STANDARD_STREAM
 
 MAXIMUM_SIGMA = 255.0
@@ -97,7 +97,7 @@ def parse_bayer(pattern: str | None, black: str | None, white: float | None) -> 
             f"--white {white:g} is not above 0. Use the value at which the sensor clips, such as 4095."
         )
     if pattern is not None:
-        from stbn_cli.raw.bayer import parse_pattern
+        from stbn_cli.raw.pattern import parse_pattern
 
         try:
             pattern = parse_pattern(pattern)

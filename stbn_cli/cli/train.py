@@ -10,8 +10,15 @@ from stbn_cli.cli.flags import flattened, gathered
 from stbn_cli.cli.help import HelpCommand
 from stbn_cli.cli.parsing import AUTO
 from stbn_cli.cli.progress import StepProgress
-from stbn_cli.errors import InterruptedByUserError, MemoryExhaustedError, OptionError, OutputError
-from stbn_cli.training.options import TrainOptions
+from stbn_cli.errors import (
+    InterruptedByUserError,
+    MemoryExhaustedError,
+    OptionError,
+    OutputError,
+    checked_options,
+)
+from stbn_cli.raw.pattern import parse_pattern
+from stbn_cli.training.options import RAW_RECIPE, RGB_RECIPE, TrainOptions, published_recipe
 
 DATA = "Data"
 RECIPE = "Recipe"
@@ -58,6 +65,11 @@ class TrainCommand(HelpCommand):
 
 
 DEFAULTS = TrainOptions(log_dir=Path())
+
+
+def _by_model(name: str) -> str:
+    """The default of an option, in words, where raw models have another one."""
+    return f"{getattr(RGB_RECIPE, name):g}; raw models {getattr(RAW_RECIPE, name):g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,19 +165,37 @@ class RecipeFlags:
         ),
     ] = DEFAULTS.initial
     resume: Annotated[bool, opt.option(RECIPE, "--resume", help="Continue the run in RUN.")] = DEFAULTS.resume
-    epochs: Annotated[int, opt.option(RECIPE, "--epochs", min=1, help="Number of epochs.")] = DEFAULTS.epochs
+    epochs: Annotated[
+        int | None,
+        opt.option(RECIPE, "--epochs", min=1, help="Number of epochs.", default=_by_model("epochs")),
+    ] = None
     patches_per_epoch: Annotated[
         int, opt.option(RECIPE, "--patches-per-epoch", min=1, help="Sequences in an epoch.")
     ] = DEFAULTS.patches_per_epoch
     batch_size: Annotated[
-        int, opt.option(RECIPE, "--batch-size", min=1, help="Sequences in a step, over all processes.")
-    ] = DEFAULTS.batch_size
+        int | None,
+        opt.option(
+            RECIPE,
+            "--batch-size",
+            min=1,
+            help="Sequences in a step, over all processes.",
+            default=_by_model("batch_size"),
+        ),
+    ] = None
     patch_size: Annotated[
-        int, opt.option(RECIPE, "--patch-size", help="Size of a training crop, in pixels.")
-    ] = DEFAULTS.patch_size
-    train_length: Annotated[int, opt.option(RECIPE, "--train-length", help="Frames in a sequence.")] = (
-        DEFAULTS.train_length
-    )
+        int | None,
+        opt.option(
+            RECIPE,
+            "--patch-size",
+            help="Size of a training crop, in pixels; for raw models of the packed planes, half as many as the "
+            "mosaic's.",
+            default=_by_model("patch_size"),
+        ),
+    ] = None
+    train_length: Annotated[
+        int | None,
+        opt.option(RECIPE, "--train-length", help="Frames in a sequence.", default=_by_model("train_length")),
+    ] = None
     noise: Annotated[
         str,
         opt.option(
@@ -197,9 +227,10 @@ class RecipeFlags:
 class ScheduleFlags:
     """How the weights follow the gradients."""
 
-    learning_rate: Annotated[float, opt.option(SCHEDULE, "--lr", help="Highest learning rate.")] = (
-        DEFAULTS.learning_rate
-    )
+    learning_rate: Annotated[
+        float | None,
+        opt.option(SCHEDULE, "--lr", help="Highest learning rate.", default=_by_model("learning_rate")),
+    ] = None
     optimizer: Annotated[
         str,
         opt.option(
@@ -275,14 +306,20 @@ class FlowFlags:
 class RawFlags:
     """How the mosaics of raw models are packed."""
 
-    bayer_pattern: Annotated[
-        str, opt.option(RAW, "--bayer-pattern", help="Colours of a mosaic's 2x2 cell, in reading order.")
-    ] = DEFAULTS.bayer_pattern
-    black_level: Annotated[float, opt.option(RAW, "--black-level", help="Of the mosaics.")] = (
-        DEFAULTS.black_level
+    bayer: Annotated[
+        str,
+        opt.option(
+            RAW,
+            "--bayer",
+            metavar="RGGB|GRBG|GBRG|BGGR",
+            help="Colours of a mosaic's 2x2 cell, in reading order.",
+        ),
+    ] = DEFAULTS.bayer
+    black: Annotated[float, opt.option(RAW, "--black", help="Value of a mosaic without light.")] = (
+        DEFAULTS.black
     )
-    white_level: Annotated[float, opt.option(RAW, "--white-level", help="Of the mosaics.")] = (
-        DEFAULTS.white_level
+    white: Annotated[float, opt.option(RAW, "--white", help="Value at which a mosaic clips.")] = (
+        DEFAULTS.white
     )
 
 
@@ -369,8 +406,14 @@ def train(
             "Nothing to train on. Use --train-dir or --still-dir with folders of footage or photographs."
         )
     milestones = _epochs(schedule.milestones)
+    with checked_options():
+        bayer = parse_pattern(raw.bayer)
     groups = (data, recipe, schedule, flow, raw, machine, running)
-    _run(gathered(TrainOptions, *groups, log_dir=log_dir, milestones=milestones))
+    flags = {**asdict(recipe), "learning_rate": schedule.learning_rate}
+    defaults = {
+        name: value for name, value in asdict(published_recipe(recipe.model)).items() if flags[name] is None
+    }
+    _run(gathered(TrainOptions, *groups, log_dir=log_dir, milestones=milestones, bayer=bayer, **defaults))
 
 
 def _epochs(lists: list[str] | None) -> tuple[int, ...] | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from stbn_cli.errors import InputError
 from stbn_cli.raw.files import refuse_raw_pictures
-from stbn_cli.raw.options import NO_MOSAIC, BayerOptions
+from stbn_cli.raw.pattern import NO_MOSAIC, BayerOptions
 from stbn_cli.source import Source, Span
 from stbn_cli.video.adapted_reader import AdaptedReader
 from stbn_cli.video.formats import FALLBACK_RATE

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stbn_cli.errors import InputError, OptionError, OutputError
-from stbn_cli.raw.bayer import CELL, BayerFormat, cell_pattern
 from stbn_cli.raw.mosaicfile import MosaicFile, check_cell, given_format
-from stbn_cli.raw.options import BayerOptions
+from stbn_cli.raw.pattern import CELL, BayerFormat, BayerOptions, cell_pattern
 from stbn_cli.video.limits import check_pixels
 
 if TYPE_CHECKING:

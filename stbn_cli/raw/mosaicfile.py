@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from stbn_cli.errors import InputError, OptionError
-from stbn_cli.raw.bayer import BayerFormat
-from stbn_cli.raw.options import BayerOptions
+from stbn_cli.raw.pattern import BayerFormat, BayerOptions
 from stbn_cli.video.images import encode_image, read_image
 
 WHITE_OF = {8: 255.0, 16: 65535.0}

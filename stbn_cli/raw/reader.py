@@ -10,7 +10,7 @@ from stbn_cli.errors import InputError, OptionError
 from stbn_cli.raw.bayer import pack
 from stbn_cli.raw.dng import DngFile
 from stbn_cli.raw.mosaicfile import MosaicFile, PictureMosaic
-from stbn_cli.raw.options import BayerOptions
+from stbn_cli.raw.pattern import BayerOptions
 from stbn_cli.video.fields import AUTO, ON
 from stbn_cli.video.formats import JPEG_SUFFIXES, RAW_SUFFIXES
 from stbn_cli.video.frames import ColorSpec, Frame, FrameReader, VideoMetadata

@@ -6,9 +6,10 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from stbn_cli.raw.bayer import PLANES, pack
+from stbn_cli.raw.bayer import pack
 from stbn_cli.raw.dng import DngFile, raw_library
 from stbn_cli.raw.mosaicfile import MosaicFile
+from stbn_cli.raw.pattern import PLANES
 from stbn_cli.raw.reader import RawReader
 from stbn_cli.video.frames import ColorSpec, VideoMetadata
 

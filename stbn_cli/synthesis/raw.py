@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from stbn_cli.noise.luma import luma_of
-from stbn_cli.raw.bayer import PATTERNS, BayerFormat, pack
+from stbn_cli.raw.bayer import pack
 from stbn_cli.raw.noise import CRVD_NOISE, PoissonGaussian
+from stbn_cli.raw.pattern import PATTERNS, BayerFormat
 from stbn_cli.synthesis.isp import GAMMA
 
 # What is drawn: sensitivities below and above the calibrated ones, and sensors better and worse than that one.

@@ -110,7 +110,7 @@ class SequenceSource:
         top, left = random.integers(height - window + 1), random.integers(width - window + 1)
         frames = upload(torch.from_numpy(order), clip.device)
         crop = clip[frames, :, top : top + window, left : left + window].to(self.device, non_blocking=True)
-        frames = crop.float() / BYTE_SCALE if crop.dtype == torch.uint8 else crop
+        frames = crop.float() / BYTE_SCALE if crop.dtype == torch.uint8 else crop.float()
         if window != size:
             frames = F.interpolate(frames, (size, size), mode="bilinear", antialias=True)
         return self.coloured(_flipped_and_turned(frames, random), random) if augment else frames

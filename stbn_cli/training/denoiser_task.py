@@ -15,7 +15,8 @@ from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.levels import broadcast_sigma
 from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.noise.posterior import colours_of, gaussian_nll, posterior_mean, posterior_nll
-from stbn_cli.raw.bayer import CELL, pseudo_rgb
+from stbn_cli.raw.bayer import pseudo_rgb
+from stbn_cli.raw.pattern import CELL
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.kinds import conditioning_noise, degrade
 from stbn_cli.training.dataset import NOISE, SequenceSource
@@ -218,7 +219,7 @@ class DenoiserTask(nn.Module):
         network.load_state_dict(_part(state, NETWORK))
         network = network.to(next(self.network.parameters()).device).eval()
         if network.config.head == "plain":
-            return validate_raw(network, self.flow, clips, self.options.bayer)
+            return validate_raw(network, self.flow, clips)
         if self.options.unprocesses:
             return validate_unprocessed(network, self.flow, clips)
         flow = self.flow

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,8 +19,9 @@ from torch import Tensor
 from stbn_cli.errors import InputError
 from stbn_cli.inference.cuts import CutDetector, scenes_of
 from stbn_cli.machine import available_cores
+from stbn_cli.raw.clips import RawClip, find_raw_clips, read_planes
+from stbn_cli.raw.pattern import BayerFormat
 from stbn_cli.scale import BYTE_SCALE
-from stbn_cli.training.options import BayerFormat
 from stbn_cli.video.formats import TRAINING_IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from stbn_cli.video.names import natural_key
 
@@ -33,7 +35,8 @@ MEMORY_SHARE = 0.25
 class Footage:
     """Clips and photographs with the names that they came from, one entry for each scene of a clip.
 
-    clips: `(T, C, H, W)` each, uint8 RGB or float32 packed raw (four channels on [0, 1]).
+    clips: `(T, C, H, W)` each, uint8 RGB or float16 packed raw: four planes, black 0 and white 1. Half the memory of
+    float32, and what it rounds away is far below the noise of any sensor.
     stills: `(3, H, W)` uint8 RGB each.
     """
 
@@ -76,12 +79,14 @@ def load_footage(
     minimum_frames: int = 2,
     maximum_frames: int | None = None,
     bayer: BayerFormat | None = None,
+    clamp: bool = False,
 ) -> Footage:
     """Load every video and every folder of frames in `clip_folders`, and every picture in `still_folders`.
 
     A folder that holds pictures itself is one clip. `leave_out` and `only` select clips by name (file or folder name,
     with or without suffix). Clips are split where a new scene begins; pieces shorter than `minimum_frames` are left
-    out; clips are read up to `maximum_frames`. With `bayer`, the clips are folders of 16-bit mosaics.
+    out; clips are read up to `maximum_frames`. With `bayer`, the clips are mosaics as `find_raw_clips` has them, packed
+    with or without `clamp`, each one scene.
 
     What cannot be read is left out and named in `unreadable`. Raises `InputError` if a folder is missing or nothing at
     all is found.
@@ -94,9 +99,8 @@ def load_footage(
     sources = [
         source
         for folder in clip_folders
-        for source in _clip_sources(folder)
-        if not {source.name, source.stem} & excluded
-        and (wanted is None or {source.name, source.stem} & wanted)
+        for source in _sources_in(folder, bayer is not None)
+        if not source.names & excluded and (wanted is None or source.names & wanted)
     ]
     pictures = [
         source
@@ -104,14 +108,18 @@ def load_footage(
         for source in sorted(folder.iterdir(), key=natural_key)
         if source.suffix.lower() in TRAINING_IMAGE_SUFFIXES
     ]
-    found = {name for source in sources for name in (source.name, source.stem)}
+    found = {name for source in sources for name in source.names}
     for name in sorted((wanted or set()) - found):
         raise InputError(f"There is no clip called {name!r} in the training folders. Check --hold-out.")
     footage = Footage()
     with ThreadPoolExecutor(min(available_cores(), 16)) as threads:
-        clips = threads.map(lambda source: _scenes_of(source, maximum_frames, bayer), sources)
+        if bayer is None:
+            clips = threads.map(lambda source: _scenes_of(source.files[0], maximum_frames), sources)
+        else:
+            read = partial(_planes_of, maximum_frames=maximum_frames, bayer=bayer, clamp=clamp)
+            clips = threads.map(lambda source: read(source.files), sources)
         for source, scenes in zip(sources, clips, strict=True):
-            if not scenes and source.suffix.lower() in VIDEO_SUFFIXES:
+            if not scenes and (bayer is not None or source.files[0].suffix.lower() in VIDEO_SUFFIXES):
                 footage.unreadable.append(source.name)
             for scene in scenes:
                 if len(scene) >= minimum_frames:
@@ -130,16 +138,19 @@ def load_footage(
     return footage
 
 
-def check_apart(training: Sequence[Path], leave_out: Iterable[str], validation: Sequence[Path]) -> None:
+def check_apart(
+    training: Sequence[Path], leave_out: Iterable[str], validation: Sequence[Path], *, raw: bool = False
+) -> None:
     """Raise `InputError` if a clip of the `validation` folders is trained on too; folders as in `load_footage`."""
     excluded = set(leave_out)
-    sources = (source for folder in training if folder.is_dir() for source in _clip_sources(folder))
-    trained = {source.resolve() for source in sources if not {source.name, source.stem} & excluded}
+    sources = (source for folder in training if folder.is_dir() for source in _sources_in(folder, raw))
+    trained = {source.files[0].resolve() for source in sources if not source.names & excluded}
     for folder in validation:
-        for source in _clip_sources(folder) if folder.is_dir() else ():
-            if source.resolve() in trained:
+        for source in _sources_in(folder, raw) if folder.is_dir() else ():
+            if source.files[0].resolve() in trained:
+                place = folder / source.name if raw else source.files[0]
                 raise InputError(
-                    f"{source} is in the training folders too, and validation on it would show nothing. "
+                    f"{place} is in the training folders too, and validation on it would show nothing. "
                     f"Name other clips by --validation-dir, or add --hold-out {source.name}."
                 )
 
@@ -157,22 +168,11 @@ def load_clip(source: Path, maximum_frames: int | None = None) -> np.ndarray:
     return clip
 
 
-def pack_bayer(mosaic: np.ndarray, bayer: BayerFormat) -> Tensor:
-    """A mosaic `(..., H, W)` as four planes `(..., 4, H / 2, W / 2)` float32, black 0 and white 1, not clipped.
-
-    The planes are the positions of the 2x2 cell in reading order; an odd last row or column is dropped.
-    """
-    height, width = (side // 2 * 2 for side in mosaic.shape[-2:])
-    values = (mosaic[..., :height, :width].astype(np.float32) - bayer.black) / (bayer.white - bayer.black)
-    planes = [values[..., row::2, column::2] for row in (0, 1) for column in (0, 1)]
-    return torch.from_numpy(np.stack(planes, axis=-3))
-
-
-def pseudo_rgb(packed: Tensor, bayer: BayerFormat) -> Tensor:
-    """Packed raw `(..., 4, H, W)` as `(..., 3, H, W)`: red, the mean of both greens, blue; flow is found on it."""
-    planes = dict(zip(range(4), packed.unbind(-3), strict=True))
-    colours = [[planes[i] for i in planes if bayer.pattern[i] == colour] for colour in "RGB"]
-    return torch.stack([sum(found[1:], found[0]) / len(found) for found in colours], -3)
+def _sources_in(folder: Path, raw: bool) -> list[RawClip]:
+    """The clips of a folder: the files of mosaics, or the video or folder of frames as the only file."""
+    if raw:
+        return find_raw_clips(folder)
+    return [RawClip(path.name, frozenset({path.name, path.stem}), (path,)) for path in _clip_sources(folder)]
 
 
 def _clip_sources(folder: Path) -> list[Path]:
@@ -189,11 +189,16 @@ def _clip_sources(folder: Path) -> list[Path]:
     return entries
 
 
-def _scenes_of(source: Path, maximum_frames: int | None, bayer: BayerFormat | None) -> list[Tensor]:
-    """One clip's scenes, `(T, C, H, W)` each; none if it cannot be read."""
-    if bayer is not None:
-        mosaics = _read_pictures(source, maximum_frames, _read_mosaic) if source.is_dir() else None
-        return [] if mosaics is None else [pack_bayer(mosaics, bayer)]
+def _planes_of(
+    files: Sequence[Path], maximum_frames: int | None, bayer: BayerFormat, clamp: bool
+) -> list[Tensor]:
+    """The packed mosaics `(T, 4, h, w)` as the only scene; none if they cannot be read."""
+    planes = read_planes(files[:maximum_frames], bayer, clamp=clamp)
+    return [] if planes is None else [torch.from_numpy(planes).half()]
+
+
+def _scenes_of(source: Path, maximum_frames: int | None) -> list[Tensor]:
+    """One clip's scenes, `(T, 3, H, W)` each; none if it cannot be read."""
     clip = _read_clip(source, maximum_frames)
     if clip is None:
         return []
@@ -204,18 +209,18 @@ def _scenes_of(source: Path, maximum_frames: int | None, bayer: BayerFormat | No
 
 def _read_clip(source: Path, maximum_frames: int | None) -> np.ndarray | None:
     if source.is_dir():
-        return _read_pictures(source, maximum_frames, _read_frame)
+        return _read_pictures(source, maximum_frames)
     if source.suffix.lower() in VIDEO_SUFFIXES:
         return _read_video(source, maximum_frames)
     return None
 
 
-def _read_pictures(folder: Path, maximum_frames: int | None, read) -> np.ndarray | None:
+def _read_pictures(folder: Path, maximum_frames: int | None) -> np.ndarray | None:
     files = sorted(
         (file for file in folder.iterdir() if file.suffix.lower() in TRAINING_IMAGE_SUFFIXES),
         key=natural_key,
     )
-    found = [frame for frame in map(read, files[:maximum_frames]) if frame is not None]
+    found = [frame for frame in map(_read_frame, files[:maximum_frames]) if frame is not None]
     return np.stack(found) if found and all(f.shape == found[0].shape for f in found) else None
 
 
@@ -244,12 +249,6 @@ def _read_picture(source: Path) -> np.ndarray | None:
     """(3, H, W) uint8 RGB."""
     frame = _read_frame(source)
     return None if frame is None else np.ascontiguousarray(frame.transpose(2, 0, 1))
-
-
-def _read_mosaic(source: Path) -> np.ndarray | None:
-    """(H, W) of a picture with one channel, in its own depth."""
-    picture = cv2.imread(str(source), cv2.IMREAD_UNCHANGED)
-    return picture if picture is not None and picture.ndim == 2 else None
 
 
 def _still_sizes(still: Tensor) -> list[Tensor]:

@@ -7,7 +7,8 @@ from typing import Literal, get_args
 
 from stbn_cli.models.config import MODEL_SIZES, RECURRENT_SIZES, REFINEMENT_BLOCKS, STBNConfig
 from stbn_cli.noise.kinds import INDEPENDENT_KINDS, KINDS, NoiseKind
-from stbn_cli.raw.bayer import PLANES
+from stbn_cli.raw.crvd import CRVD_FORMAT
+from stbn_cli.raw.pattern import PATTERNS, PLANES, BayerFormat
 
 FLOW_MODEL = "flow-light"  # what --model calls the light flow network
 SMALLEST_PATCH = 16  # pixels
@@ -18,17 +19,29 @@ Optimizer = Literal["adam", "muon"]
 
 
 @dataclass(frozen=True, slots=True)
-class BayerFormat:
-    """How 16-bit mosaics of a camera become packed raw frames."""
+class Recipe:
+    """What the published training code has set differently for its two networks; fields as in `TrainOptions`."""
 
-    pattern: str  # colours of the 2x2 cell in reading order
-    black: float
-    white: float
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    patch_size: int
+    train_length: int
+
+
+RGB_RECIPE = Recipe(learning_rate=3e-4, epochs=10, batch_size=4, patch_size=96, train_length=8)
+RAW_RECIPE = Recipe(learning_rate=1e-4, epochs=200, batch_size=16, patch_size=80, train_length=7)
+
+
+def published_recipe(model: str) -> Recipe:
+    """The recipe for a model by its name; `TrainOptions` defaults to that for RGB."""
+    raw = model in MODEL_SIZES and MODEL_SIZES[model].head == "plain"
+    return RAW_RECIPE if raw else RGB_RECIPE
 
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """Options of `stbn train`; the defaults are the published options."""
+    """Options of `stbn train`; the defaults are the published options for RGB."""
 
     log_dir: Path  # folder of the run: state.pt, log.jsonl, model.safetensors, best.safetensors
     train_dirs: tuple[Path, ...] = ()  # folders of videos or of folders of frames
@@ -37,13 +50,13 @@ class TrainOptions:
     validation_dirs: tuple[Path, ...] = ()  # as train_dirs, to validate on
     hold_out: tuple[str, ...] = ()  # names of clips in train_dirs to validate on instead of training
     model: str = "stbn"  # one of MODEL_SIZES, or FLOW_MODEL
-    learning_rate: float = 3e-4  # at its highest
+    learning_rate: float = RGB_RECIPE.learning_rate  # at its highest
     optimizer: Optimizer = "adam"  # "muon": for hidden convolutions of the recurrent networks
-    epochs: int = 10
-    batch_size: int = 4  # sequences a step, of all processes together
-    patch_size: int = 96  # pixels
+    epochs: int = RGB_RECIPE.epochs
+    batch_size: int = RGB_RECIPE.batch_size  # sequences a step, of all processes together
+    patch_size: int = RGB_RECIPE.patch_size  # pixels, of packed planes for raw models
     patches_per_epoch: int = 32_000  # sequences
-    train_length: int = 8  # frames of a sequence
+    train_length: int = RGB_RECIPE.train_length  # frames of a sequence
     noise: NoiseKind = "white"  # what kind is added; all but "white" learn from the clean frames too
     noise_interval: tuple[float, float] = (
         5.0,
@@ -76,9 +89,9 @@ class TrainOptions:
     log_every: int = 50  # steps
     initial: Path | None = None  # a checkpoint to start from instead of random weights
     resume: bool = False  # go on from log_dir/state.pt
-    bayer_pattern: str = "GBRG"  # of the mosaics that raw models train on; colours in reading order
-    black_level: float = 240.0  # of the mosaics
-    white_level: float = 4095.0
+    bayer: str = CRVD_FORMAT.pattern  # pattern of the mosaics that raw models train on, one of `PATTERNS`
+    black: float = CRVD_FORMAT.blacks[0]  # value of the mosaics without light
+    white: float = CRVD_FORMAT.white  # value at which they clip
 
     def __post_init__(self) -> None:
         low, high = self.noise_interval
@@ -124,8 +137,8 @@ class TrainOptions:
             problem = f"--precision is one of {', '.join(get_args(Precision))}, not {self.precision!r}"
         elif self.model == FLOW_MODEL and self.patch_size % FLOW_MULTIPLE:
             problem = f"--patch-size is a multiple of {FLOW_MULTIPLE} for {FLOW_MODEL}, got {self.patch_size}"
-        elif sorted(self.bayer_pattern) != sorted("RGGB") or self.black_level >= self.white_level:
-            problem = "--bayer-pattern has R, B and two G, and --black-level is below --white-level"
+        elif self.bayer not in PATTERNS or not self.black < self.white:
+            problem = f"--bayer is one of {', '.join(PATTERNS)}, and --black is below --white"
         elif self.is_raw and (self.still_dirs or self.distillation):
             problem = f"{self.model} learns from mosaics alone: it takes neither --still-dir nor --distill"
         elif self.initial is not None and self.resume:
@@ -164,9 +177,9 @@ class TrainOptions:
         return self.model in RECURRENT_SIZES
 
     @property
-    def bayer(self) -> BayerFormat:
-        """How the mosaics that raw models train on are packed."""
-        return BayerFormat(self.bayer_pattern, self.black_level, self.white_level)
+    def mosaics(self) -> BayerFormat:
+        """The format of the mosaics that raw models train on."""
+        return BayerFormat(self.bayer, self.black, self.white)
 
     @property
     def steps_per_epoch(self) -> int:

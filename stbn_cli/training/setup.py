@@ -1,6 +1,7 @@
 """From the options of a run to its parts: networks, flow, footage."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -107,22 +108,22 @@ def load_training_footage(options: TrainOptions) -> tuple[Footage, list[Tensor]]
 
     Raises `InputError` if a folder is missing or holds nothing.
     """
-    bayer = options.bayer if options.is_raw else None
-    check_apart(options.train_dirs, options.hold_out, options.validation_dirs)
+    # A plain head learned from values clamped at black, as the published one.
+    load = partial(
+        load_footage,
+        bayer=options.mosaics if options.is_raw else None,
+        clamp=options.is_raw and options.config.head == "plain",
+    )
+    check_apart(options.train_dirs, options.hold_out, options.validation_dirs, raw=options.is_raw)
     if options.is_recurrent:
         footage = Footage()  # all is in the pool; what is held out of it is in --train-dir
     else:
-        footage = load_footage(
-            options.train_dirs, options.still_dirs, leave_out=options.hold_out, bayer=bayer
-        )
+        footage = load(options.train_dirs, options.still_dirs, leave_out=options.hold_out)
     clips: list[Tensor] = []
     if options.hold_out:
-        held_out = load_footage(
-            options.train_dirs, only=options.hold_out, maximum_frames=CLIP_FRAMES, bayer=bayer
-        )
-        clips += crop_clips(held_out)
+        clips += crop_clips(load(options.train_dirs, only=options.hold_out, maximum_frames=CLIP_FRAMES))
     if options.validation_dirs:
-        clips += crop_clips(load_footage(options.validation_dirs, maximum_frames=CLIP_FRAMES, bayer=bayer))
+        clips += crop_clips(load(options.validation_dirs, maximum_frames=CLIP_FRAMES))
     return footage, clips
 
 

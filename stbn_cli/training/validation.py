@@ -15,11 +15,11 @@ from stbn_cli.models.warp import warp_bilinear
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import broadcast_sigma
 from stbn_cli.noise.posterior import colours_of, posterior_mean
+from stbn_cli.raw.bayer import pseudo_rgb
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.kinds import conditioning_noise, degrade, lead_of
 from stbn_cli.synthesis.protocol import protocol_noise
-from stbn_cli.training.footage import Footage, pseudo_rgb
-from stbn_cli.training.options import BayerFormat
+from stbn_cli.training.footage import Footage
 from stbn_cli.training.virtual_camera import draw_scene, render, true_flow
 
 CLIP_FRAMES = 6
@@ -46,7 +46,7 @@ def crop_clips(footage: Footage) -> list[Tensor]:
         height, width = clip.shape[-2:]
         top, left = max(height - CROP, 0) // 2, max(width - CROP, 0) // 2
         frames = clip[:CLIP_FRAMES, :, top : top + CROP, left : left + CROP]
-        clips.append(frames.float() / BYTE_SCALE if frames.dtype == torch.uint8 else frames)
+        clips.append(frames.float() / BYTE_SCALE if frames.dtype == torch.uint8 else frames.float())
     return clips
 
 
@@ -110,15 +110,13 @@ def validate_on_kind(
 
 
 @torch.inference_mode()
-def validate_raw(
-    network: STBN, flow: FlowEstimator, clips: Sequence[Tensor], bayer: BayerFormat
-) -> Validation:
+def validate_raw(network: STBN, flow: FlowEstimator, clips: Sequence[Tensor]) -> Validation:
     """Mean squared error against the noisy clips themselves: for a blind spot, the true error plus the noise."""
     device = next(network.parameters()).device
     losses = []
     for clip in clips:
         noisy = clip.to(device)[None]
-        flows = estimate_clip_flows(flow, pseudo_rgb(noisy, bayer))
+        flows = estimate_clip_flows(flow, pseudo_rgb(noisy))
         losses.append(float((network(noisy, 0.0, *flows) - noisy).square().mean()))
     loss = sum(losses) / len(losses)
     return Validation({"blind_error": loss}, -loss)

@@ -12,7 +12,7 @@ import numpy as np
 from stbn_cli.video.color import PixelLayout
 
 if TYPE_CHECKING:
-    from stbn_cli.raw.bayer import BayerFormat
+    from stbn_cli.raw.pattern import BayerFormat
 
 # FFmpeg's (and ITU-T H.273's) number for "not tagged" in matrix, primaries and transfer.
 UNSPECIFIED = 2

@@ -16,7 +16,7 @@ import numpy as np
 
 from stbn_cli.errors import InputError, OptionError
 from stbn_cli.raw.files import raw_files
-from stbn_cli.raw.options import BayerOptions
+from stbn_cli.raw.pattern import BayerOptions
 from stbn_cli.raw.reader import RawReader
 from stbn_cli.video.alpha import has_alpha_layer
 from stbn_cli.video.decoding import Clock, Decoder, timing_of

@@ -13,8 +13,9 @@ import pytest
 
 from stbn_cli.cli.train import train
 from stbn_cli.models.config import MODEL_SIZES
+from stbn_cli.raw.pattern import BayerFormat
 from stbn_cli.training.optimisation import Optimisation
-from stbn_cli.training.options import TrainOptions
+from stbn_cli.training.options import Recipe, TrainOptions
 from tests.networks import TINY
 
 SHORT = (
@@ -116,6 +117,22 @@ def test_defaults_are_those_of_the_trainer() -> None:
             continue
         default = parameters[option.name].default
         assert option.default is not MISSING
-        assert default == option.default or (default is None and isinstance(option.default, tuple)), (
-            option.name
-        )
+        by_model = option.name in {field.name for field in fields(Recipe)}
+        assert default == option.default or (
+            default is None and (by_model or isinstance(option.default, tuple))
+        ), option.name
+
+
+def test_raw_models_have_the_published_recipe_of_their_own(stbn, stills, tmp_path, monkeypatch) -> None:
+    seen: list[TrainOptions] = []
+    monkeypatch.setattr("stbn_cli.cli.train._run", seen.append)
+    raw = ("train", "--train-dir", tmp_path, "-o", tmp_path, "--model", "stbn-raw")
+    stbn(*raw)
+    stbn(*raw, "--epochs", "3", "--lr", "2e-4", "--bayer", "rggb", "--black", "60", "--white", "1023")
+    stbn("train", "--train-dir", tmp_path, "-o", tmp_path)
+    recipes = [[getattr(options, field.name) for field in fields(Recipe)] for options in seen]
+    assert recipes == [[1e-4, 200, 16, 80, 7], [2e-4, 3, 16, 80, 7], [3e-4, 10, 4, 96, 8]]
+    assert seen[0].mosaics == BayerFormat("GBRG", 240, 4095)
+    assert seen[1].mosaics == BayerFormat("RGGB", 60, 1023)
+    outcome = stbn(*raw, "--bayer", "xtrans")
+    assert outcome.code == 2 and "RGGB" in outcome.err

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stbn_cli.pipeline import DenoiseSummary, denoise_video
-from stbn_cli.raw.options import BayerOptions
+from stbn_cli.raw.pattern import BayerOptions
 from stbn_cli.video.reader import open_video
 from stbn_cli.video.writer import EncodeOptions, create_video
 from tests.fidelity.conftest import denoise, model

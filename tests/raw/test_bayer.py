@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from stbn_cli.raw.bayer import PATTERNS, BayerFormat, cell_pattern, pack, parse_pattern, pseudo_rgb, unpack
+from stbn_cli.raw.bayer import pack, pseudo_rgb, unpack
+from stbn_cli.raw.pattern import PATTERNS, BayerFormat, cell_pattern, parse_pattern
 
 CRVD = BayerFormat("GBRG", 240, 4095)
 

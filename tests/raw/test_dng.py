@@ -12,7 +12,7 @@ import tifffile
 
 from stbn_cli.errors import InputError
 from stbn_cli.raw.bayer import unpack
-from stbn_cli.raw.options import BayerOptions
+from stbn_cli.raw.pattern import BayerOptions
 from stbn_cli.video.reader import open_video
 from tests.raw.dngs import (
     BYTE,

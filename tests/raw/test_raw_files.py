@@ -10,7 +10,7 @@ import pytest
 
 from stbn_cli.cli.batch import Naming, plan_batch
 from stbn_cli.errors import InputError, OptionError, OutputError
-from stbn_cli.raw.options import BayerOptions
+from stbn_cli.raw.pattern import BayerOptions
 from stbn_cli.video.formats import WRITABLE_SUFFIXES
 from stbn_cli.video.reader import open_video
 from stbn_cli.video.writer import EncodeOptions, create_video

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from stbn_cli.errors import InputError
-from stbn_cli.training.footage import load_clip, load_footage, pack_bayer, pseudo_rgb
-from stbn_cli.training.options import BayerFormat
+from stbn_cli.raw.crvd import CRVD_FORMAT
+from stbn_cli.training.footage import check_apart, load_clip, load_footage
+from tests.raw.crvd import write_crvd
 from tests.training.pictures import photograph
-
-BAYER = BayerFormat("GBRG", 240, 4095)
 
 
 def write_frames(folder: Path, frames) -> None:
@@ -62,14 +61,26 @@ def test_large_photographs_are_kept_at_two_sizes(tmp_path: Path) -> None:
 
 
 def test_mosaics_become_four_planes_on_zero_to_one(tmp_path: Path) -> None:
-    cell = np.array([[240, 4095], [1203, 2167]], np.uint16)  # G B / R G
+    cell = np.array([[140, 4095], [1203, 2167]], np.uint16)  # G B / R G
     mosaic = np.tile(cell, (8, 10))
     write_frames(tmp_path / "scene", [mosaic, mosaic])
-    footage = load_footage([tmp_path], bayer=BAYER)
-    assert footage.clips[0].shape == (2, 4, 8, 10)
-    expected = torch.tensor([0.0, 1.0, 963 / 3855, 1927 / 3855])
-    torch.testing.assert_close(footage.clips[0][1, :, 3, 3], expected)
-    red, green, blue = pseudo_rgb(footage.clips[0], BAYER)[0, :, 0, 0].tolist()
-    assert red == pytest.approx(963 / 3855) and blue == 1.0
-    assert green == pytest.approx(1927 / 3855 / 2)
-    assert pack_bayer(np.zeros((5, 7)), BAYER).shape == (4, 2, 3)
+    for clamp, green in ((True, 0.0), (False, -100 / 3855)):
+        footage = load_footage([tmp_path], bayer=CRVD_FORMAT, clamp=clamp)
+        assert footage.clips[0].shape == (2, 4, 8, 10)
+        expected = torch.tensor([963 / 3855, 1927 / 3855, green, 1.0])
+        torch.testing.assert_close(footage.clips[0][1, :, 3, 3].float(), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_crvd_is_read_one_clip_for_each_draw(tmp_path: Path) -> None:
+    root = write_crvd(tmp_path, scenes=(7, 8), isos=(1600,), frames=3, draws=2, outdoor=(1,))
+    for folder in (root, root / "indoor_raw_noisy", root / "indoor_raw_noisy" / "scene7" / "ISO1600"):
+        footage = load_footage([folder], bayer=CRVD_FORMAT)
+        assert {"scene7-iso1600-noisy0", "scene7-iso1600-noisy1"} <= set(footage.clip_names)
+    footage = load_footage([root], bayer=CRVD_FORMAT, leave_out=["scene8"])
+    assert footage.clip_names == ["scene7-iso1600-noisy0", "scene7-iso1600-noisy1", "outdoor-scene1-iso1600"]
+    assert [len(clip) for clip in footage.clips] == [3, 3, 3]
+    held = load_footage([root], bayer=CRVD_FORMAT, only=["scene8"])
+    assert held.clip_names == ["scene8-iso1600-noisy0", "scene8-iso1600-noisy1"]
+    check_apart([root], ["scene8"], [root / "indoor_raw_noisy" / "scene8"], raw=True)
+    with pytest.raises(InputError, match="scene7-iso1600-noisy0"):
+        check_apart([root], ["scene8"], [root / "indoor_raw_noisy" / "scene7"], raw=True)

@@ -430,7 +430,7 @@ def test_a_run_that_diverges_says_so_and_keeps_its_last_state(options_of: Option
         ({"schedule": "step"}, "--schedule"),
         ({"precision": "fp8"}, "--precision"),
         ({"model": "flow-light", "patch_size": 72}, "multiple of 32"),
-        ({"bayer_pattern": "RGB"}, "--bayer-pattern"),
+        ({"bayer": "RGB"}, "--bayer"),
         ({"initial": Path("x"), "resume": True}, "--resume"),
         ({"model": "stbn-raw"}, "--still-dir"),
         ({"model": "stbn-raw", "still_dirs": (), "distillation": True}, "--distill"),
