@@ -19,7 +19,7 @@ from stbn_cli.files import whole_file
 from stbn_cli.models.config import STBNConfig
 from stbn_cli.models.networks import NETWORKS, Network, NetworkConfig, build, name_of
 from stbn_cli.models.stbn import STBN
-from stbn_cli.noise.kinds import KINDS, NoiseKind
+from stbn_cli.noise.kinds import ALL_KINDS, NoiseKind
 
 FORMAT = "stbn-1"
 FLOW_PREFIX = "flow."  # tensors of a flow network that travels with the model
@@ -148,7 +148,7 @@ def _parse_info(stated: dict[str, Any]) -> ModelInfo:
     info = ModelInfo(**{**stated, "sigma_range": (low, high)})
     if not all(isinstance(text, str) for text in (info.name, info.flow, info.licence)):
         raise TypeError("name, flow or licence is no text")
-    if info.noise_kind not in KINDS:
+    if info.noise_kind not in ALL_KINDS:
         raise ValueError(f"noise_kind is {info.noise_kind!r:.40}")
     if not isinstance(info.training, dict) or not isinstance(info.noise, dict | None):
         raise TypeError("training or noise is no table")

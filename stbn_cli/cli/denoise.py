@@ -28,7 +28,7 @@ from stbn_cli.cli.flags import (
     denoiser_options,
     flattened,
 )
-from stbn_cli.cli.parsing import check_pipes
+from stbn_cli.cli.parsing import check_pipes, parse_raw_noise
 from stbn_cli.cli.progress import BatchPlace, FinetuneDisplay, FrameProgress
 from stbn_cli.cli.report import RunReport, fields, plan_rows
 from stbn_cli.errors import InterruptedByUserError, OptionError
@@ -50,6 +50,8 @@ EXAMPLES = opt.epilog(
     "stbn denoise clip.mp4 --adapt --adapt-minutes 5",
     "stbn denoise clip.mp4 --start 1:30 --end 1:40 --dry-run",
     "stbn denoise 'frames/%05d.png' -o clean/",
+    "stbn denoise dngs/ -o clean/",
+    "stbn denoise mosaics/ -o clean/ --bayer GBRG --black 240 --white 4095",
     "stbn denoise a.mp4 clips/ 'raw/*.mkv' --output-dir clean/ --skip-existing",
     "ffmpeg -i in.mp4 -f yuv4mpegpipe -strict -1 - | stbn denoise - | ffmpeg -i - out.mp4",
 )
@@ -89,6 +91,7 @@ def denoise(
     adapt: opt.AdaptOpt = False,
     adapt_minutes: opt.AdaptMinutesOpt = None,
     hardware: opt.HardwareOpt = None,
+    raw_noise: opt.RawNoiseOpt = None,
 ) -> None:
     """Remove noise from videos. Sound, subtitles, timing and colours stay as they are.
 
@@ -101,6 +104,7 @@ def denoise(
     kept.check()
     options = denoiser_options(how, machine, uncertainty=uncertainty is not None)
     span = read.span(part, hardware)
+    raw_values = parse_raw_noise(raw_noise)
     if naming.skip_existing and naming.overwrite:
         raise OptionError("--skip-existing and --overwrite exclude each other. Use one of them.")
     if adapt and adapt_minutes is None:
@@ -135,6 +139,7 @@ def denoise(
             resume=kept.resume,
             restart=kept.restart,
             adapt_minutes=adapt_minutes,
+            raw_noise=raw_values,
             dry_run=dry_run,
             resume_command=f"Resume with: {_command()}",
         )

@@ -173,6 +173,16 @@ WhiteOpt = Annotated[
         default="as DNG states, else the largest number",
     ),
 ]
+RawNoiseOpt = Annotated[
+    str | None,
+    option(
+        DENOISING,
+        "--raw-noise",
+        metavar="GAIN,FLOOR",
+        help="Noise of raw images, in their own values: its variance is GAIN times the value above black, plus FLOOR.",
+        default="measured",
+    ),
+]
 DryRunOpt = Annotated[
     bool,
     option(INPUT_OUTPUT, "--dry-run", help="Check everything and print the plan without writing anything."),

@@ -106,6 +106,19 @@ def parse_bayer(pattern: str | None, black: str | None, white: float | None) -> 
     return BayerOptions(pattern, levels, white)
 
 
+def parse_raw_noise(text: str | None) -> tuple[float, float] | None:
+    """What --raw-noise says: gain and floor. Raises OptionError."""
+    if text is None:
+        return None
+    try:
+        gain, floor = (float(part) for part in text.split(","))
+    except ValueError:
+        gain = floor = -1.0
+    if not (0 <= gain < float("inf") and 0 <= floor < float("inf")):
+        raise OptionError(f"--raw-noise {text}: use two numbers with a comma between them, such as 13.5,131.")
+    return gain, floor
+
+
 def _parse_levels(text: str) -> float | tuple[float, float, float, float]:
     """One black level, or one for each place of the pattern."""
     try:

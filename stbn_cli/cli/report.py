@@ -42,6 +42,8 @@ class RunReport:
             "input_fps": None if rate is None else round(float(rate), 4),
             "input_format": self.metadata.pixel_format,
             "field_order": self.metadata.field_order,
+            "bayer": self._bayer(),
+            "raw_noise_given": getattr(self.denoiser, "given_noise", None) is not None,
             "by_fields": self.metadata.by_fields,
             "encoding": self.encoding.describe(),
             "sigma": "auto" if self.sigma is None else self.sigma,
@@ -66,6 +68,7 @@ class RunReport:
             **self._shares(),
             **self._engine(),
             "noise": self.noise(),
+            "raw_noise": self.raw_noise(),
             "scenes": self.scenes(conditioning=verbose),
             "repeated_frames": report.repeated_frames,
             "damage": {
@@ -80,6 +83,15 @@ class RunReport:
     def noise(self) -> dict[str, Any] | None:
         """The clip's noise as `stbn analyze` has it; None where it was not measured."""
         return None if self.measured is None else self.measured.summary()
+
+    def raw_noise(self) -> dict[str, Any] | None:
+        """Gain and floor of raw pictures' noise, in the camera's values; None of video, and before it is known."""
+        noise, bayer = getattr(self.denoiser, "raw_noise", None), self.metadata.bayer
+        if noise is None or bayer is None:
+            return None
+        gain, floor = noise.in_values(bayer.white - max(bayer.blacks))
+        given = getattr(self.denoiser, "given_noise", None) is not None
+        return {"gain": float(f"{gain:.5g}"), "floor": float(f"{floor:.5g}"), "estimated": not given}
 
     def scenes(self, *, conditioning: bool = False) -> list[dict[str, Any]]:
         """The scenes found, with noise levels on the 0-255 scale.
@@ -107,7 +119,8 @@ class RunReport:
         """A warning if scenes are noisier than the model was trained for; weaker noise does no harm."""
         info = self.denoiser.info
         highest = info.sigma_range[1]
-        levels = [scene["level"] for scene in self.scenes() if scene["estimated"]]
+        raw = self.metadata.bayer is not None and info.noise_kind == "raw"
+        levels = [scene["level"] for scene in self.scenes() if scene["estimated"] or raw]
         beyond = [level for level in levels if level > highest]
         if not beyond:
             return None
@@ -135,13 +148,23 @@ class RunReport:
         speed = f"{counted(summary.frames, 'frame')}{damage} {speed}"
         return f"{self.output}: {speed}{repeats}, {self._noise()}, {self._how()}"
 
+    def _bayer(self) -> dict[str, Any] | None:
+        bayer = self.metadata.bayer
+        if bayer is None:
+            return None
+        blacks = sorted(set(bayer.blacks)) if len(set(bayer.blacks)) == 1 else list(bayer.blacks)
+        return {"pattern": bayer.pattern, "black": blacks, "white": bayer.white}
+
     def _shares(self) -> dict[str, float]:
         options = self.denoiser.options
         return {name: getattr(options, name) for name in ("strength", "luma", "chroma", "keep_grain")}
 
     def _engine(self) -> dict[str, Any]:
         denoiser = self.denoiser
-        plan = denoiser.report.plan or denoiser.plan_for(self.metadata.height, self.metadata.width)
+        size = self.metadata.height, self.metadata.width
+        if self.metadata.bayer is not None:
+            size = -(-size[0] // 2), -(-size[1] // 2)  # of the planes
+        plan = denoiser.report.plan or denoiser.plan_for(*size)
         return {
             "model": denoiser.model_name,
             "noise_model": denoiser.noise_kind,
@@ -161,6 +184,12 @@ class RunReport:
         return precision_name(self.denoiser.dtype)
 
     def _noise(self) -> str:
+        if self.metadata.bayer is not None:
+            noise = self.raw_noise()
+            if noise is None:
+                return "noise unknown"
+            source = "measured" if noise["estimated"] else "given"
+            return f"noise of variance {noise['gain']:.3g} x + {noise['floor']:.3g} ({source})"
         if self.sigma is not None:
             return f"noise level {self.sigma:g}"
         scenes = self.scenes()
@@ -205,10 +234,17 @@ def plan_rows(plan: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", f"{coding['encoder']} in {coding['container']}, {coding['pix_fmt']}{options}"
     noise = plan["noise"]
     given = plan["sigma"]
+    bayer = plan["bayer"]
+    if bayer is not None:
+        black = ", ".join(f"{level:g}" for level in bayer["black"])
+        yield "raw", f"{bayer['pattern']}, black {black}, white {bayer['white']:g}"
     level = f"{given:g} (given)" if given != "auto" else "measured for each scene"
     if noise is not None and given == "auto":
         level = f"{noise['level']:.3g} (measured)"
-    yield "noise level", f"{level}, on the 0-255 scale"
+    if bayer is not None:
+        yield "noise", "as given" if plan["raw_noise_given"] else "measured in the first frames"
+    else:
+        yield "noise level", f"{level}, on the 0-255 scale"
     if noise is not None:
         yield "kind of noise", noise["kind"]
     for name, usual in (("strength", 1.0), ("luma", 1.0), ("chroma", 1.0), ("keep_grain", 0.0)):

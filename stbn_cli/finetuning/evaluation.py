@@ -10,10 +10,11 @@ from torch import Tensor
 from stbn_cli.finetuning.flows import BlindFlows
 from stbn_cli.finetuning.footage import NoisyRun
 from stbn_cli.models.stbn import STBN
-from stbn_cli.noise.estimate import LUMA_WEIGHTS
+from stbn_cli.noise.luma import luma_of
 from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.noise.posterior import posterior_mean, split_head
 from stbn_cli.noise.sure import Predictions
+from stbn_cli.raw.pattern import PLANES
 
 # Small, so that few pixels come from many places: parts of a clip gain differently.
 WINDOW = 128  # pixels of a side
@@ -99,8 +100,11 @@ class _Residual:
         self._products, self._squares, self._total, self._values = 0.0, 0.0, 0.0, 0
 
     def add(self, removed: Tensor) -> None:
-        """`removed (T, 3, h, w)`."""
-        luma = (removed * removed.new_tensor(LUMA_WEIGHTS).view(3, 1, 1)).sum(1)
+        """`removed (T, C, h, w)`: of RGB, or of Bayer planes."""
+        if removed.shape[1] == PLANES:
+            luma = removed.mean(1)
+        else:
+            luma = luma_of(removed)[:, 0]
         luma = luma - luma.mean()
         for first, second in ((luma[..., 1:], luma[..., :-1]), (luma[..., 1:, :], luma[..., :-1, :])):
             self._products += float((first * second).sum())

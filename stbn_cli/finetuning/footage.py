@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
+from stbn_cli.raw.noise import Stabiliser
 from stbn_cli.runs import Clip, runs_of_clip
 from stbn_cli.source import Span
 
@@ -22,7 +23,7 @@ class NoisyRun:
     """Consecutive frames of one scene. All tensors on one device."""
 
     name: str  # of the clip
-    noisy: Tensor  # (T, 3, H, W) float32 RGB, nominal [0, 1]
+    noisy: Tensor  # (T, 3, H, W) float32 RGB, nominal [0, 1]; of raw clips (T, 4, h, w), with white noise
     held_out: Tensor  # (T, 1, H, W) bool: pixels that are never a target
 
     @property
@@ -35,12 +36,15 @@ class NoisyRun:
         return NoisyRun(self.name, self.noisy.to(device), self.held_out.to(device))
 
 
-def read_runs(clips: Sequence[Clip], span: Span, pixels: int, seed: int) -> list[NoisyRun]:
+def read_runs(
+    clips: Sequence[Clip], span: Span, pixels: int, seed: int, stabiliser: Stabiliser | None = None
+) -> list[NoisyRun]:
     """Runs of about `pixels` pixels times frames together, an equal share of each clip, evenly spread over it.
 
-    Split at scene cuts; the longest come first. A file that is named twice counts once: what one copy holds out the
-    other would learn from. Raises `InputError` if a clip is missing, holds nothing, is smaller
-    than SMALLEST_SIDE, or holds values that are not finite; `ValueError` for arrays that are no frames.
+    `stabiliser`: of raw clips; None of video. Split at scene cuts; the longest come first. A file that is named twice
+    counts once: what one copy holds out the other would learn from. Raises `InputError` if a clip is missing, holds
+    nothing, is smaller than SMALLEST_SIDE, or holds values that are not finite; `ValueError` for arrays that are no
+    frames.
     """
     runs: list[NoisyRun] = []
     clips = each_once(clips)
@@ -49,9 +53,11 @@ def read_runs(clips: Sequence[Clip], span: Span, pixels: int, seed: int) -> list
         return _places(length, max(2, pixels // len(clips) // size))
 
     for number, clip in enumerate(clips):
-        found = runs_of_clip(clip, span, places, smallest_side=SMALLEST_SIDE)
+        found = runs_of_clip(clip, span, places, smallest_side=SMALLEST_SIDE, raw=stabiliser is not None)
         name = f"clip {number + 1}" if isinstance(clip, np.ndarray) else Path(clip).name
         for index, (_, frames) in enumerate(found):
+            if stabiliser is not None:
+                frames = stabiliser.forward(frames)
             generator = torch.Generator().manual_seed((seed * 1009 + number) * 100_003 + index)
             shape = (len(frames), 1, *frames.shape[-2:])
             runs.append(NoisyRun(name, frames, torch.rand(shape, generator=generator) < HELD_OUT))

@@ -11,6 +11,8 @@ from stbn_cli.errors import InputError, OptionError, OutputError
 from stbn_cli.files import check_file
 from stbn_cli.finetuning.result import FinetuneResult
 from stbn_cli.preview.picture import label
+from stbn_cli.raw.bayer import pseudo_rgb
+from stbn_cli.raw.pattern import PLANES
 from stbn_cli.runs import Clip
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.source import Source, Span
@@ -83,6 +85,8 @@ def compose(result: FinetuneResult) -> np.ndarray:
     ):
         if picture is None:
             continue
+        if len(picture) == PLANES:
+            picture = pseudo_rgb(picture)
         panel = (picture.clamp(0.0, 1.0) * BYTE_SCALE).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
         factor = max(1, PICTURE_HEIGHT // panel.shape[0])
         panel = np.ascontiguousarray(panel.repeat(factor, axis=0).repeat(factor, axis=1))

@@ -8,10 +8,13 @@ from stbn_cli.analysis.analysis import MOST_RUNS, Analysis, analyze
 from stbn_cli.finetuning.footage import SMALLEST_SIDE, each_once
 from stbn_cli.noise.calibration import assumed_noise
 from stbn_cli.noise.correlation import NoiseCorrelation
+from stbn_cli.noise.estimate import MAXIMUM_FRAMES
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.measurement import SceneMeasurement, typical
 from stbn_cli.noise.model import SceneNoise
-from stbn_cli.runs import Clip
+from stbn_cli.noise.raw_level import MEASURED, measure_raw
+from stbn_cli.raw.noise import PoissonGaussian
+from stbn_cli.runs import Clip, runs_of_clip
 from stbn_cli.source import Span
 
 
@@ -74,3 +77,20 @@ def probe(clips: Sequence[Clip], span: Span) -> Probe:
     different = each_once(clips)
     most = max(1, MOST_RUNS // len(different))
     return Probe.of([analyze(clip, span, most_runs=most, smallest_side=SMALLEST_SIDE) for clip in different])
+
+
+def probe_raw(clips: Sequence[Clip], span: Span) -> tuple[Probe, PoissonGaussian]:
+    """As `probe`, of raw clips, whose noise is looked at after it was made white; and the noise itself.
+
+    That of median gain stands for all. Raises `InputError` likewise.
+    """
+    noises, openings = [], []
+    for clip in each_once(clips):
+        runs = runs_of_clip(
+            clip, span, lambda length, size: [(0, MAXIMUM_FRAMES)], smallest_side=SMALLEST_SIDE, raw=True
+        )
+        openings.append(next(iter(runs)).frames.permute(0, 2, 3, 1).numpy())
+        noises.append(measure_raw(openings[-1]))
+    noise = sorted(noises, key=lambda noise: noise.gain)[(len(noises) - 1) // 2]
+    shown = [noise.stabiliser.forward(frames)[..., list(MEASURED)] for frames in openings]
+    return Probe.of([analyze(frames, span, smallest_side=SMALLEST_SIDE) for frames in shown]), noise

@@ -15,7 +15,7 @@ from stbn_cli.finetuning.footage import read_runs
 from stbn_cli.finetuning.frame_trainer import FrameModels, FrameTrainer, example_step
 from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.finetuning.plan import FinetuneSchedule, StepSizes, choose_sizes, make_schedule
-from stbn_cli.finetuning.probe import Probe, probe
+from stbn_cli.finetuning.probe import Probe, probe, probe_raw
 from stbn_cli.finetuning.result import FinetuneProgress, FinetuneResult, Outcome
 from stbn_cli.finetuning.state import RunState, load_state, save_state
 from stbn_cli.finetuning.trainer import (
@@ -32,6 +32,7 @@ from stbn_cli.models.config import RecurrentConfig
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.noise.sure import Gain
+from stbn_cli.raw.pattern import PLANES
 from stbn_cli.runs import Clip
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.source import Span
@@ -78,7 +79,13 @@ class FinetuneRun:
         smallest step fits.
         """
         self._report_progress("measuring the noise")
-        found = probe(clips, span) if measured is None else Probe.of([measured])
+        stabiliser = None
+        if self.start.checkpoint.config.image_channels == PLANES:
+            found, noise = probe_raw(clips, span)
+            stabiliser = noise.stabiliser
+            self.options = replace(self.options, sigma=stabiliser.sigma)
+        else:
+            found = probe(clips, span) if measured is None else Probe.of([measured])
         recurrent = isinstance(self.start.checkpoint.config, RecurrentConfig)
         models = self._frame_models(found.clip.verdict.kind) if found.shared or recurrent else None
         if found.shared and (models is None or found.repeated):
@@ -97,7 +104,7 @@ class FinetuneRun:
         pixels = schedule.clip_pixels
         if models is not None:
             pixels = max(pixels, FRAMES_TO_COMPARE * found.clip.width * found.clip.height * len(clips))
-        runs = [run.to(self.device) for run in read_runs(clips, span, pixels, self.options.seed)]
+        runs = [run.to(self.device) for run in read_runs(clips, span, pixels, self.options.seed, stabiliser)]
         hooks = Hooks(self._report_progress, self._save, self._out_of_time, lambda: self._seconds)
         trainer: FinetuneTrainer | FrameTrainer
         if models is not None:
@@ -200,7 +207,8 @@ class FinetuneRun:
 
     def _example(self, sizes: StepSizes) -> CropBatch:
         generator = torch.Generator().manual_seed(0)
-        shape = (sizes.batch_size, sizes.train_length, 3, sizes.patch_size, sizes.patch_size)
+        channels = self.start.checkpoint.config.image_channels
+        shape = (sizes.batch_size, sizes.train_length, channels, sizes.patch_size, sizes.patch_size)
         noisy = torch.rand(shape, generator=generator).to(self.device)
         flow = torch.zeros_like(noisy[:, :, :2])
         return CropBatch(noisy, flow, flow, torch.ones_like(noisy[:, :, 0], dtype=torch.bool))

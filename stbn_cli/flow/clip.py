@@ -4,16 +4,21 @@ import torch
 from torch import Tensor
 
 from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
+from stbn_cli.raw.bayer import pseudo_rgb
+from stbn_cli.raw.pattern import PLANES
 
 
 def estimate_clip_flows(
     estimator: FlowEstimator, noisy: Tensor, sigma: float | Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`flow_to_previous` and `flow_to_next`, each `(..., T, 2, H, W)` float32 pixels, of `noisy (..., T, 3, H, W)`.
+    """`flow_to_previous` and `flow_to_next`, each `(..., T, 2, H, W)` float32 pixels, of `noisy (..., T, C, H, W)`.
 
-    `sigma`: noise std on [0, 1], one number or one per clip (N,) for `noisy (N, T, 3, H, W)`. Entry 0 of the first and
-    the last entry of the second lead nowhere and are zero.
+    C: 3 of RGB, or 4 Bayer planes, of which red, mean green and blue are taken. `sigma`: noise std on [0, 1], one
+    number or one per clip (N,) for `noisy (N, T, C, H, W)`. Entry 0 of the first and the last entry of the second lead
+    nowhere and are zero.
     """
+    if noisy.shape[-3] == PLANES:
+        noisy = pseudo_rgb(noisy)
     clips = noisy if noisy.ndim == 5 else noisy[None]
     batch, frames, _, height, width = clips.shape
     to_previous = clips.new_zeros(batch, frames, 2, height, width, dtype=torch.float32)

@@ -26,6 +26,8 @@ from stbn_cli.noise.calibration import CLIPPING_LEFT
 from stbn_cli.noise.clipping import undo_clipping
 from stbn_cli.noise.posterior import posterior_mean, posterior_variance
 from stbn_cli.noise.tones import keep_tones
+from stbn_cli.raw.bayer import pseudo_rgb
+from stbn_cli.raw.pattern import PLANES
 
 # Noisy picture, what the network takes of it, forward and backward state.
 FusionInput: TypeAlias = tuple[Tensor, Seen, Tensor, Tensor]
@@ -62,6 +64,8 @@ def _find_some(
         pictures = torch.cat([frame.on(plan, transfers) for frame in frames])
     else:
         pictures = torch.cat([frame.noisy for frame in frames])  # DIS works in host memory
+    if pictures.shape[1] == PLANES:
+        pictures = pseudo_rgb(pictures)
     to_next: Tensor | None = None
     if isinstance(flow, NetworkFlow) and flow.finds_features_once:
         both = flow.neighbours(_reduced(pictures, plan.flow_scale)[None], sigma / plan.flow_scale)

@@ -97,10 +97,11 @@ class CutDetector:
         """Whether a new scene begins with `frame`; call for every frame in order.
 
         Args:
-            frame: (H, W, 3) float32 RGB, nominal range [0, 1], noisy. A change of size is a cut.
+            frame: (H, W, 3) float32 RGB or (H, W, 4) Bayer planes, nominal range [0, 1], noisy. A change of size is a
+                cut.
 
         Raises:
-            ValueError: the shape is not (H, W, 3).
+            ValueError: the shape is another.
         """
         thumbnail = _thumbnail(frame)
         spread = float(_spread(thumbnail))
@@ -138,11 +139,11 @@ class CutDetector:
 
 
 def _thumbnail(frame: np.ndarray) -> np.ndarray:
-    """(H, W, 3) -> at most (27, 48, 3) float32, every pixel the mean of a cell."""
+    """(H, W, C) -> at most (27, 48, C) float32, every pixel the mean of a cell."""
     import cv2
 
-    if frame.ndim != 3 or frame.shape[2] != 3:
-        raise ValueError(f"expected a frame of shape (H, W, 3), got {tuple(frame.shape)}")
+    if frame.ndim != 3 or frame.shape[2] not in (3, 4):
+        raise ValueError(f"expected a frame of shape (H, W, 3) or (H, W, 4), got {tuple(frame.shape)}")
     height, width = frame.shape[:2]
     rows = min(THUMBNAIL_HEIGHT, max(height // SMALLEST_CELL, 1))
     columns = min(THUMBNAIL_WIDTH, max(width // SMALLEST_CELL, 1))

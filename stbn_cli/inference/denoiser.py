@@ -123,8 +123,9 @@ class Denoiser:
         uint8 and uint16 span their whole range; floating point is nominally [0, 1] and is not clipped. Raises
         `ValueError` for other shapes or types.
         """
-        if frames.ndim != 4 or frames.shape[-1] != 3:
-            raise ValueError(f"expected frames (T, H, W, 3), got {frames.shape}")
+        channels = self._config.image_channels
+        if frames.ndim != 4 or frames.shape[-1] != channels:
+            raise ValueError(f"expected frames (T, H, W, {channels}), got {frames.shape}")
         maximum = INTEGER_MAXIMUM.get(frames.dtype)
         if maximum is None:
             if not np.issubdtype(frames.dtype, np.floating):

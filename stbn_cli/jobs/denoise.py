@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
-from stbn_cli.errors import InterruptedByUserError, OptionError, StbnError
+from stbn_cli.errors import InterruptedByUserError, OptionError, StbnError, checked_options
 from stbn_cli.jobs.adapt import Adaptation, adapt
 from stbn_cli.jobs.encoding import Encoding, plan_encoding
 from stbn_cli.jobs.events import Events
@@ -57,6 +57,7 @@ class DenoiseJob:
     resume: bool = False
     restart: bool = False
     adapt_minutes: float | None = None  # of finetuning before; None: none
+    raw_noise: tuple[float, float] | None = None  # gain and floor in the camera's values
     dry_run: bool = False  # nothing is written, locked or finetuned
     resume_command: str = "Run it again and resume."  # how an interrupted run is resumed, a sentence
     # What to do about one that was interrupted before, a sentence.
@@ -96,8 +97,7 @@ class PreparedDenoising:
                     check_output(job.source.path, output, job.overwrite)
             refuse_known_losses(self.reader, job.output, job.encode)
             self.metadata: VideoMetadata = self.reader.metadata
-            if job.uncertainty is not None and self.metadata.bayer is not None:
-                raise OptionError("--uncertainty cannot be written for raw pictures. Leave it out.")
+            self._options = self._options_for(job)
             self.encoding: Encoding = plan_encoding(self.metadata, job.output, job.encode, events)
             if job.encode.strict:
                 refuse_changes(self.reader)
@@ -124,10 +124,12 @@ class PreparedDenoising:
     def denoiser(self) -> "LoadedDenoiser":
         """The denoiser for this clip: measures the noise, adapts the model if that was asked for, and loads it."""
         if self._denoiser is None:
-            from stbn_cli.jobs.model import LoadedDenoiser, load
+            from stbn_cli.jobs.model import LoadedDenoiser, check_fits, load
 
-            job, options, given = self.job, self.job.options, self._given
-            if given is None or options.open_kind:
+            job, options, given = self.job, self._options, self._given
+            raw = self.metadata.bayer is not None
+            # The noise of raw pictures is measured as they come.
+            if not raw and (given is None or options.open_kind):
                 self.measured = measure_clip(options, job.source, self.events)
             if job.adapt_minutes is not None and not job.dry_run:
                 place = self.folder.path if self.folder is not None else self._temporary()
@@ -140,7 +142,32 @@ class PreparedDenoising:
                 self._denoiser = given.for_options(options)
             else:
                 self._denoiser = load(options, self.events.warn)
+            check_fits(self._denoiser, raw=raw)
         return self._denoiser
+
+    def _options_for(self, job: DenoiseJob) -> DenoiserOptions:
+        """The job's options, understood for what the frames are."""
+        bayer = self.metadata.bayer
+        if bayer is None:
+            if job.raw_noise is not None:
+                raise OptionError(
+                    f"--raw-noise is for raw pictures, and {job.source.path} is none. Leave it out, or name its "
+                    "pattern by --bayer."
+                )
+            return job.options
+        if job.adapt_minutes is not None:
+            raise OptionError(
+                "--adapt is for video. Use stbn finetune on raw pictures, and --model with its result."
+            )
+        options = job.options.for_raw()
+        if job.raw_noise is None:
+            return options
+        from stbn_cli.raw.noise import PoissonGaussian
+
+        span = bayer.white - max(bayer.blacks)
+        with checked_options():
+            noise = PoissonGaussian.of_values(*job.raw_noise, span)
+        return replace(options, raw_noise=(noise.gain, noise.floor))
 
     def _temporary(self) -> Path:
         return Path(self._stack.enter_context(TemporaryDirectory()))
@@ -167,7 +194,7 @@ class PreparedDenoising:
             "adapt": self.job.adapt_minutes is not None,
             "dither": self.job.encode.dither,
         }
-        return self.job.options.deciding() | times | others
+        return self._options.deciding() | times | others
 
     def run(
         self,

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from stbn_cli.checkpoints.registry import AUTO, BALANCED, has_model
-from stbn_cli.errors import MemoryExhaustedError, OptionError
+from stbn_cli.errors import CheckpointError, InputError, MemoryExhaustedError, OptionError
 from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.inference.device import is_emulated, is_out_of_memory, resolve_device, resolve_precision
 from stbn_cli.jobs.model import load_model, warn_if_emulated
 from stbn_cli.models.config import RecurrentConfig
 from stbn_cli.noise.kinds import INDEPENDENT_KINDS, NoiseKind
+from stbn_cli.raw.pattern import PLANES
+from stbn_cli.runs import is_raw
 from stbn_cli.source import Span
 
 if TYPE_CHECKING:
@@ -79,7 +81,26 @@ class FinetuneJob:
 
     def _start(self, on_message: Callable[[str], None] | None) -> "StartingPoint":
         """The model to start from. Raises `OptionError` for one that cannot learn from noisy clips alone."""
-        start = self._load(self.model, "white", on_message)
+        kinds = {is_raw(clip, self.span) for clip in self.clips}
+        if len(kinds) > 1:
+            raise InputError(
+                "Some of the clips are raw and others are video. Finetune on one kind at a time."
+            )
+        raw = kinds == {True}
+        start = self._load(self.model, "raw" if raw else "white", on_message)
+        config = start.checkpoint.config
+        if raw != (config.image_channels == PLANES):
+            own, other = ("video", "raw pictures") if raw else ("raw pictures", "video")
+            raise CheckpointError(
+                f"The model {start.checkpoint.info.name} is for {own}, not for {other}. Choose another --model."
+            )
+        if raw and config.head != "gaussian":
+            raise OptionError(
+                f"The model {start.checkpoint.info.name} does not say how sure it is, so that nothing could judge the "
+                "finetuning. Use stbn train with --initial, or start from another model."
+            )
+        if raw and self.options.sigma is not None:
+            raise OptionError("--sigma is for video: the noise of raw pictures is measured. Leave it out.")
         info, recurrent = start.checkpoint.info, isinstance(start.checkpoint.config, RecurrentConfig)
         if not recurrent and info.noise_kind not in INDEPENDENT_KINDS:
             raise OptionError(

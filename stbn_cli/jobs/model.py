@@ -12,7 +12,7 @@ from stbn_cli.checkpoints.flow import build_flow_network, load_flow_checkpoint
 from stbn_cli.checkpoints.registry import BALANCED
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, load_checkpoint
 from stbn_cli.checkpoints.store import find_flow, resolve
-from stbn_cli.errors import CheckpointError
+from stbn_cli.errors import CheckpointError, checked_options
 from stbn_cli.flow.estimator import NETWORK_NAMES, FlowEstimator, create_flow_estimator
 from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.device import (
@@ -21,14 +21,16 @@ from stbn_cli.inference.device import (
     resolve_devices,
     resolve_precision,
 )
+from stbn_cli.inference.raw import RawDenoiser
 from stbn_cli.jobs.adapt import ADAPTED_FILE
 from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.models.config import RecurrentConfig
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.model import LearnedNoise
+from stbn_cli.raw.noise import PoissonGaussian
+from stbn_cli.raw.pattern import PLANES
 from stbn_cli.scale import BYTE_SCALE
 
-RGB_CHANNELS = 3
 # What CUDA devices use in place of flow that is found on the CPU: as good (docs/experiments/gpu.md), and nothing waits.
 CUDA_FLOWS = {"dis": "light"}
 
@@ -80,8 +82,27 @@ class LoadedDenoiser(Denoiser):
         return self if same else load(options, self.on_message)
 
 
+class LoadedRawDenoiser(RawDenoiser, LoadedDenoiser):
+    """A `LoadedDenoiser` of packed mosaics."""
+
+    def __init__(
+        self,
+        loaded: "LoadedModel",
+        options: DenoiserOptions,
+        devices: Sequence[torch.device],
+        on_message: Callable[[str], None] | None,
+    ) -> None:
+        super().__init__(loaded, options, devices, on_message)
+        self._noise = None  # a finetuned model's noise was white then; other clips have their own
+        if options.raw_noise is not None:
+            with checked_options():
+                self.given_noise = PoissonGaussian(*options.raw_noise)
+
+
 def _conditioned_for(checkpoint: Checkpoint, options: DenoiserOptions) -> NoiseKind:
     """The kind of noise whose level is measured: a recurrent network takes them all, others the one they learned."""
+    if checkpoint.config.image_channels == PLANES:
+        return "raw"
     if isinstance(checkpoint.config, RecurrentConfig) and options.noise_kind is not None:
         return options.noise_kind
     return checkpoint.info.noise_kind
@@ -96,7 +117,10 @@ def load(options: DenoiserOptions, on_message: Callable[[str], None] | None = No
     loaded = load_model(
         options.model, options.flow, devices[0], options.noise_kind or "white", options.quality
     )
-    denoiser = LoadedDenoiser(loaded, options, devices, on_message)
+    raw = loaded.checkpoint.config.image_channels == PLANES
+    if raw != (options.noise_kind == "raw") and options.noise_kind is not None:
+        raise _unfit(loaded.path, raw=raw)
+    denoiser = (LoadedRawDenoiser if raw else LoadedDenoiser)(loaded, options, devices, on_message)
     sigma = options.sigma
     if sigma is not None and on_message is not None and (warning := sigma_warning(sigma, denoiser.info)):
         on_message(warning)
@@ -149,7 +173,6 @@ def load_model(
         keep_freed_memory()
     path = resolve(str(model), device=device, noise=noise, quality=quality)
     checkpoint = load_checkpoint(path)
-    _check_rgb(path, checkpoint)
     if flow is None:
         flow = checkpoint.info.flow
         if device.type == "cuda":
@@ -170,13 +193,16 @@ def _learned_noise(path: Path, info: ModelInfo) -> LearnedNoise | None:
         ) from error
 
 
-def _check_rgb(path: Path, checkpoint: Checkpoint) -> None:
-    channels = checkpoint.config.image_channels
-    if channels != RGB_CHANNELS:
-        raise CheckpointError(
-            f"The model {path} is for raw pictures of {channels} channels, not for RGB video. "
-            "Choose another --model."
-        )
+def check_fits(denoiser: Denoiser, *, raw: bool) -> None:
+    """Raise `CheckpointError` if a denoiser is for video and the frames are raw, or the other way round."""
+    if isinstance(denoiser, LoadedDenoiser) and isinstance(denoiser, RawDenoiser) != raw:
+        raise _unfit(denoiser.model_path, raw=not raw)
+
+
+def _unfit(path: Path, *, raw: bool) -> CheckpointError:
+    """`raw`: what the model is for."""
+    own, other = ("raw pictures", "RGB video") if raw else ("RGB video", "raw pictures")
+    return CheckpointError(f"The model {path} is for {own}, not for {other}. Choose another --model.")
 
 
 def _create_flow(checkpoint: Checkpoint, name: str, device: torch.device) -> FlowEstimator:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from stbn_cli.checkpoints.registry import AUTO, BALANCED, BEST, FAST, QUALITIES, is_for_several_kinds
 from stbn_cli.errors import OptionError, checked_options
-from stbn_cli.noise.kinds import KINDS, NoiseKind
+from stbn_cli.noise.kinds import ALL_KINDS, NoiseKind
 from stbn_cli.scale import to_unit
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class DenoiserOptions:
     keep_grain: share of the removed brightness noise that is put back, 0 to 1.
     uncertainty: `stream` gives the standard deviation of every value behind it; see `Denoiser.stream`.
     noise_kind: which kind of noise "auto", or a model for several kinds, is to be for: "white", "sensor", "camera" or
-        "compressed" (`stbn_cli.analyze` finds out); None: the kind that `denoise_file` measures in each file, and
-        "white" for arrays. Other models know what they are for.
+        "compressed" (`stbn_cli.analyze` finds out), or "raw", for packed mosaics (`stbn_cli.raw.bayer`); None: the kind
+        that `denoise_file` measures in each file, and "white" for arrays. Other models know what they are for.
     flow: optical flow, one of `flow.ESTIMATOR_NAMES`; None takes the one the model was trained with, but on CUDA
         "light" in place of "dis", which would keep the device waiting for the CPU.
     device: auto, cpu, cuda, cuda:N or mps, or several CUDA devices with commas between them, which share the chunks.
@@ -46,6 +46,8 @@ class DenoiserOptions:
     tile, tile_overlap: pixels of a tile (0: never tile), and around it; None: as memory allows.
     scene_cuts: start afresh at scene cuts.
     quality: "fast", "balanced" or "best": decides on the model "auto" and on what is left open here.
+    raw_noise: gain and floor of raw frames' noise, whose variance is gain x + floor where black is 0 and white 1; None
+        measures them.
     """
 
     model: str | Path = AUTO
@@ -65,6 +67,7 @@ class DenoiserOptions:
     tile_overlap: int | None = None
     scene_cuts: bool = True
     quality: str = BALANCED
+    raw_noise: tuple[float, float] | None = None
 
     def with_tier(self) -> "DenoiserOptions":
         """With what the quality decides in place of what is open, but for the model. Raises `OptionError`."""
@@ -91,13 +94,35 @@ class DenoiserOptions:
         """Refuse an unknown kind of noise, and any for a model of one kind. Raises `OptionError`."""
         if self.noise_kind is None:
             return
-        if self.noise_kind not in KINDS:
-            raise OptionError(f"The noise model {self.noise_kind!r} is none of {', '.join(KINDS)}.")
+        if self.noise_kind not in ALL_KINDS:
+            raise OptionError(f"The noise model {self.noise_kind!r} is none of {', '.join(ALL_KINDS)}.")
+        if self.noise_kind == "raw":
+            return  # every raw model is for it, and `load` refuses the others
         if not self._takes_several_kinds:
             raise OptionError(
                 f"The model {str(self.model)!r} is for one kind of noise, whatever the noise model says. Give one of "
                 "them."
             )
+
+    def for_raw(self) -> "DenoiserOptions":
+        """The same for raw frames. Raises `OptionError` for what raw frames do not have."""
+        if self.sigma is not None:
+            raise OptionError(
+                "--sigma is for video: the noise of raw pictures grows with the light. Leave it out, so that it is "
+                "measured, or state it by --raw-noise GAIN,FLOOR."
+            )
+        usual = DenoiserOptions()
+        for name in ("luma", "chroma", "keep_grain"):
+            if getattr(self, name) != getattr(usual, name):
+                flag = name.replace("_", "-")
+                raise OptionError(f"--{flag} is for colour video, not for raw pictures. Use --strength.")
+        if self.uncertainty:
+            raise OptionError("--uncertainty cannot be written for raw pictures. Leave it out.")
+        if self.noise_kind not in (None, "raw"):
+            raise OptionError(
+                f"--noise-model {self.noise_kind} is for video, not for raw pictures. Leave it out."
+            )
+        return replace(self, noise_kind="raw")
 
     def for_engine(self) -> "EngineOptions":
         """What the engine takes of them. Raises `OptionError` for values out of range."""

@@ -15,7 +15,6 @@ from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.levels import broadcast_sigma
 from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.noise.posterior import colours_of, gaussian_nll, posterior_mean, posterior_nll
-from stbn_cli.raw.bayer import pseudo_rgb
 from stbn_cli.raw.pattern import CELL
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.kinds import conditioning_noise, degrade
@@ -32,6 +31,8 @@ FLOW_MARGIN = 24
 LIKELIHOOD_WEIGHT = 0.1
 # Sequences hardly wrong (0-255 scale) are not to be made perfect at the expense of others.
 NEGLIGIBLE_ERROR = 0.25
+# Noise levels of the stabilised values that are trained on, about (0-255 scale).
+RAW_SIGMAS = (1.5, 30.0)
 NETWORK, FLOW = "network.", "pupil."  # prefixes in the state
 
 
@@ -122,12 +123,11 @@ class DenoiserTask(nn.Module):
             noisy = noisy + strength * torch.stack([noise for _, noise in draws])
         if self.pupil is not None:
             return DenoiserBatch(noisy, sigma, None, matched)
-        frames = matched if noisy.shape[2] == 3 else pseudo_rgb(matched)
         inner = (..., slice(FLOW_MARGIN, -FLOW_MARGIN), slice(FLOW_MARGIN, -FLOW_MARGIN))
         to_previous, to_next = (
             flow[inner].contiguous()
             for flow in estimate_clip_flows(
-                self._batch_flow, frames, sigma if self.network.config.noise_level else None
+                self._batch_flow, matched, sigma if self.network.config.noise_level else None
             )
         )
         return DenoiserBatch(noisy[inner].contiguous(), sigma, (to_previous, to_next))
@@ -164,7 +164,7 @@ class DenoiserTask(nn.Module):
         clean = torch.stack([goal for _, goal, _ in pairs])
         levels = upload(torch.tensor([level for *_, level in pairs]), noisy.device)
         inner = (..., slice(FLOW_MARGIN, -FLOW_MARGIN), slice(FLOW_MARGIN, -FLOW_MARGIN))
-        flows = estimate_clip_flows(self._batch_flow, pseudo_rgb(noisy), levels)
+        flows = estimate_clip_flows(self._batch_flow, noisy, levels)
         to_previous, to_next = (flow[inner].contiguous() for flow in flows)
         return DenoiserBatch(
             noisy[inner].contiguous(),
@@ -244,9 +244,9 @@ class DenoiserTask(nn.Module):
         info = ModelInfo(
             name=self.options.model,
             flow=self.flow.name,
-            sigma_range=self.options.noise_interval,
+            sigma_range=RAW_SIGMAS if self.options.unprocesses else self.options.noise_interval,
             licence="Apache-2.0",
-            noise_kind=self.options.noise,
+            noise_kind="raw" if self.options.takes_planes else self.options.noise,
             training=training,
         )
         weights = _part(state, NETWORK)

@@ -45,7 +45,7 @@ def validate_unprocessed(network: STBN, flow: FlowEstimator, clips: Sequence[Ten
             clean = RawCamera(pattern="GBRG").unprocess(clip)
             generator = torch.Generator().manual_seed(VALIDATION_SEED)
             noisy = stabiliser.forward(add_noise(clean, CRVD_NOISE[iso], generator)).to(device)
-            flows = estimate_clip_flows(flow, pseudo_rgb(noisy), stabiliser.sigma)
+            flows = estimate_clip_flows(flow, noisy, stabiliser.sigma)
             batch = noisy[None]
             outputs = network(batch, stabiliser.sigma, flows[0][None], flows[1][None])
             level = torch.tensor(stabiliser.sigma, device=device).view(1, 1, 1, 1)

@@ -15,7 +15,6 @@ from stbn_cli.models.warp import warp_bilinear
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import broadcast_sigma
 from stbn_cli.noise.posterior import colours_of, posterior_mean
-from stbn_cli.raw.bayer import pseudo_rgb
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.synthesis.kinds import conditioning_noise, degrade, lead_of
 from stbn_cli.synthesis.protocol import protocol_noise
@@ -116,7 +115,7 @@ def validate_raw(network: STBN, flow: FlowEstimator, clips: Sequence[Tensor]) ->
     losses = []
     for clip in clips:
         noisy = clip.to(device)[None]
-        flows = estimate_clip_flows(flow, pseudo_rgb(noisy))
+        flows = estimate_clip_flows(flow, noisy)
         losses.append(float((network(noisy, 0.0, *flows) - noisy).square().mean()))
     loss = sum(losses) / len(losses)
     return Validation({"blind_error": loss}, -loss)

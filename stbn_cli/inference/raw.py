@@ -1,0 +1,59 @@
+"""Denoising raw frames: their noise is measured once, made white for the network, and the transform undone.
+
+Networks without a noise level (the published raw network) take the values as they are, clamped at black.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import chain, islice
+
+import numpy as np
+from torch import Tensor
+
+from stbn_cli.inference.denoiser import Denoiser
+from stbn_cli.inference.resume import StreamState
+from stbn_cli.noise.estimate import MAXIMUM_FRAMES
+from stbn_cli.noise.model import SceneNoise
+from stbn_cli.noise.raw_level import measure_raw
+from stbn_cli.raw.noise import PoissonGaussian
+
+LEAST_SIGMA = 1e-5
+
+
+class RawDenoiser(Denoiser):
+    """A `Denoiser` of packed mosaics `(h, w, 4)` float32, black 0 and white 1, not clamped (`raw.bayer.pack`)."""
+
+    given_noise: PoissonGaussian | None = None  # None: measured in the first frames
+    raw_noise: PoissonGaussian | None = None  # of the last run
+
+    def stream(
+        self,
+        frames: Iterable[np.ndarray],
+        *,
+        resume: StreamState | None = None,
+        on_chunk: Callable[[StreamState], None] | None = None,
+    ) -> Iterator[np.ndarray]:
+        """As `Denoiser.stream`. The noise is that of the first frames: one sensitivity for the whole clip."""
+        source = iter(frames)
+        opening = list(islice(source, MAXIMUM_FRAMES))
+        if not opening:
+            return
+        noise = self.given_noise or measure_raw(np.stack(opening))
+        self.raw_noise = noise
+        opening_and_rest = chain(opening, source)
+        if self._config.head == "plain":
+            # Their flow alone depends on the level.
+            level = float(noise.deviation(np.mean([frame.mean() for frame in opening]).reshape(1))[0])
+            self.options = replace(self.options, sigma=max(level, LEAST_SIGMA))
+            clamped = (np.maximum(frame, 0.0) for frame in opening_and_rest)
+            yield from super().stream(clamped, resume=resume, on_chunk=on_chunk)
+            return
+        stabiliser = noise.stabiliser
+        self.options = replace(self.options, sigma=max(stabiliser.sigma, LEAST_SIGMA))
+        changed = (stabiliser.forward(frame) for frame in opening_and_rest)
+        for denoised in super().stream(changed, resume=resume, on_chunk=on_chunk):
+            yield stabiliser.inverse(denoised)
+
+    def _found(self, frames: list[Tensor], first_frame: int | None = None) -> SceneNoise:
+        # A sensor clips at white alone, where nothing can be told.
+        return SceneNoise.white(self.options.sigma or LEAST_SIGMA)
