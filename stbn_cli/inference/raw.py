@@ -23,8 +23,12 @@ LEAST_SIGMA = 1e-5
 class RawDenoiser(Denoiser):
     """A `Denoiser` of packed mosaics `(h, w, 4)` float32, black 0 and white 1, not clamped (`raw.bayer.pack`)."""
 
-    given_noise: PoissonGaussian | None = None  # None: measured in the first frames
     raw_noise: PoissonGaussian | None = None  # of the last run
+
+    @property
+    def given_noise(self) -> PoissonGaussian | None:
+        """What the noise is stated to be; None: it is measured in the first frames."""
+        return None
 
     def stream(
         self,
@@ -40,6 +44,7 @@ class RawDenoiser(Denoiser):
             return
         noise = self.given_noise or measure_raw(np.stack(opening))
         self.raw_noise = noise
+        self._noise = None  # a finetuned model's noise was white; that of these frames is made so
         opening_and_rest = chain(opening, source)
         if self._config.head == "plain":
             # Their flow alone depends on the level.

@@ -85,18 +85,10 @@ class LoadedDenoiser(Denoiser):
 class LoadedRawDenoiser(RawDenoiser, LoadedDenoiser):
     """A `LoadedDenoiser` of packed mosaics."""
 
-    def __init__(
-        self,
-        loaded: "LoadedModel",
-        options: DenoiserOptions,
-        devices: Sequence[torch.device],
-        on_message: Callable[[str], None] | None,
-    ) -> None:
-        super().__init__(loaded, options, devices, on_message)
-        self._noise = None  # a finetuned model's noise was white then; other clips have their own
-        if options.raw_noise is not None:
-            with checked_options():
-                self.given_noise = PoissonGaussian(*options.raw_noise)
+    @property
+    def given_noise(self) -> PoissonGaussian | None:
+        given = self.requested.raw_noise
+        return None if given is None else PoissonGaussian(*given)
 
 
 def _conditioned_for(checkpoint: Checkpoint, options: DenoiserOptions) -> NoiseKind:
@@ -113,6 +105,8 @@ def load(options: DenoiserOptions, on_message: Callable[[str], None] | None = No
     options = options.with_tier()
     options.for_engine()  # refuses what is out of range before anything is read
     options.check_kind()
+    with checked_options():
+        PoissonGaussian(*(options.raw_noise or (0.0, 0.0)))
     devices = resolve_devices(options.device)
     loaded = load_model(
         options.model, options.flow, devices[0], options.noise_kind or "white", options.quality
