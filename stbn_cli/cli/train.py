@@ -237,7 +237,7 @@ class ScheduleFlags:
             SCHEDULE,
             "--optimizer",
             metavar="adam|muon",
-            help="muon: for the hidden layers of recurrent networks, which then learn in fewer steps.",
+            help="muon: for hidden layers of denoisers; recurrent networks then learn in far fewer steps.",
         ),
     ] = DEFAULTS.optimizer
     schedule: Annotated[

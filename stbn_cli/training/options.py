@@ -51,7 +51,7 @@ class TrainOptions:
     hold_out: tuple[str, ...] = ()  # names of clips in train_dirs to validate on instead of training
     model: str = "stbn"  # one of MODEL_SIZES, or FLOW_MODEL
     learning_rate: float = RGB_RECIPE.learning_rate  # at its highest
-    optimizer: Optimizer = "adam"  # "muon": for hidden convolutions of the recurrent networks
+    optimizer: Optimizer = "adam"  # "muon": for the hidden convolutions of denoisers
     epochs: int = RGB_RECIPE.epochs
     batch_size: int = RGB_RECIPE.batch_size  # sequences a step, of all processes together
     patch_size: int = RGB_RECIPE.patch_size  # pixels, of packed planes for raw models

@@ -157,7 +157,7 @@ def test_muon_turns_a_matrix_into_its_directions() -> None:
     [
         ({"model": "real"}, "--pool is what"),
         ({"pool": Path("pool")}, "--pool is what"),
-        ({"optimizer": "muon"}, "--optimizer muon is for"),
+        ({"model": "flow-light", "optimizer": "muon"}, "--optimizer muon is for"),
         ({"optimizer": "sgd"}, "--optimizer is one of"),
         ({"model": "real", "pool": Path("pool"), "patch_size": 34}, "multiple of 4"),
     ],
