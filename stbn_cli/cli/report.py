@@ -40,6 +40,7 @@ class RunReport:
             "frames": self.metadata.frame_count if counted is None else counted.frames,
             "frames_exact": counted is not None and counted.exact,
             "input_fps": None if rate is None else round(float(rate), 4),
+            "input_size": f"{self.metadata.width}x{self.metadata.height}",
             "input_format": self.metadata.pixel_format,
             "field_order": self.metadata.field_order,
             "bayer": self._bayer(),
@@ -217,7 +218,7 @@ def fields(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 def plan_rows(plan: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """A plan (`RunReport.plan`, with what the command adds) for people: what, and how."""
-    size = plan["plan"]["frame"]
+    size = plan["plan"]["frame"] if plan["bayer"] is None else plan["input_size"]
     yield "input", plan["input"]
     count = plan["frames"]
     frames = "unknown number of frames" if count is None else counted(count, "frame")

@@ -144,8 +144,8 @@ class RecipeFlags:
             RECIPE,
             "--model",
             "-m",
-            help="stbn, stbn-s, stbn-xs, stbn-published, stbn-raw, real-fast, real, real-large, or flow-light: the "
-            "flow network.",
+            help="stbn, stbn-s, stbn-xs, stbn-published, stbn-raw, stbn-raw-xs, real-fast, real, real-large, or "
+            "flow-light: the flow network.",
         ),
     ] = DEFAULTS.model
     residual_blocks: Annotated[

@@ -111,6 +111,8 @@ class TrainOptions:
             problem = f"--noise {self.noise} is for denoisers of RGB video, without --distill"
         elif self.patch_size % 2 and self.noise != "white":
             problem = f"--patch-size is even for --noise {self.noise}, got {self.patch_size}"
+        elif self.unprocesses and (self.patch_size % 2 or self.distillation):
+            problem = f"--patch-size is even for {self.model}, which knows no --distill"
         elif self.patch_size < SMALLEST_PATCH:
             problem = f"--patch-size is at least {SMALLEST_PATCH} pixels, got {self.patch_size}"
         elif self.train_length < 2:
