@@ -1,11 +1,11 @@
 """Raw models against BM3D on clips turned raw, with the noise of CRVD's sensor.
 
-    python benchmarks/raw.py CLIP... [--iso 1600,6400,25600] [--model stbn-raw-xs ...] [--frames 8] [--crop 240x128]
+    python benchmarks/raw.py CLIP... [--iso 1600,6400,25600] [--model auto ...] [--frames 8] [--crop 240x128] [--tell]
 
 Clips become packed GBRG planes (`RawCamera`), and get CRVD's calibrated noise with seed 0. Rows: the noisy planes; BM3D
-on mixed planes after the generalised Anscombe transform, which is told the noise; each model, which measures it. PSNR
-in dB on planes rounded to 12 bits, as on CRVD, a mean over frames, and seconds a frame on one thread. The crop is taken
-from the middle of the planes. BM3D comes first: ratios of time are its own over the model's.
+on mixed planes after the generalised Anscombe transform, which is told the noise; each model, which measures it, and
+with --tell the same told the noise. PSNR in dB on planes rounded to 12 bits, as on CRVD, a mean over frames, and
+processor seconds a frame on one thread, loading left out. The crop is taken from the middle of the planes.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from stbn_cli import DenoiserOptions, load_denoiser
 from stbn_cli.bench.crvd import as_stored
 from stbn_cli.bench.rivals.bm3d_package import BM3D
 from stbn_cli.bench.rivals.raw_bm3d import denoise_raw
+from stbn_cli.inference.raw import RawDenoiser
 from stbn_cli.metrics import psnr
 from stbn_cli.raw.noise import CRVD_NOISE, PoissonGaussian, add_noise
 from stbn_cli.scale import BYTE_SCALE
@@ -38,6 +39,9 @@ def main() -> None:
     parser.add_argument("--model", action="append", help="default: auto")
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--crop", help="WIDTHxHEIGHT of the planes; default: all")
+    parser.add_argument(
+        "--tell", action="store_true", help="a second row for each model that is told the noise"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     methods: dict[str, Denoise] = {"noisy": lambda noisy, _: noisy}
@@ -45,7 +49,10 @@ def main() -> None:
         print(f"BM3D is left out: {reason}")
     else:
         methods["bm3d"] = denoise_raw
-    methods |= {str(model): _model(model) for model in options.model or ["auto"]}
+    for model in options.model or ["auto"]:
+        methods[Path(model).stem] = _model(model, told=False)
+        if options.tell:
+            methods[f"{Path(model).stem}, told"] = _model(model, told=True)
     totals: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for path in options.clips:
         frames = torch.from_numpy(load_clip(path, options.frames)).permute(0, 3, 1, 2).float() / BYTE_SCALE
@@ -71,14 +78,18 @@ def main() -> None:
         base = fmean(value for value, _ in totals[iso, "noisy"])
         rival = fmean(value for _, value in totals.get((iso, "bm3d"), [(0.0, float("nan"))]))
         ratio = "" if name in ("noisy", "bm3d") else f"{rival / seconds:8.1f}"
-        print(
-            f"{iso:<6} {Path(name).stem:<14} {decibels:6.2f}  {decibels - base:+6.2f}  {seconds:8.2f} {ratio}"
-        )
+        print(f"{iso:<6} {name:<14} {decibels:6.2f}  {decibels - base:+6.2f}  {seconds:8.2f} {ratio}")
 
 
-def _model(model: str) -> Denoise:
+def _model(model: str, *, told: bool) -> Denoise:
     denoiser = load_denoiser(model, noise_kind="raw", device="cpu", options=DenoiserOptions(scene_cuts=False))
-    return lambda noisy, _: denoiser(noisy)
+    assert isinstance(denoiser, RawDenoiser)
+
+    def denoise(noisy: np.ndarray, noise: PoissonGaussian) -> np.ndarray:
+        denoiser.given_noise = noise if told else None
+        return denoiser(noisy)
+
+    return denoise
 
 
 def _cropped(planes: torch.Tensor, crop: str | None) -> torch.Tensor:
