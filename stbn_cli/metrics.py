@@ -11,6 +11,7 @@ from stbn_cli.scale import BYTE_SCALE
 SSIM_WINDOW = 11  # pixels
 SSIM_STD = 1.5  # pixels, of the Gaussian window
 SSIM_K1, SSIM_K2 = 0.01, 0.03
+UNIFORM_WINDOW = 7  # pixels, of the window in which all pixels count the same
 
 
 def psnr(estimate: Tensor, clean: Tensor) -> Tensor:
@@ -23,20 +24,23 @@ def psnr(estimate: Tensor, clean: Tensor) -> Tensor:
     return -10.0 * torch.log10(error.square().mean(dim=(-3, -2, -1)))
 
 
-def ssim(estimate: Tensor, clean: Tensor) -> Tensor:
+def ssim(estimate: Tensor, clean: Tensor, *, uniform: bool = False) -> Tensor:
     """Structural similarity (Wang et al. 2004) of each frame, the mean over its channels and pixels.
 
     `estimate` and `clean` are `(..., C, H, W)` on the [0, 1] scale, at least 11x11; the estimate is clipped to [0, 1]
     first. Gaussian window of 11x11 and std 1.5, sample covariance (n / (n - 1), n = 121), K1 0.01, K2 0.03, range 1:
     scikit-image's defaults and the published numbers'. Windows that reach beyond the picture do not count.
+    uniform: a window of 7x7 that weighs all pixels alike, as numbers on CRVD are measured; 7x7 pixels are enough then.
     Returns `(...)` float64, 1 where both are equal. Raises `ValueError` for smaller pictures.
     """
-    if min(clean.shape[-2:]) < SSIM_WINDOW:
+    window = UNIFORM_WINDOW if uniform else SSIM_WINDOW
+    if min(clean.shape[-2:]) < window:
         size = f"{clean.shape[-1]}x{clean.shape[-2]}"
-        raise ValueError(f"SSIM needs at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, got {size}")
+        raise ValueError(f"SSIM needs at least {window}x{window} pixels, got {size}")
     x, y = estimate.float().clamp(0.0, 1.0), clean.float()
-    mean_x, mean_y, square_x, square_y, product = (_windowed(part) for part in (x, y, x * x, y * y, x * y))
-    unbiased = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
+    parts = (x, y, x * x, y * y, x * y)
+    mean_x, mean_y, square_x, square_y, product = (_windowed(part, uniform) for part in parts)
+    unbiased = window**2 / (window**2 - 1)
     variance_x, variance_y = unbiased * (square_x - mean_x.square()), unbiased * (square_y - mean_y.square())
     covariance = unbiased * (product - mean_x * mean_y)
     c1, c2 = SSIM_K1**2, SSIM_K2**2
@@ -66,13 +70,16 @@ def temporal_error(estimate: Tensor, clean: Tensor, flow_to_previous: Tensor) ->
     return BYTE_SCALE * (total / counted.sum(dim=(1, 2, 3), dtype=torch.float64)).sqrt()
 
 
-def _windowed(pictures: Tensor) -> Tensor:
-    """Gaussian means over the windows that lie inside the picture; float32, in host memory."""
+def _windowed(pictures: Tensor, uniform: bool) -> Tensor:
+    """Means over the windows that lie inside the picture; float32, in host memory."""
     import cv2
 
     height, width = pictures.shape[-2:]
-    border, size = SSIM_WINDOW // 2, (SSIM_WINDOW, SSIM_WINDOW)
+    window = UNIFORM_WINDOW if uniform else SSIM_WINDOW
+    border, size = window // 2, (window, window)
     planes = pictures.reshape(-1, height, width).cpu().numpy()
-    means = np.stack([cv2.GaussianBlur(plane, size, SSIM_STD) for plane in planes])
+    means = np.stack(
+        [cv2.blur(plane, size) if uniform else cv2.GaussianBlur(plane, size, SSIM_STD) for plane in planes]
+    )
     inside = torch.from_numpy(means[:, border : height - border, border : width - border])
     return inside.reshape(*pictures.shape[:-2], *inside.shape[-2:])

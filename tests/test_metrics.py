@@ -53,6 +53,18 @@ def test_scores_equal_scikit_image(clean: torch.Tensor, sigma: float) -> None:
         assert abs(float(ours[1][frame]) - expected[1]) < AGREEMENT
 
 
+def test_a_uniform_window_is_scikit_images_default(clean: torch.Tensor) -> None:
+    noisy = protocol_noise(clean, 5 / 255)
+    for frame, found in enumerate(ssim(noisy, clean, uniform=True)):
+        pair = (clip[frame].double().clamp(0, 1).numpy() for clip in (clean, noisy))
+        expected = structural_similarity(*pair, data_range=1.0, channel_axis=0)
+        assert abs(float(found) - float(expected)) < AGREEMENT
+    small = torch.rand(4, 7, 9)
+    assert float(ssim(small, small, uniform=True)) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="7x7"):
+        ssim(small[:, 1:], small[:, 1:], uniform=True)
+
+
 def test_equal_frames(clean: torch.Tensor) -> None:
     assert torch.isposinf(psnr(clean, clean)).all()
     assert torch.allclose(ssim(clean, clean), torch.ones(len(clean), dtype=torch.float64))

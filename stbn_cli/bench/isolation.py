@@ -28,7 +28,7 @@ class MethodFailedError(StbnError):
 class Measurement:
     """What a method made of a clip."""
 
-    denoised: np.ndarray  # (T, H, W, 3) float32
+    denoised: np.ndarray  # float32, of the shape of the noisy frames
     seconds: float  # frames in memory to frames in memory; without loading and warm-up
     peak_bytes: (
         int | None
@@ -50,10 +50,10 @@ class IsolatedMethod:
         self._process.start()
         theirs.close()  # so that the end of the process is noticed
 
-    def __call__(self, noisy: np.ndarray, sigma: float) -> Measurement:
-        """Denoise `noisy (T, H, W, 3)` float32; `sigma` on the 0-255 scale. Raises `MethodFailedError`."""
+    def __call__(self, noisy: np.ndarray, level: float) -> Measurement:
+        """Denoise `noisy`, float32; frames and level as `Run` has them. Raises `MethodFailedError`."""
         try:
-            self._pipe.send((noisy, sigma))
+            self._pipe.send((noisy, level))
             answer = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join(STOP_SECONDS)
@@ -79,32 +79,58 @@ class IsolatedMethod:
         self.close()
 
 
+class IsolatedMethods:
+    """The processes of several methods. Each begins at the method's first clip: loading one waits for no other."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, IsolatedMethod] = {}
+
+    def __call__(self, method: Method, noisy: np.ndarray, level: float) -> Measurement:
+        """As `IsolatedMethod`; after a failure the method's next clip gets a new process."""
+        if method.name not in self._running:
+            self._running[method.name] = IsolatedMethod(method)
+        try:
+            return self._running[method.name](noisy, level)
+        except MethodFailedError:
+            self._running.pop(method.name).close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for method in self._running.values():
+            method.close()
+
+
 def _serve(pipe: Connection, method: Method) -> None:
     """The other process: one clip after another until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     run: Run | None = None
     while True:
         try:
-            noisy, sigma = pipe.recv()
+            noisy, level = pipe.recv()
         except EOFError:
             return
         try:
             if run is None:
                 run = method.open()
-            run(np.ascontiguousarray(noisy[:WARM_UP_FRAMES, :WARM_UP_SIDE, :WARM_UP_SIDE]), sigma)
-            pipe.send(_measure(run, noisy, sigma))
+            run(np.ascontiguousarray(noisy[:WARM_UP_FRAMES, :WARM_UP_SIDE, :WARM_UP_SIDE]), level)
+            pipe.send(_measure(run, noisy, level))
         except StbnError as error:
             pipe.send(str(error))
         except Exception as error:
             pipe.send(f"{method.name} failed ({type(error).__name__}: {error}).")
 
 
-def _measure(run: Run, noisy: np.ndarray, sigma: float) -> Measurement:
+def _measure(run: Run, noisy: np.ndarray, level: float) -> Measurement:
     reset_peak_memory()
     if (cuda := _cuda()) is not None:
         cuda.reset_peak_memory_stats()
     begin = time.perf_counter()
-    denoised, details = run(noisy, sigma)  # returns frames in host memory: nothing is left to wait for
+    denoised, details = run(noisy, level)  # returns frames in host memory: nothing is left to wait for
     seconds = time.perf_counter() - begin
     if denoised.shape != noisy.shape:
         raise ValueError(f"returned {denoised.shape} for {noisy.shape}")

@@ -58,6 +58,11 @@ class Average:
     peak_bytes: int | None
     device_bytes: int | None
 
+    @property
+    def level(self) -> float:
+        """The noise level, by which tables have their columns."""
+        return self.sigma
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:

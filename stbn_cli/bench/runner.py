@@ -1,7 +1,6 @@
 """Runs methods over clips and noise levels by the published protocol, every method on the same noisy frames."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stbn_cli.bench.clips import Clip, load_clean
-from stbn_cli.bench.isolation import IsolatedMethod, Measurement, MethodFailedError
+from stbn_cli.bench.isolation import IsolatedMethods, Measurement, MethodFailedError
 from stbn_cli.bench.methods import Method
 from stbn_cli.bench.results import NOISY, Failure, Score
 from stbn_cli.errors import InputError
@@ -60,9 +59,7 @@ def run_bench(
         _load(clip, 1)  # what cannot be read must not end a run of hours in its middle
     scores: list[Score] = []
     failures: list[Failure] = []
-    with ExitStack() as processes:
-        # Opened at their first clip: loading one is not timed, and waits for no other.
-        running: dict[str, IsolatedMethod] = {}
+    with IsolatedMethods() as run:
         for clip in clips:
             clean = _load(clip, options.frames)
             observer.clip_begins(clip.name, clean)
@@ -74,14 +71,11 @@ def run_bench(
                 observer.scored(scores[-1])
                 frames = noisy.permute(0, 2, 3, 1).contiguous().numpy()
                 for method in methods:
-                    if method.name not in running:
-                        running[method.name] = processes.enter_context(IsolatedMethod(method))
                     try:
-                        measured = running[method.name](frames, sigma)
+                        measured = run(method, frames, sigma)
                     except MethodFailedError as error:
                         failures.append(Failure(method.name, clip.name, sigma, str(error)))
                         observer.failed(failures[-1])
-                        running.pop(method.name).close()  # the next clip gets a new process
                         continue
                     denoised = torch.from_numpy(measured.denoised).permute(0, 3, 1, 2)
                     observer.frames_ready(clip.name, sigma, method.name, denoised)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from stbn_cli.bench.artifacts import CropKeeper
     from stbn_cli.bench.clips import Clip
+    from stbn_cli.bench.crvd_results import CrvdFailure
     from stbn_cli.bench.datasets import Dataset
     from stbn_cli.bench.methods import Method
     from stbn_cli.bench.results import Failure, Score
@@ -30,9 +31,12 @@ if TYPE_CHECKING:
 MEASURING = "What is measured"
 ALL, NONE = "all", "none"
 DATA_VARIABLE = "STBN_DATA"
+CRVD = "crvd"
+SIGMAS = "10,20,30,40,50"
 EXAMPLES = opt.epilog(
     "stbn bench",
     "stbn bench set8 --data ~/Set8 --report set8.html",
+    "stbn bench crvd --data ~/CRVD --rivals bm3d",
     "stbn bench clean.mkv frames/ --sigma 10,30,50 --frames 10 --rivals all",
     "stbn bench clips/ --model stbn-xs --model mine.safetensors --save-frames out/",
 )
@@ -128,7 +132,7 @@ def bench(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[set8|davis|PATH]...",
+            metavar="[set8|davis|crvd|PATH]...",
             help="A data set, or clean videos, folders of frames, or folders of clips.",
             show_default="a small clip that comes with stbn",
         ),
@@ -146,15 +150,23 @@ def bench(
         ),
     ] = None,
     sigma: Annotated[
-        str,
-        opt.option(MEASURING, "--sigma", "-s", metavar="LIST", help="Noise levels to add (0-255)."),
-    ] = "10,20,30,40,50",
+        str | None,
+        opt.option(
+            MEASURING,
+            "--sigma",
+            "-s",
+            metavar="LIST",
+            help="Noise levels to add (0-255).",
+            default=SIGMAS,
+        ),
+    ] = None,
     frames: Annotated[
         int, opt.option(MEASURING, "--frames", min=1, help="Use at most this many frames of each clip.")
     ] = 85,
     seed: Annotated[
-        int, opt.option(MEASURING, "--seed", help="Seed of the noise (0 in published numbers).")
-    ] = 0,
+        int | None,
+        opt.option(MEASURING, "--seed", help="Seed of the noise (0 in published numbers).", default="0"),
+    ] = None,
     model: Annotated[
         list[str] | None,
         opt.option(
@@ -180,13 +192,29 @@ def bench(
 ) -> None:
     """Measure the quality and speed of models: add noise to clean clips, denoise them, and compare.
 
-    Prints PSNR, SSIM, temporal error, speed and memory. --rivals measures other denoisers on the same frames.
+    Prints PSNR, SSIM, temporal error, speed and memory. --rivals measures other denoisers on the same frames. crvd is
+    real raw video, which has its noise already.
     """
-    from stbn_cli.bench.runner import BenchOptions
+    from stbn_cli.bench.runner import PROTOCOL_SEED, BenchOptions
 
     outputs.check()
-    options = BenchOptions(sigmas=parse_sigmas(sigma), frames=frames, seed=seed)
-    methods, titles = _methods(model or [AUTO], rivals, engine)
+    if sources and sources[0] == CRVD:
+        from stbn_cli.cli.bench_crvd import bench_crvd
+
+        if len(sources) > 1:
+            raise _alone(CRVD)
+        given = {
+            "--sigma": sigma,
+            "--seed": seed,
+            "--report": outputs.report,
+            "--save-frames": outputs.save_frames,
+        }
+        bench_crvd(data, frames, model or [AUTO], rivals, engine, outputs, messages, given)
+        return
+    options = BenchOptions(
+        sigmas=parse_sigmas(sigma or SIGMAS), frames=frames, seed=PROTOCOL_SEED if seed is None else seed
+    )
+    methods, titles = chosen_methods(model or [AUTO], rivals, engine)
     clips, missing, dataset = _clips(sources or [], data)
     total = len(clips) * len(options.sigmas) * len(methods)
     progress = StepProgress("measuring", "measurements", total, quiet=messages.quiet)
@@ -230,7 +258,7 @@ def _run(
         seed=options.seed,
         scores=tuple(scores),
         failures=tuple(failures),
-        environment=_environment(),
+        environment=environment(),
     )
     quoted = None if dataset is None else published_table(PUBLISHED[dataset.name], dataset.title)
     if outputs.csv is not None:
@@ -248,10 +276,12 @@ def _run(
     else:
         tables = [*quality_tables(result, titles), cost_table(result, titles)]
         show_tables(tables if quoted is None else [*tables, quoted])
-    _refuse_failure(methods, failures, {score.method for score in scores})
+    refuse_failure(methods, failures, {score.method for score in scores})
 
 
-def _refuse_failure(methods: "Sequence[Method]", failures: "Sequence[Failure]", measured: set[str]) -> None:
+def refuse_failure(
+    methods: "Sequence[Method]", failures: "Sequence[Failure | CrvdFailure]", measured: set[str]
+) -> None:
     """Raises `BenchError` if no method, or none of the models asked for, could be measured anywhere."""
     from stbn_cli.bench.methods import ModelMethod
 
@@ -314,12 +344,16 @@ class _Watch:
         warn(f"{failure.clip}, sigma {failure.sigma:g}: {failure.reason}")
 
 
-def _methods(
-    models: Sequence[str], rivals: str, engine: EngineFlags
+def chosen_methods(
+    models: Sequence[str], rivals: str, engine: EngineFlags, *, raw: bool = False
 ) -> "tuple[list[Method], dict[str, str]]":
-    """The methods, models first, and what tables call them. Raises for those that cannot run here."""
+    """The methods, models first, and what tables call them; `raw`: those for raw frames.
+
+    Raises for those that cannot run here.
+    """
     from stbn_cli.bench.methods import ModelMethod, RivalMethod
     from stbn_cli.bench.results import NOISY
+    from stbn_cli.bench.rivals.raw_bm3d import RawBm3d
     from stbn_cli.checkpoints.store import resolve
     from stbn_cli.inference.device import emulation_warning, resolve_device, resolve_precision
 
@@ -329,12 +363,12 @@ def _methods(
     methods: list[Method] = []
     for model in models:
         if model != NONE:
-            path = resolve(model, device=device)
+            path = resolve(model, device=device, noise="raw" if raw else "white")
             name = model if not Path(model).suffix and "/" not in model and model != AUTO else path.stem
-            methods.append(ModelMethod(name, str(path), **asdict(engine)))
+            methods.append(ModelMethod(name, str(path), **asdict(engine), raw=raw))
     titles = {NOISY: "noisy, clipped", **{method.name: method.name for method in methods}}
-    for name, title in _rivals(rivals).items():
-        methods.append(RivalMethod(name))
+    for name, title in _rivals(rivals, raw).items():
+        methods.append(RawBm3d() if raw else RivalMethod(name))
         titles[name] = title
     names = [method.name for method in methods]
     if not names:
@@ -344,15 +378,17 @@ def _methods(
     return methods, titles
 
 
-def _rivals(wanted: str) -> dict[str, str]:
+def _rivals(wanted: str, raw: bool) -> dict[str, str]:
     """Those that can run here, and what tables call them. Raises `OptionError` for one asked for that cannot."""
     if wanted == NONE:
         return {}
     # Here, so that models can be measured on machines without PyAV.
+    from stbn_cli.bench.rivals.bm3d_package import BM3D
     from stbn_cli.bench.rivals.registry import RIVALS
 
+    known = [BM3D.name] if raw else list(RIVALS)
     found = {}
-    for name in list(RIVALS) if wanted == ALL else parse_names(wanted, RIVALS, "--rivals"):
+    for name in known if wanted == ALL else parse_names(wanted, known, "--rivals"):
         rival = RIVALS[name]
         if reason := rival.missing():
             if wanted != ALL:
@@ -372,13 +408,18 @@ def _clips(sources: Sequence[str], data: Path | None) -> "tuple[list[Clip], list
         return [bundled_clip()], [], None
     if sources[0] in DATASETS:
         if len(sources) > 1:
-            raise OptionError(f"Give {sources[0]} alone, or paths of clips.")
+            raise _alone(sources[0])
         dataset = DATASETS[sources[0]]
         return *find_sequences(dataset, data), dataset
     return find_clips([Path(source) for source in sources]), [], None
 
 
-def _environment() -> dict[str, Any]:
+def _alone(dataset: str) -> OptionError:
+    return OptionError(f"Give {dataset} alone, or paths of clips.")
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers of a run depend on, as plain values."""
     import os
     from datetime import UTC, datetime
 

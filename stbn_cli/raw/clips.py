@@ -1,4 +1,4 @@
-"""Folders of mosaics as clips of packed planes, to learn from: CRVD as it ships, and 16-bit TIFF or PNG mosaics."""
+"""Folders of mosaics as clips of packed planes: CRVD as it ships, DNG, and 16-bit TIFF or PNG mosaics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,9 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from stbn_cli.errors import InputError
 from stbn_cli.raw.bayer import pack
 from stbn_cli.raw.crvd import find_crvd_clips
-from stbn_cli.raw.pattern import BayerFormat
+from stbn_cli.raw.pattern import BayerFormat, BayerOptions
+from stbn_cli.raw.reader import RawReader
+from stbn_cli.video.formats import RAW_SUFFIXES
 from stbn_cli.video.names import natural_key
 
 MOSAIC_SUFFIXES = (".tif", ".tiff", ".png")
@@ -35,7 +38,12 @@ def find_raw_clips(folder: Path) -> list[RawClip]:
 
 
 def read_planes(files: Sequence[Path], bayer: BayerFormat, *, clamp: bool) -> np.ndarray | None:
-    """Planes `(T, 4, h, w)` float32 as `pack` makes them; None if a file is no mosaic, or of another size."""
+    """Planes `(T, 4, h, w)` float32 as `pack` makes them; None if a file is no mosaic, or of another size.
+
+    `bayer` is for pictures alone: each DNG says itself how it is to be read.
+    """
+    if files and _is_dng(files[0]):
+        return _read_dng(files, clamp)
     packed = []
     for file in files:
         mosaic = read_mosaic(file)
@@ -53,11 +61,26 @@ def read_mosaic(file: Path) -> np.ndarray | None:
     return picture if picture is not None and picture.ndim == 2 else None
 
 
+def _read_dng(files: Sequence[Path], clamp: bool) -> np.ndarray | None:
+    try:
+        frames = [frame.rgb for frame in RawReader(files[0].parent, files, BayerOptions())]
+    except InputError:
+        return None
+    planes = np.ascontiguousarray(np.moveaxis(np.stack(frames), -1, 1))
+    return np.maximum(planes, 0.0, out=planes) if clamp else planes
+
+
+def _is_dng(file: Path) -> bool:
+    return file.suffix.lower() in RAW_SUFFIXES
+
+
 def _clip(folder: Path, files: tuple[Path, ...]) -> RawClip:
     name = folder.resolve().name
     return RawClip(name, frozenset({name}), files)
 
 
 def _mosaics(folder: Path) -> tuple[Path, ...]:
-    found = (file for file in folder.iterdir() if file.suffix.lower() in MOSAIC_SUFFIXES)
-    return tuple(sorted((file for file in found if not file.name.startswith(".")), key=natural_key))
+    """The DNG files of a folder, else its pictures: those beside DNG are renderings of them."""
+    files = [file for file in sorted(folder.iterdir(), key=natural_key) if not file.name.startswith(".")]
+    raw = tuple(file for file in files if _is_dng(file))
+    return raw or tuple(file for file in files if file.suffix.lower() in MOSAIC_SUFFIXES)

@@ -1,6 +1,7 @@
 """Raw pictures as they are looked at. Not for measuring: each kind of file is rendered in its own way."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 from stbn_cli.raw.bayer import pack
 from stbn_cli.raw.dng import DngFile, raw_library
 from stbn_cli.raw.mosaicfile import MosaicFile
-from stbn_cli.raw.pattern import PLANES
+from stbn_cli.raw.pattern import PLANES, BayerFormat
 from stbn_cli.raw.reader import RawReader
 from stbn_cli.video.frames import ColorSpec, VideoMetadata
 
@@ -59,21 +60,22 @@ class Rendering:
         """Values (H, W) float32 in place of the file's own, as a picture (H', W', 3) float32 in [0, 1]."""
         picture = _developed(file, values) if isinstance(file, DngFile) else None
         if picture is None:
-            picture = self._simply(file, values)
+            picture = simple_picture(values, file.bayer, self._gains)
         # Most video formats share colours between two pixels.
         even = picture[: max(2, len(picture) // 2 * 2), : max(2, picture.shape[1] // 2 * 2)]
         return even.astype(np.float32) / np.float32(_TOP)
 
-    def _simply(self, file: MosaicFile, values: np.ndarray) -> np.ndarray:
-        bayer = file.bayer
-        scaled = np.empty(values.shape, np.float32)
-        for plane, (row, column) in enumerate(bayer.places):
-            black = bayer.black_of(plane)
-            light = (values[row::2, column::2] - black) / (bayer.white - black)
-            scaled[row::2, column::2] = light * self._gains[plane]
-        mosaic = np.rint(np.clip(scaled, 0.0, 1.0) * _TOP).astype(np.uint16)
-        colours = np.asarray(cv2.cvtColor(mosaic, _DEMOSAIC[bayer.pattern]), np.uint16)
-        return _CURVE[colours]
+
+def simple_picture(values: np.ndarray, bayer: BayerFormat, gains: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Mosaic values (H, W) as sRGB (H, W, 3) uint16: gains of the planes, bilinear demosaicing, the sRGB curve."""
+    scaled = np.empty(values.shape, np.float32)
+    for plane, (row, column) in enumerate(bayer.places):
+        black = bayer.black_of(plane)
+        light = (values[row::2, column::2] - black) / (bayer.white - black)
+        scaled[row::2, column::2] = light * gains[plane]
+    mosaic = np.rint(np.clip(scaled, 0.0, 1.0) * _TOP).astype(np.uint16)
+    colours = np.asarray(cv2.cvtColor(mosaic, _DEMOSAIC[bayer.pattern]), np.uint16)
+    return _CURVE[colours]
 
 
 def _developed(file: DngFile, values: np.ndarray) -> np.ndarray | None:

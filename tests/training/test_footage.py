@@ -1,5 +1,6 @@
 """Footage is read in order, by name, split at cuts, and packed as the camera has it."""
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ from stbn_cli.errors import InputError
 from stbn_cli.raw.crvd import CRVD_FORMAT
 from stbn_cli.training.footage import check_apart, load_clip, load_footage
 from tests.raw.crvd import write_crvd
+from tests.raw.dngs import DngSpec, write_dng
 from tests.training.pictures import photograph
 
 
@@ -84,3 +86,31 @@ def test_crvd_is_read_one_clip_for_each_draw(tmp_path: Path) -> None:
     check_apart([root], ["scene8"], [root / "indoor_raw_noisy" / "scene8"], raw=True)
     with pytest.raises(InputError, match="scene7-iso1600-noisy0"):
         check_apart([root], ["scene8"], [root / "indoor_raw_noisy" / "scene7"], raw=True)
+
+
+def test_dng_is_read_as_its_tags_say(tmp_path: Path) -> None:
+    levels = ((50714, 3, 1, 64, True), (50717, 3, 1, 1023, True))
+    for name, pattern in (("one", "GBRG"), ("two", "RGGB")):
+        (tmp_path / name).mkdir()
+        spec = DngSpec(pattern=pattern, size=(16, 24), bits=10, tags=levels)
+        for index in range(2):
+            codes = np.full(spec.size, 500, np.uint16)
+            row, column = divmod(pattern.index("R"), 2)
+            codes[row::2, column::2] = 32 if index else 1023
+            write_dng(tmp_path / name / f"{index}.dng", spec, codes)
+        (tmp_path / name / "0.png").touch()  # a rendering
+    for clamp, dark in ((True, 0.0), (False, -32 / 959)):
+        footage = load_footage([tmp_path], bayer=CRVD_FORMAT, clamp=clamp)
+        assert footage.clip_names == ["one", "two"]
+        for clip in footage.clips:
+            assert clip.shape == (2, 4, 8, 12)
+            for frame, red in zip(clip.float(), (1.0, dark), strict=True):
+                expected = torch.tensor([red, 436 / 959, 436 / 959, 436 / 959]).view(4, 1, 1).expand(4, 8, 12)
+                torch.testing.assert_close(frame, expected, rtol=1e-3, atol=1e-4)
+    write_dng(tmp_path / "two" / "2.dng", DngSpec(size=(18, 24)))
+    damaged = tmp_path / "one" / "0.dng"
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    (tmp_path / "three").mkdir()
+    shutil.copy(tmp_path / "one" / "1.dng", tmp_path / "three")
+    footage = load_footage([tmp_path], bayer=CRVD_FORMAT, minimum_frames=1)
+    assert footage.unreadable == ["one", "two"] and footage.clip_names == ["three"]
