@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stbn_cli.errors import InputError
+from stbn_cli.raw.crvd import find_crvd_clips
 from stbn_cli.raw.files import refuse_raw_pictures
 from stbn_cli.source import Source
 from stbn_cli.video.formats import VIDEO_SUFFIXES
@@ -64,6 +65,10 @@ def _clips_of(path: Path) -> list[Clip]:
     ]
     if not clips:
         refuse_raw_pictures(path)
+        if find_crvd_clips(path):
+            raise InputError(
+                f"{path} is of CRVD, which has its noise already. Measure on it by stbn bench crvd --data {path}"
+            )
         raise InputError(
             f"{path} holds neither images nor clips. Name a video, or a folder of frames or clips."
         )
