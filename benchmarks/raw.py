@@ -11,6 +11,7 @@ processor seconds a frame on one thread, loading left out. The crop is taken fro
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -21,7 +22,6 @@ from stbn_cli import DenoiserOptions, load_denoiser
 from stbn_cli.bench.crvd import as_stored
 from stbn_cli.bench.rivals.bm3d_package import BM3D
 from stbn_cli.bench.rivals.raw_bm3d import denoise_raw
-from stbn_cli.inference.raw import RawDenoiser
 from stbn_cli.metrics import psnr
 from stbn_cli.raw.noise import CRVD_NOISE, PoissonGaussian, add_noise
 from stbn_cli.scale import BYTE_SCALE
@@ -83,10 +83,10 @@ def main() -> None:
 
 def _model(model: str, *, told: bool) -> Denoise:
     denoiser = load_denoiser(model, noise_kind="raw", device="cpu", options=DenoiserOptions(scene_cuts=False))
-    assert isinstance(denoiser, RawDenoiser)
 
     def denoise(noisy: np.ndarray, noise: PoissonGaussian) -> np.ndarray:
-        denoiser.given_noise = noise if told else None
+        stated = (noise.gain, noise.floor) if told else None
+        denoiser.requested = replace(denoiser.requested, raw_noise=stated)
         return denoiser(noisy)
 
     return denoise

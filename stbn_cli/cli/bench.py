@@ -212,7 +212,9 @@ def bench(
         bench_crvd(data, frames, model or [AUTO], rivals, engine, outputs, messages, given)
         return
     options = BenchOptions(
-        sigmas=parse_sigmas(sigma or SIGMAS), frames=frames, seed=PROTOCOL_SEED if seed is None else seed
+        sigmas=parse_sigmas(SIGMAS if sigma is None else sigma),
+        frames=frames,
+        seed=PROTOCOL_SEED if seed is None else seed,
     )
     methods, titles = chosen_methods(model or [AUTO], rivals, engine)
     clips, missing, dataset = _clips(sources or [], data)

@@ -121,7 +121,7 @@ def test_fails_if_the_only_model_failed(
     def fail(*_: object) -> None:
         raise MethodFailedError("memory ran out")
 
-    monkeypatch.setattr("stbn_cli.bench.runner.IsolatedMethod.__call__", fail)
+    monkeypatch.setattr("stbn_cli.bench.isolation.IsolatedMethod.__call__", fail)
     outcome = stbn("bench", clips, "--model", tiny_model_path, "--sigma", "10")
     assert outcome.code == 1 and "Error: No method could be measured: memory ran out" in outcome.err
 

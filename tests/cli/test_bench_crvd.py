@@ -60,7 +60,7 @@ def test_an_official_checkpoint_is_measured(stbn: Callable, crvd: Path, tmp_path
     assert found["stbn-raw-xs", 25600]["rgb_ssim"] > found["noisy", 25600]["rgb_ssim"]
     assert all(row["partial"] and row["scenes"] == 2 for row in document["averages"])
     details = {score["method"]: score["details"] for score in document["scores"]}
-    assert details["stbn-raw-xs"]["noise_floor"] > 0 and details["stbn-raw-xs"]["chunk"] == 2, "whole clip"
+    assert details["stbn-raw-xs"]["noise_gain"] > 0 and details["stbn-raw-xs"]["chunk"] == 2, "whole clip"
     with open(table, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * 4 * 2 and {row["scene"] for row in rows} == {"7", "9"}

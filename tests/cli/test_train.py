@@ -10,13 +10,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from stbn_cli.checkpoints.serial import load_checkpoint
 from stbn_cli.cli.train import train
 from stbn_cli.models.config import MODEL_SIZES
 from stbn_cli.raw.pattern import BayerFormat
 from stbn_cli.training.optimisation import Optimisation
 from stbn_cli.training.options import Recipe, TrainOptions
-from tests.networks import TINY
+from tests.networks import TINY, narrowed
+from tests.raw.crvd import write_crvd
+from tests.raw.dngs import DngSpec, write_dng
 
 SHORT = (
     *("--model", "stbn-xs", "--precision", "fp32", "--device", "cpu", "--log-every", "1"),
@@ -136,3 +140,25 @@ def test_raw_models_have_the_published_recipe_of_their_own(stbn, stills, tmp_pat
     assert seen[1].mosaics == BayerFormat("RGGB", 60, 1023)
     outcome = stbn(*raw, "--bayer", "xtrans")
     assert outcome.code == 2 and "RGGB" in outcome.err
+
+
+@pytest.mark.parametrize("kind", ["crvd", "dng"])
+def test_a_raw_model_learns_from_what_cameras_and_data_sets_give(
+    stbn, tmp_path, monkeypatch, kind: str
+) -> None:
+    monkeypatch.setitem(MODEL_SIZES, "stbn-raw", narrowed(MODEL_SIZES["stbn-raw"]))
+    if kind == "crvd":
+        data, held = write_crvd(tmp_path, scenes=(7, 8), frames=3), "scene8"
+    else:
+        data, held = tmp_path / "dng", "two"
+        for name in ("one", "two"):
+            (data / name).mkdir(parents=True)
+            for index in range(3):
+                write_dng(data / name / f"{index}.dng", DngSpec(seed=index))
+    run = ("train", "--model", "stbn-raw", "--train-dir", data, "-o", tmp_path / "run", "--device", "cpu")
+    few = ("--batch-size", "1", "--patch-size", "16", "--train-length", "2")
+    outcome = stbn(*run, *few, "--patches-per-epoch", "2", "--epochs", "1", "--hold-out", held)
+    assert outcome.code == 0, outcome.err
+    trained = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    assert trained.info.noise_kind == "raw" and trained.config.image_channels == 4
+    assert all(torch.isfinite(weight).all() for weight in trained.weights.values())
