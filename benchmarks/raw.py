@@ -77,7 +77,7 @@ def main() -> None:
         decibels, seconds = (fmean(column) for column in zip(*found, strict=True))
         base = fmean(value for value, _ in totals[iso, "noisy"])
         rival = fmean(value for _, value in totals.get((iso, "bm3d"), [(0.0, float("nan"))]))
-        ratio = "" if name in ("noisy", "bm3d") else f"{rival / seconds:8.1f}"
+        ratio = "" if name in ("noisy", "bm3d") or "bm3d" not in methods else f"{rival / seconds:8.1f}"
         print(f"{iso:<6} {name:<14} {decibels:6.2f}  {decibels - base:+6.2f}  {seconds:8.2f} {ratio}")
 
 

@@ -12,8 +12,8 @@ from stbn_cli.errors import StbnError
 from stbn_cli.raw.noise import CRVD_NOISE, PoissonGaussian
 
 # Rows: brightness, red against blue, both greens against each other, green against red and blue. Orthonormal: noise
-# stays white and equally strong. BM3D matches blocks on the first and treats all four by what it found there: on frames
-# of rafting and bus 0.2 to 0.9 dB better than when each is treated alone, mixed or not.
+# stays white and equally strong. BM3D matches blocks on the first and treats all four by what it found there: on a
+# frame of rafting 0.2 to 0.8 dB better than when each is treated alone, mixed or not.
 MIXING = 0.5 * np.array(
     [[1, 1, 1, 1], [2**0.5, 0, 0, -(2**0.5)], [0, 2**0.5, -(2**0.5), 0], [1, -1, -1, 1]], np.float32
 )
