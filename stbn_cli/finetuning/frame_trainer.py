@@ -23,6 +23,7 @@ from stbn_cli.finetuning.frame_judge import Estimates, FrameJudge, Judgement, Vi
 from stbn_cli.finetuning.gaps import FEWEST_FRAMES, JUDGED_PHASE, LEARNING_PHASES, PERIOD, leave_out
 from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.finetuning.plan import FinetuneSchedule, StepSizes
+from stbn_cli.finetuning.redraw import texture_of
 from stbn_cli.finetuning.result import FinetuneResult, Outcome
 from stbn_cli.finetuning.state import RunState, fingerprint
 from stbn_cli.finetuning.tone import drift
@@ -119,8 +120,9 @@ class FrameTrainer:
         aligned = [self._align(run) for run in self._runs]
         pairs = [pair for run in aligned for found in run.pairs.values() for pair in found]
         counting = sum(float(pair.weight.float().mean()) for pair in pairs) / len(pairs)
+        texture = texture_of(aligned, self._measured.full.model)
         tutor, judge = (
-            FrameJudge(aligned, phase, self._schedule.check_pixels, self._config, self._options.seed)
+            FrameJudge(aligned, phase, self._schedule.check_pixels, self._config, texture, self._options.seed)
             for phase in (LEARNING_PHASES[0], JUDGED_PHASE)
         )
         if counting < FEWEST_COUNTING or not (tutor.sees_pixels and judge.sees_pixels):
@@ -137,7 +139,7 @@ class FrameTrainer:
             )[0],
         )
         self._keep(self._judge_weights(self._start_network), self._network.state_dict(), 0)
-        tone = self._conditioning.judgement.tone
+        tone = self._conditioning.judgement.compared.tone
         sizes, seed = self._schedule.sizes, self._options.seed
         self._crops = FrameCropSource(aligned, sizes, self._config, tone, seed)
         if saved is not None:
@@ -248,6 +250,10 @@ class FrameTrainer:
 
     def _reference_estimates(self) -> Any:
         start = self._models.reference
+        if start is self._models.learner:
+            # In the same way as what it is compared with: `stbn denoise` takes other flows, and undoes clipping.
+            assert self._noise.levels is not None
+            return self._estimates(self._start_network, self._noise.levels)
         noise = scene_noise(start, self._measured, self._options, self._models.kind)
         engine = _engine(start)
         return lambda view: Estimates(_stream(engine, view.noisy, noise))

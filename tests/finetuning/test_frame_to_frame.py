@@ -14,8 +14,11 @@ from stbn_cli.checkpoints.store import resolve
 from stbn_cli.errors import OptionError
 from stbn_cli.finetuning.alignment import align
 from stbn_cli.finetuning.conditioning import search
-from stbn_cli.finetuning.frame_judge import Judgement
+from stbn_cli.finetuning.footage import NoisyRun
+from stbn_cli.finetuning.frame_crops import AlignedRun
+from stbn_cli.finetuning.frame_judge import Estimates, Finding, FrameJudge, Judgement
 from stbn_cli.finetuning.gaps import JUDGED_PHASE, LEARNING_PHASES, PERIOD, kept_frames, leave_out
+from stbn_cli.finetuning.redraw import texture_of
 from stbn_cli.finetuning.result import FinetuneResult, Outcome
 from stbn_cli.finetuning.tone import Tone, drift
 from stbn_cli.flow.estimator import NoFlow
@@ -173,6 +176,71 @@ def test_pixels_that_are_no_witnesses_do_not_count() -> None:
         assert torch.allclose(goal, noisy[pair.target, :, :, 36:], atol=1e-3)
 
 
+def smooth(frames: torch.Tensor) -> torch.Tensor:
+    """The mean over 15x15 pixels."""
+    return torch.nn.functional.avg_pool2d(frames, 15, 1, 7, count_include_pad=False)
+
+
+def aligned_run(noisy: torch.Tensor, noise: NoiseLevelFunction) -> AlignedRun:
+    """A run of a camera at rest."""
+    pairs: dict[int, tuple] = {}
+    for pair in align(noisy, [smooth(noisy)], noise, NoFlow()):
+        pairs[pair.source] = (*pairs.get(pair.source, ()), pair)
+    gapped = tuple(leave_out(noisy, phase, NoFlow(), TINY_RECURRENT.scale) for phase in range(PERIOD))
+    return AlignedRun(
+        NoisyRun("clip", noisy, torch.zeros_like(noisy[:, :1], dtype=torch.bool)), gapped, pairs
+    )
+
+
+@pytest.mark.parametrize("lively", [False, True])
+def test_removing_what_is_new_in_every_frame_is_no_gain_where_it_is_picture(lively: bool) -> None:
+    """Spray over half of the picture, whose loss the frames beside never show; the loss of noise alone is a gain."""
+    shape = (12, 160, 192, 3)
+    noise = NoiseLevelFunction.white(SIGMA / 255)
+    spray = blurred(shape, seed=2)
+    spray[:, :, :96] = 0.0
+    clean = torch.from_numpy(0.5 + (spray if lively else np.zeros_like(spray))).permute(0, 3, 1, 2)
+    noisy = clean + torch.from_numpy(blurred(shape)).permute(0, 3, 1, 2)
+    run = aligned_run(noisy, noise)
+    texture = texture_of([run], noise)
+    assert texture is not None
+    judge = FrameJudge([run], JUDGED_PHASE, noisy.numel(), TINY_RECURRENT, texture, 0)
+    timid, bold = (
+        judge.judge(lambda view, part=part: Estimates(torch.lerp(view.noisy, smooth(view.noisy), part)))[0]
+        for part in (0.7, 1.0)
+    )
+    errors = [float((torch.lerp(noisy, smooth(noisy), part) - clean).square().mean()) for part in (0.7, 1.0)]
+    assert (errors[1] < errors[0]) is not lively
+    assert timid.mean > bold.mean, "the next frame never shows that spray is lost"
+    assert timid.gain_of(bold).is_certain is not lively
+    found = float(timid.stein.errors.mean() - bold.stein.errors.mean())
+    assert found == pytest.approx(errors[0] - errors[1], abs=0.1 * (SIGMA / 255) ** 2)
+
+
+def test_noise_is_drawn_anew_as_strong_and_as_coarse_as_it_was() -> None:
+    """And with what colours share, though half of the picture never stays the same."""
+    shape = (8, 128, 160, 3)
+    noise = torch.from_numpy(blurred(shape)).permute(0, 3, 1, 2)
+    noise = torch.cat((noise[:, :1], 0.5 * noise[:, :1] + noise[:, 1:2], 0.3 * noise[:, 2:]), 1)
+    noisy = 0.5 + noise
+    noisy[..., 80:] += (
+        0.2 * torch.rand(noisy[..., 80:].shape, generator=torch.Generator().manual_seed(0)) - 0.1
+    )
+    level = NoiseLevelFunction.white(2 * SIGMA / 255)  # wrong, as measurements are
+    texture = texture_of([aligned_run(noisy, level)], level)
+    assert texture is not None
+    drawn = texture.draw(noisy[:4], torch.Generator().manual_seed(1))
+    assert drawn.shape == noisy[:4].shape
+    for one, other in ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2)):
+        for shift in (0, 1, 4):
+            there, here = (
+                float((frames[:, one] * frames[:, other].roll(shift, -1)).mean()) for frames in (noise, drawn)
+            )
+            assert here == pytest.approx(there, abs=0.2 * (SIGMA / 255) ** 2)
+    again = texture.draw(noisy[:4], torch.Generator().manual_seed(2))
+    assert abs(float((drawn * again).mean())) < 0.02 * float(drawn.square().mean())
+
+
 def test_levels_are_changed_only_where_that_is_better_by_more_than_chance() -> None:
     """The best factors are found from both sides, and noise in the judgement moves nothing."""
     random = torch.Generator().manual_seed(0)
@@ -182,7 +250,8 @@ def test_levels_are_changed_only_where_that_is_better_by_more_than_chance() -> N
     def judge(best: tuple[float, float], slope: float):
         def judged(levels: tuple[tuple[float, ...], ...], _: Judgement | None) -> Judgement:
             off = sum(abs(np.log2(row[0] / value)) for row, value in zip(levels, best, strict=True))
-            return Judgement(noise + slope * off, group, 0.01, torch.zeros(3, 4, 4), Tone(torch.zeros(3, 16)))
+            told = Finding(noise + slope * off, group, Tone(torch.zeros(3, 16)))
+            return Judgement(told, None, 0.01, torch.zeros(3, 4, 4))
 
         return judged
 
