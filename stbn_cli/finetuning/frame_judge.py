@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stbn_cli.finetuning.aligned_run import AlignedRun
 from stbn_cli.finetuning.alignment import Pair, comes_from_inside
 from stbn_cli.finetuning.evaluation import Window, choose_windows
-from stbn_cli.finetuning.frame_crops import AlignedRun
 from stbn_cli.finetuning.redraw import NoiseTexture
 from stbn_cli.finetuning.tone import Tone
 from stbn_cli.models.config import RecurrentConfig

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stbn_cli.finetuning.aligned_run import AlignedRun
 from stbn_cli.finetuning.alignment import Pair, comes_from_inside
-from stbn_cli.finetuning.frame_crops import AlignedRun
 from stbn_cli.models.warp import warp_bicubic
 from stbn_cli.noise.model import NoiseLevelFunction
 
@@ -54,7 +54,8 @@ def texture_of(runs: Sequence[AlignedRun], model: NoiseLevelFunction) -> NoiseTe
     ]
     blocks = torch.cat(found)
     order = blocks.square().mean((1, 2, 3)).argsort()
-    chosen = blocks[order[int(FIRST * len(order)) : int(LAST * len(order))]]
+    first = int(FIRST * len(order))
+    chosen = blocks[order[first : max(int(LAST * len(order)), first + FEWEST_BLOCKS)]]
     if len(chosen) < FEWEST_BLOCKS:
         return None
     window = torch.hann_window(BLOCK, periodic=True, device=blocks.device)
