@@ -18,6 +18,8 @@ from stbn_cli.finetuning.conditioning import search
 from stbn_cli.finetuning.footage import NoisyRun
 from stbn_cli.finetuning.frame_judge import Estimates, Finding, FrameJudge, Judgement
 from stbn_cli.finetuning.gaps import JUDGED_PHASE, LEARNING_PHASES, PERIOD, kept_frames, leave_out
+from stbn_cli.finetuning.lessons import LessonSource
+from stbn_cli.finetuning.plan import StepSizes
 from stbn_cli.finetuning.redraw import texture_of
 from stbn_cli.finetuning.result import FinetuneResult, Outcome
 from stbn_cli.finetuning.tone import Tone
@@ -213,6 +215,7 @@ def test_removing_what_is_new_in_every_frame_is_no_gain_where_it_is_picture(live
     assert (errors[1] < errors[0]) is not lively
     assert timid.mean > bold.mean, "the next frame never shows that spray is lost"
     assert timid.gain_of(bold).is_certain is not lively
+    assert timid.stein is not None and bold.stein is not None
     found = float(timid.stein.errors.mean() - bold.stein.errors.mean())
     assert found == pytest.approx(errors[0] - errors[1], abs=0.1 * (SIGMA / 255) ** 2)
 
@@ -239,6 +242,31 @@ def test_noise_is_drawn_anew_as_strong_and_as_coarse_as_it_was() -> None:
             assert here == pytest.approx(there, abs=0.2 * (SIGMA / 255) ** 2)
     again = texture.draw(noisy[:4], torch.Generator().manual_seed(2))
     assert abs(float((drawn * again).mean())) < 0.02 * float(drawn.square().mean())
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+def test_lessons_show_the_noise_on_other_pictures_and_no_frame_that_is_for_judging(clipped: bool) -> None:
+    frames = torch.stack([torch.full((3, 80, 96), 0.02 * number) for number in range(9)])
+    noise = torch.from_numpy(blurred((9, 80, 96, 3))).permute(0, 3, 1, 2)
+    level = NoiseLevelFunction.white(SIGMA / 255)
+    texture = texture_of([aligned_run(0.5 + noise, level)], level)
+    assert texture is not None
+    sizes = StepSizes(batch_size=4, patch_size=64, train_length=4)
+    first, again = (
+        LessonSource([frames], texture, NoFlow(), sizes, TINY_RECURRENT, clipped=clipped, seed=0)
+        for _ in range(2)
+    )
+    lessons = [first.lesson(step) for step in range(12)]
+    assert first.patch == 40 and lessons[0].noisy.shape == lessons[0].truth.shape == (4, 4, 3, 40, 40)
+    assert all(torch.equal(*parts) for parts in zip(lessons[3], again.lesson(3), strict=True))
+    seen = {round(float(value) / 0.02) for lesson in lessons for value in lesson.truth.unique()}
+    assert seen == {number for number in range(9) if number % PERIOD != JUDGED_PHASE}
+    added = torch.stack([lesson.noisy - lesson.truth for lesson in lessons])
+    if clipped:
+        assert float(min(lesson.noisy.min() for lesson in lessons)) == 0.0
+    else:
+        assert float(added.std()) == pytest.approx(SIGMA / 255, rel=0.15)
+        assert float((added[..., 1:] * added[..., :-1]).mean()) > 0.5 * float(added.square().mean())
 
 
 def test_levels_are_changed_only_where_that_is_better_by_more_than_chance() -> None:
