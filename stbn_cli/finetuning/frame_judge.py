@@ -55,9 +55,7 @@ Denoise = Callable[[View], Estimates]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one witness says: the squared error of estimates, [0, 1] scale squared.
-
-    Comparing frames, the noise's variance is in it; by Stein's estimate it is taken off, if the noise is known well.
+    """What one witness says: the squared error of estimates, and the noise's variance, [0, 1] scale squared.
 
     `errors (n,)` float32 of pixels, the mean of the channels, without what is missed on average at each brightness,
     the `tone`; `group (n,)` int64: of one place.
@@ -73,9 +71,8 @@ class Judgement:
     """What is found of a denoiser.
 
     `compared`: its warped estimates with goals; `stein`: by Stein's estimate, where the noise could be drawn anew.
-    `level`: about the mean squared error without the noise, as the network expects it or, if that is less, by Stein's
-    estimate; at least what estimates from both sides of a goal differ by. `picture (3, h, w)`: a frame of the first
-    window, denoised.
+    `level`: about the mean squared error without the noise, at least what estimates from both sides of a goal differ
+    by. `picture (3, h, w)`: a frame of the first window, denoised.
     """
 
     compared: Finding
@@ -158,10 +155,7 @@ class FrameJudge:
                 by_target.setdefault(pair.target, []).append((warped, weight))
         assert picture is not None
         differing = torch.cat(apart) if apart else picture.new_zeros(0)
-        level = sum(expected) / len(expected)
-        if probes:
-            level = min(level, float(self._stein(probes, None).errors.mean()))
-        level = max(level, float(differing.mean()) if len(differing) else 0.0)
+        level = max(sum(expected) / len(expected), float(differing.mean()) if len(differing) else 0.0)
         brightness, group = torch.cat(shown), torch.cat(groups)
         result = []
         for number, parts in enumerate(zip(*missed, strict=True)):
@@ -178,12 +172,12 @@ class FrameJudge:
     def _probe(
         self, number: int, view: View, frames: Tensor, denoise: Denoise
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the pixels of a window that count: brightness and what was removed (n, 3), the rest of the risk (n,)."""
+        """Of the pixels of a window that count: brightness and what `frames` miss, (n, 3), and noise kept, (n,)."""
         assert self._texture is not None
         random = torch.Generator().manual_seed(self._seed * len(self._places) + number)
         drawn = self._texture.draw(view.noisy, random)
         touched = denoise(replace(view, noisy=view.noisy + PROBE * drawn)).frames.clamp(0.0, 1.0)
-        excess = (2.0 / PROBE * drawn * (touched - frames) - drawn.square()).mean(1)
+        kept = (drawn * (touched - frames)).mean(1) / PROBE
         # Not that of the estimate: where much noise is kept, it looks brighter by what is kept.
         brightness = F.avg_pool2d(
             view.noisy, BRIGHTNESS_WINDOW, 1, BRIGHTNESS_WINDOW // 2, count_include_pad=False
@@ -192,13 +186,13 @@ class FrameJudge:
         shown, missed = (
             part[inner].movedim(1, -1).flatten(0, 2) for part in (brightness, frames - view.noisy)
         )
-        return shown, missed, excess[inner].flatten()
+        return shown, missed, kept[inner].flatten()
 
     def _stein(self, probes: list[tuple[Tensor, Tensor, Tensor]], before: Judgement | None) -> Finding:
-        shown, missed, excess = (torch.cat(parts) for parts in zip(*probes, strict=True))
+        shown, missed, kept = (torch.cat(parts) for parts in zip(*probes, strict=True))
         group = torch.arange(len(probes)).repeat_interleave(torch.tensor([len(part[2]) for part in probes]))
         tone = Tone.of(missed, shown)
-        errors = (missed - tone.at(shown)).square().mean(1) + excess
+        errors = (missed - tone.at(shown)).square().mean(1) + 2.0 * kept
         if before is not None and before.stein is not None:
             errors += _beside(tone, before.stein.tone, shown)
         return Finding(errors, group.to(errors.device), tone)

@@ -55,8 +55,8 @@ from stbn_cli.stopping import StopRequest
 STEADY_FACTOR = 1.5
 SMALLEST_ERROR = 1e-6  # [0, 1] scale squared, of a sequence in the loss
 FEWEST_COUNTING = 0.05  # of the pixels of all pairs; with fewer nothing can be learned
-# A gain by less than this is none, in dB: levels that were said to gain 0.05 had lost 0.02.
-LEAST_GAIN = 0.1
+# A gain by less than this is none, in dB: with noise taken for stronger than it is, a loss was said to gain 0.08.
+LEAST_GAIN = 0.12
 
 
 @dataclass(frozen=True, slots=True)
