@@ -91,7 +91,7 @@ StepsOpt = Annotated[
         "--steps",
         min=1,
         help="Number of training steps instead of a time. On a CPU the same --seed gives the same file.",
-        default="what fits --minutes; none if pixels share noise",
+        default="what fits --minutes",
     ),
 ]
 ScratchOpt = Annotated[bool, opt.option(LEARNING, "--from-scratch", help="Start from random weights.")]

@@ -1,8 +1,9 @@
 """The noise level to condition a network on: two numbers, which hardly any footage is too short to find.
 
 Networks for a camera's noise are conditioned on levels of luma and colour noise. What was measured may not be
-what works best: noise that is smoother than any that was trained on looks like picture at the measured level. So both
-levels are multiplied by factors that are tried one after the other; what is better by more than chance stays.
+what works best: noise that is smoother than any that was trained on looks like picture at the measured level. So the
+levels are multiplied by factors, both by the same first and then each by itself; what is better by more than chance
+stays.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from stbn_cli.finetuning.frame_judge import Judgement
 Levels = tuple[tuple[float, ...], ...]
 STEP = 2**0.5
 LUMA, COLOUR = 0, 1
-ORDER = (COLOUR, LUMA, COLOUR)
+ORDER = ((LUMA, COLOUR), (COLOUR,), (LUMA,))
 MOST_STEPS = 4  # either way
 
 
@@ -34,10 +35,10 @@ def search(levels: Levels, judge: Callable[[Levels, Judgement | None], Judgement
     """
     best = Conditioning(levels, (1.0, 1.0), judge(levels, None))
     first = best.judgement
-    for row in ORDER:
+    for rows in ORDER:
         for factor in (STEP, 1.0 / STEP):
             moved = False
-            for candidate in _steps(best, row, factor):
+            for candidate in _steps(best, rows, factor):
                 found = Conditioning(*candidate, judge(candidate[0], first))
                 if not best.judgement.gain_of(found.judgement).is_certain:
                     break
@@ -47,13 +48,17 @@ def search(levels: Levels, judge: Callable[[Levels, Judgement | None], Judgement
     return best
 
 
-def _steps(start: Conditioning, row: int, factor: float) -> Iterator[tuple[Levels, tuple[float, float]]]:
-    levels, factors = start.levels, start.factors
+def _steps(
+    start: Conditioning, rows: tuple[int, ...], factor: float
+) -> Iterator[tuple[Levels, tuple[float, float]]]:
+    levels = start.levels
+    luma, colour = start.factors
     for _ in range(MOST_STEPS):
         levels = tuple(
-            tuple(factor * value for value in values) if number == row else values
+            tuple(factor * value for value in values) if number in rows else values
             for number, values in enumerate(levels)
         )
-        luma, colour = factors
-        factors = (factor * luma, colour) if row == LUMA else (luma, factor * colour)
-        yield levels, factors
+        luma, colour = (
+            factor * value if row in rows else value for row, value in ((LUMA, luma), (COLOUR, colour))
+        )
+        yield levels, (luma, colour)

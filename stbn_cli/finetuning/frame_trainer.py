@@ -1,6 +1,7 @@
-"""A recurrent network learns from frame to frame, and frames that it never learned from tell whether it got better.
+"""A recurrent network learns a clip's noise from frame to frame, and frames that it never saw judge what it learned.
 
-For noise that neighbouring pixels share, which a blind spot would see, but that is new in every frame.
+For noise that neighbouring pixels share, which a blind spot would see, but that is new in every frame: two aligned
+frames show what it looks like, and drawn anew on denoised frames it is what the network learns to remove.
 """
 
 import copy
@@ -15,17 +16,18 @@ from torch import Tensor
 from stbn_cli import __version__
 from stbn_cli.checkpoints.serial import Checkpoint
 from stbn_cli.errors import InputError
+from stbn_cli.finetuning.aligned_run import AlignedRun
 from stbn_cli.finetuning.alignment import align
 from stbn_cli.finetuning.conditioning import Conditioning, Levels, search
 from stbn_cli.finetuning.footage import NoisyRun
-from stbn_cli.finetuning.frame_crops import AlignedRun, FrameBatch, FrameCropSource
 from stbn_cli.finetuning.frame_judge import Estimates, FrameJudge, Judgement, View
 from stbn_cli.finetuning.gaps import FEWEST_FRAMES, JUDGED_PHASE, LEARNING_PHASES, PERIOD, leave_out
+from stbn_cli.finetuning.lessons import Lesson, LessonSource
 from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.finetuning.plan import FinetuneSchedule, StepSizes
+from stbn_cli.finetuning.redraw import NoiseTexture, texture_of
 from stbn_cli.finetuning.result import FinetuneResult, Outcome
 from stbn_cli.finetuning.state import RunState, fingerprint
-from stbn_cli.finetuning.tone import drift
 from stbn_cli.finetuning.trainer import (
     SAVE_SECONDS,
     Hooks,
@@ -39,7 +41,6 @@ from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.models.config import RecurrentConfig
 from stbn_cli.models.recurrent import Recurrent
-from stbn_cli.models.warp import warp_bicubic
 from stbn_cli.noise.calibration import assumed_levels, assumed_noise
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import independent_levels, level_map
@@ -52,13 +53,10 @@ from stbn_cli.stopping import StopRequest
 # Frames in which motion is found, and that show what alignment changes, are denoised as if the noise were so many times
 # as strong: what is left of it in them would be learned.
 STEADY_FACTOR = 1.5
-# Of the squared distance to what the start says, in the loss: where estimates are compared with a target, and where
-# they are not, which is where motion is hard to find, and where there is texture.
-HELD, HELD_UNSEEN = 0.1, 1.0
-HELD_TONE = 20.0  # and of the square of what changes on average at each brightness
+SMALLEST_ERROR = 1e-6  # [0, 1] scale squared, of a sequence in the loss
 FEWEST_COUNTING = 0.05  # of the pixels of all pairs; with fewer nothing can be learned
-# A gain by less than this is none, in dB: levels that were said to gain 0.05 had lost 0.02.
-LEAST_GAIN = 0.1
+# A gain by less than this is none, in dB: with noise taken for stronger than it is, a loss was said to gain 0.08.
+LEAST_GAIN = 0.12
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +101,7 @@ class FrameTrainer:
         self._reference: tuple[Judgement, ...] = ()
         self._conditioning: Conditioning | None = None
         self._best: _Candidate | None = None
+        self._lessons: LessonSource | None = None
         self._check_seconds = 0.0
 
     def prepare(self, saved: RunState | None) -> None:
@@ -119,8 +118,9 @@ class FrameTrainer:
         aligned = [self._align(run) for run in self._runs]
         pairs = [pair for run in aligned for found in run.pairs.values() for pair in found]
         counting = sum(float(pair.weight.float().mean()) for pair in pairs) / len(pairs)
+        texture = texture_of(aligned, self._measured.full.model)
         tutor, judge = (
-            FrameJudge(aligned, phase, self._schedule.check_pixels, self._config, self._options.seed)
+            FrameJudge(aligned, phase, self._schedule.check_pixels, self._config, texture, self._options.seed)
             for phase in (LEARNING_PHASES[0], JUDGED_PHASE)
         )
         if counting < FEWEST_COUNTING or not (tutor.sees_pixels and judge.sees_pixels):
@@ -137,18 +137,13 @@ class FrameTrainer:
             )[0],
         )
         self._keep(self._judge_weights(self._start_network), self._network.state_dict(), 0)
-        tone = self._conditioning.judgement.tone
-        sizes, seed = self._schedule.sizes, self._options.seed
-        self._crops = FrameCropSource(aligned, sizes, self._config, tone, seed)
+        self._lessons = self._prepare_lessons(texture)
         if saved is not None:
             self._restore(saved.training)
 
     def train(self, stop: StopRequest) -> None:
-        """All steps, or as many as the time and the user allow; none unless their number was given.
-
-        Trained weights were judged to gain 0.02 dB more than the levels alone where they had lost 0.1.
-        """
-        if self._best is None or self._options.steps is None:
+        """All steps, or as many as the time and the user allow."""
+        if self._best is None or self._lessons is None:
             return
         steps, checks = self._schedule.steps, self._schedule.checks
         saved = self._hooks.seconds()
@@ -156,10 +151,7 @@ class FrameTrainer:
             if self._hooks.out_of_time(self._check_seconds):
                 break
             step = self._optimisation.step
-            batch = self._crops.batch(step)
-            loss = partial(
-                frame_loss, self._network, batch, self._levels, self._noise.level, self._goal(batch)
-            )
+            loss = partial(lesson_loss, self._network, self._lessons.lesson(step), self._levels)
             self._optimisation.advance(loss, self._schedule.learning_rate_at(step))
             self._hooks.report_progress("training", step + 1, steps, self._gain)
             if step + 1 in checks:
@@ -183,7 +175,7 @@ class FrameTrainer:
             checkpoint=reference if kept is None else self._checkpoint(kept, self._header(outcome, kept)),
             outcome=outcome,
             interrupted=interrupted,
-            finished=self._options.steps is None or self._optimisation.step == self._schedule.steps,
+            finished=self._lessons is None or self._optimisation.step == self._schedule.steps,
             gain=gain,
             against=reference.info.name,
             noise=self._noise.model,
@@ -228,6 +220,25 @@ class FrameTrainer:
         )
         return AlignedRun(run, gapped, {source: tuple(pairs) for source, pairs in by_source.items()})
 
+    def _prepare_lessons(self, texture: NoiseTexture | None) -> LessonSource | None:
+        """None where the noise could not be looked at, or frames are too small."""
+        if texture is None:
+            return None
+        steady = replace(self._noise, levels=_scaled(self._levels))
+        engine = _engine(self._models.learner)
+        lessons = LessonSource(
+            [_stream(engine, run.noisy, steady).clamp(0.0, 1.0) for run in self._runs],
+            texture,
+            self._models.learner.flow,
+            self._schedule.sizes,
+            self._config,
+            clipped=all(
+                float(run.noisy.min()) >= 0.0 and float(run.noisy.max()) <= 1.0 for run in self._runs
+            ),
+            seed=self._options.seed,
+        )
+        return None if lessons.empty else lessons
+
     def _steady(self, frames: Tensor) -> Tensor:
         """`frames (T, 3, H, W)`, denoised rather too much."""
         assert self._noise.levels is not None
@@ -248,6 +259,10 @@ class FrameTrainer:
 
     def _reference_estimates(self) -> Any:
         start = self._models.reference
+        if start is self._models.learner:
+            # In the same way as what it is compared with: `stbn denoise` takes other flows, and undoes clipping.
+            assert self._noise.levels is not None
+            return self._estimates(self._start_network, self._noise.levels)
         noise = scene_noise(start, self._measured, self._options, self._models.kind)
         engine = _engine(start)
         return lambda view: Estimates(_stream(engine, view.noisy, noise))
@@ -262,17 +277,11 @@ class FrameTrainer:
         self._check_seconds = self._hooks.seconds() - begun
         return found
 
-    @torch.no_grad()
-    def _goal(self, batch: FrameBatch) -> Tensor:
-        """What the start says of a batch."""
-        with self._optimisation.autocast():
-            return predictions(self._start_network, batch, self._levels)
-
     def _check(self) -> None:
         """Judge the averaged weights, and keep them if they are the best."""
         weights = self._optimisation.average
         judgements = self._judge_weights(self._with(weights))
-        if self._best is None or judgements[0].mean < self._best.judgements[0].mean:
+        if self._best is None or self._best.judgements[0].gain_of(judgements[0]).decibel > 0.0:
             self._keep(judgements, weights, self._optimisation.step)
 
     def _keep(self, judgements: tuple[Judgement, ...], weights: dict[str, Tensor], step: int) -> None:
@@ -395,30 +404,12 @@ def scene_noise(
     return noise
 
 
-def predictions(network: Recurrent, batch: FrameBatch, levels: Levels) -> Tensor:
-    """Estimates (N, T, 3, P, P) float32 of all frames of a batch."""
-    frames = batch.noisy.flatten(0, 1)
-    level = level_map(frames, torch.tensor(levels), network.config.scale).unflatten(0, batch.noisy.shape[:2])
-    return network(batch.noisy, level, batch.to_previous, batch.to_next)[0].float()
-
-
-def frame_loss(
-    network: Recurrent, batch: FrameBatch, levels: Levels, noise_level: float, held: Tensor
-) -> Tensor:
-    """Mean squared error of warped estimates against the goals of a batch, in units of the noise, and the way from
-    `held (N, T, 3, P, P)`, what the start says.
-
-    The plain mean, not its logarithm: noise makes up most of it, and how much must not weigh the sequences.
-    """
-    estimates = predictions(network, batch, levels)
-    warped = warp_bicubic(estimates[batch.sequence, batch.frame], batch.flow)
-    squares = (warped - batch.goal).square().mean(1, keepdim=True) * batch.weight
-    error = squares.sum() / batch.weight.sum().clamp_min(1)
-    kept = torch.where(batch.unseen, HELD_UNSEEN, HELD)
-    change = estimates - held
-    distance = (change.square() * kept).mean()
-    by_pixel = (part.movedim(2, -1).flatten(0, -2) for part in (change, held))
-    return (error + distance + HELD_TONE * drift(*by_pixel)) / noise_level**2
+def lesson_loss(network: Recurrent, lesson: Lesson, levels: Levels) -> Tensor:
+    """Mean logarithm of the sequences' mean squared errors: sequences of any brightness and detail count alike."""
+    frames = lesson.noisy.flatten(0, 1)
+    level = level_map(frames, torch.tensor(levels), network.config.scale).unflatten(0, lesson.noisy.shape[:2])
+    estimates = network(lesson.noisy, level, lesson.to_previous, lesson.to_next)[0].float()
+    return ((estimates - lesson.truth).square().mean((1, 2, 3, 4)) + SMALLEST_ERROR).log().mean()
 
 
 def example_step(start: StartingPoint, sizes: StepSizes) -> tuple[Recurrent, Callable[[], Tensor]]:
@@ -430,17 +421,8 @@ def example_step(start: StartingPoint, sizes: StepSizes) -> tuple[Recurrent, Cal
     noisy = torch.rand(shape, generator=generator).to(start.device)
     small = side // network.config.scale
     flow = noisy.new_zeros(*shape[:2], 2, small, small)
-    frame = torch.arange(sizes.train_length, device=start.device).repeat(sizes.batch_size)
-    sequence = torch.arange(sizes.batch_size, device=start.device).repeat_interleave(sizes.train_length)
-    ones = torch.ones_like(noisy[:, :, :1], dtype=torch.bool)
-    motion = noisy.new_zeros(len(frame), 2, side, side)
-    batch = FrameBatch(
-        noisy, flow, flow, sequence, frame, motion, ones.flatten(0, 1), noisy.flatten(0, 1), ones
-    )
     levels = ((0.1,), (0.1,))
-    return network, lambda: frame_loss(
-        network, batch, levels, 0.1, predictions(network, batch, levels).detach()
-    )
+    return network, lambda: lesson_loss(network, Lesson(noisy, noisy, flow, flow), levels)
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from stbn_cli.models.networks import NetworkConfig
 # Sizes of a step where memory does not limit them. A GPU needs large ones to be busy.
 CPU_SIZES = (4, 64, 8)  # sequences, pixels, frames
 GPU_SIZES = (8, 128, 8)
-# The same for learning from frame to frame, where estimates of crops' borders are compared with nothing.
+# The same for learning from frame to frame.
 FRAME_SIZES = (2, 96, 6)
 # What a step keeps for the gradient, in values for each pixel, frame and channel of the hidden state: the largest that
 # was measured on a CPU (bfloat16: stbn-xs 82, stbn-s 102, stbn 172; float32: stbn-xs 73), with a margin.
@@ -18,8 +18,8 @@ STEP_COST = 180
 # Adam's learning rate at 16 channels; it falls with the width.
 LEARNING_RATE, LEARNING_RATE_CHANNELS = 2e-3, 16
 SCRATCH_FACTOR = 1.5
-# From frame to frame, where the noise of the target is most of the gradient.
-FRAME_LEARNING_RATE = 5e-5
+# From frame to frame.
+FRAME_LEARNING_RATE = 2e-4
 # Of the time: the optimiser's; reading, flow and checks have the rest.
 STEPS_SHARE = 0.75
 FEWEST_STEPS = 8

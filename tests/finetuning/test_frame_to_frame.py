@@ -12,12 +12,17 @@ from stbn_cli.api import load_denoiser
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
 from stbn_cli.checkpoints.store import resolve
 from stbn_cli.errors import OptionError
+from stbn_cli.finetuning.aligned_run import AlignedRun
 from stbn_cli.finetuning.alignment import align
 from stbn_cli.finetuning.conditioning import search
-from stbn_cli.finetuning.frame_judge import Judgement
+from stbn_cli.finetuning.footage import NoisyRun
+from stbn_cli.finetuning.frame_judge import Estimates, Finding, FrameJudge, Judgement
 from stbn_cli.finetuning.gaps import JUDGED_PHASE, LEARNING_PHASES, PERIOD, kept_frames, leave_out
+from stbn_cli.finetuning.lessons import LessonSource
+from stbn_cli.finetuning.plan import StepSizes
+from stbn_cli.finetuning.redraw import texture_of
 from stbn_cli.finetuning.result import FinetuneResult, Outcome
-from stbn_cli.finetuning.tone import Tone, drift
+from stbn_cli.finetuning.tone import Tone
 from stbn_cli.flow.estimator import NoFlow
 from stbn_cli.models.config import RecurrentConfig
 from stbn_cli.models.recurrent import Recurrent
@@ -173,6 +178,97 @@ def test_pixels_that_are_no_witnesses_do_not_count() -> None:
         assert torch.allclose(goal, noisy[pair.target, :, :, 36:], atol=1e-3)
 
 
+def smooth(frames: torch.Tensor) -> torch.Tensor:
+    """The mean over 15x15 pixels."""
+    return torch.nn.functional.avg_pool2d(frames, 15, 1, 7, count_include_pad=False)
+
+
+def aligned_run(noisy: torch.Tensor, noise: NoiseLevelFunction) -> AlignedRun:
+    """A run of a camera at rest."""
+    pairs: dict[int, tuple] = {}
+    for pair in align(noisy, [smooth(noisy)], noise, NoFlow()):
+        pairs[pair.source] = (*pairs.get(pair.source, ()), pair)
+    gapped = tuple(leave_out(noisy, phase, NoFlow(), TINY_RECURRENT.scale) for phase in range(PERIOD))
+    return AlignedRun(
+        NoisyRun("clip", noisy, torch.zeros_like(noisy[:, :1], dtype=torch.bool)), gapped, pairs
+    )
+
+
+@pytest.mark.parametrize("lively", [False, True])
+def test_removing_what_is_new_in_every_frame_is_no_gain_where_it_is_picture(lively: bool) -> None:
+    """Spray over half of the picture, whose loss the frames beside never show; the loss of noise alone is a gain."""
+    shape = (12, 160, 192, 3)
+    noise = NoiseLevelFunction.white(SIGMA / 255)
+    spray = blurred(shape, seed=2)
+    spray[:, :, :96] = 0.0
+    clean = torch.from_numpy(0.5 + (spray if lively else np.zeros_like(spray))).permute(0, 3, 1, 2)
+    noisy = clean + torch.from_numpy(blurred(shape)).permute(0, 3, 1, 2)
+    run = aligned_run(noisy, noise)
+    texture = texture_of([run], noise)
+    assert texture is not None
+    judge = FrameJudge([run], JUDGED_PHASE, noisy.numel(), TINY_RECURRENT, texture, 0)
+    timid, bold = (
+        judge.judge(lambda view, part=part: Estimates(torch.lerp(view.noisy, smooth(view.noisy), part)))[0]
+        for part in (0.7, 1.0)
+    )
+    errors = [float((torch.lerp(noisy, smooth(noisy), part) - clean).square().mean()) for part in (0.7, 1.0)]
+    assert (errors[1] < errors[0]) is not lively
+    assert timid.mean > bold.mean, "the next frame never shows that spray is lost"
+    assert timid.gain_of(bold).is_certain is not lively
+    assert timid.stein is not None and bold.stein is not None
+    found = float(timid.stein.errors.mean() - bold.stein.errors.mean())
+    assert found == pytest.approx(errors[0] - errors[1], abs=0.1 * (SIGMA / 255) ** 2)
+
+
+def test_noise_is_drawn_anew_as_strong_and_as_coarse_as_it_was() -> None:
+    """And with what colours share, though half of the picture never stays the same."""
+    shape = (8, 128, 160, 3)
+    noise = torch.from_numpy(blurred(shape)).permute(0, 3, 1, 2)
+    noise = torch.cat((noise[:, :1], 0.5 * noise[:, :1] + noise[:, 1:2], 0.3 * noise[:, 2:]), 1)
+    noisy = 0.5 + noise
+    noisy[..., 80:] += (
+        0.2 * torch.rand(noisy[..., 80:].shape, generator=torch.Generator().manual_seed(0)) - 0.1
+    )
+    level = NoiseLevelFunction.white(2 * SIGMA / 255)  # wrong, as measurements are
+    texture = texture_of([aligned_run(noisy, level)], level)
+    assert texture is not None
+    drawn = texture.draw(noisy[:4], torch.Generator().manual_seed(1))
+    assert drawn.shape == noisy[:4].shape
+    for one, other in ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2)):
+        for shift in (0, 1, 4):
+            there, here = (
+                float((frames[:, one] * frames[:, other].roll(shift, -1)).mean()) for frames in (noise, drawn)
+            )
+            assert here == pytest.approx(there, abs=0.2 * (SIGMA / 255) ** 2)
+    again = texture.draw(noisy[:4], torch.Generator().manual_seed(2))
+    assert abs(float((drawn * again).mean())) < 0.02 * float(drawn.square().mean())
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+def test_lessons_show_the_noise_on_other_pictures_and_no_frame_that_is_for_judging(clipped: bool) -> None:
+    frames = torch.stack([torch.full((3, 80, 96), 0.02 * number) for number in range(9)])
+    noise = torch.from_numpy(blurred((9, 80, 96, 3))).permute(0, 3, 1, 2)
+    level = NoiseLevelFunction.white(SIGMA / 255)
+    texture = texture_of([aligned_run(0.5 + noise, level)], level)
+    assert texture is not None
+    sizes = StepSizes(batch_size=4, patch_size=64, train_length=4)
+    first, again = (
+        LessonSource([frames], texture, NoFlow(), sizes, TINY_RECURRENT, clipped=clipped, seed=0)
+        for _ in range(2)
+    )
+    lessons = [first.lesson(step) for step in range(12)]
+    assert first.patch == 40 and lessons[0].noisy.shape == lessons[0].truth.shape == (4, 4, 3, 40, 40)
+    assert all(torch.equal(*parts) for parts in zip(lessons[3], again.lesson(3), strict=True))
+    seen = {round(float(value) / 0.02) for lesson in lessons for value in lesson.truth.unique()}
+    assert seen == {number for number in range(9) if number % PERIOD != JUDGED_PHASE}
+    added = torch.stack([lesson.noisy - lesson.truth for lesson in lessons])
+    if clipped:
+        assert float(min(lesson.noisy.min() for lesson in lessons)) == 0.0
+    else:
+        assert float(added.std()) == pytest.approx(SIGMA / 255, rel=0.15)
+        assert float((added[..., 1:] * added[..., :-1]).mean()) > 0.5 * float(added.square().mean())
+
+
 def test_levels_are_changed_only_where_that_is_better_by_more_than_chance() -> None:
     """The best factors are found from both sides, and noise in the judgement moves nothing."""
     random = torch.Generator().manual_seed(0)
@@ -182,7 +278,8 @@ def test_levels_are_changed_only_where_that_is_better_by_more_than_chance() -> N
     def judge(best: tuple[float, float], slope: float):
         def judged(levels: tuple[tuple[float, ...], ...], _: Judgement | None) -> Judgement:
             off = sum(abs(np.log2(row[0] / value)) for row, value in zip(levels, best, strict=True))
-            return Judgement(noise + slope * off, group, 0.01, torch.zeros(3, 4, 4), Tone(torch.zeros(3, 16)))
+            told = Finding(noise + slope * off, group, Tone(torch.zeros(3, 16)))
+            return Judgement(told, None, 0.01, torch.zeros(3, 4, 4))
 
         return judged
 
@@ -194,12 +291,10 @@ def test_levels_are_changed_only_where_that_is_better_by_more_than_chance() -> N
 
 
 def test_what_changes_with_brightness_alone_is_no_detail() -> None:
-    """The mean by brightness is found and taken off, whatever noise lies on it; changes of other kinds are none."""
+    """The mean by brightness is found, whatever noise lies on it."""
     random = torch.Generator().manual_seed(0)
     brightness = torch.rand(40_000, 3, generator=random)
     noise = 0.05 * torch.randn(40_000, 3, generator=random)
     shift = 0.03 * (1 - brightness) ** 2
     found = Tone.of(shift + noise, brightness).at(brightness)
     assert float((found - shift).abs().max()) < 0.01
-    assert float(drift(shift, brightness)) == pytest.approx(float(shift.square().mean()), rel=0.1)
-    assert float(drift(noise, brightness)) < 0.01 * float(noise.square().mean())
