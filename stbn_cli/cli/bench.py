@@ -336,10 +336,7 @@ class _Watch:
             decibels = sum(score.psnr) / score.frames
             speed = score.frames / score.seconds
             words = f"{score.clip}, sigma {score.sigma:g}, {score.method}: {decibels:.2f} dB, {speed:.3g} fps"
-            if self.progress.has_bar:
-                self.progress.show(self.done, self.total, words)
-            else:
-                say(f"[{self.done}/{self.total}] {words}")
+            self.progress.say_step(self.done, self.total, words)
 
     def failed(self, failure: "Failure") -> None:
         self.done += 1

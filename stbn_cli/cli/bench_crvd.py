@@ -115,10 +115,7 @@ class _Watch:
             decibels = sum(score.psnr) / score.frames
             speed = score.frames / score.seconds
             words = f"scene{score.scene}, ISO {score.iso}, {score.method}: {decibels:.2f} dB, {speed:.3g} fps"
-            if self.progress.has_bar:
-                self.progress.show(self.done, self.total, words)
-            else:
-                say(f"[{self.done}/{self.total}] {words}")
+            self.progress.say_step(self.done, self.total, words)
 
     def failed(self, failure: "CrvdFailure") -> None:
         self.done += 1

@@ -18,7 +18,9 @@ from stbn_cli.video.output import OutputTarget, image_pattern
 
 def rendered_note(reader: FrameReader) -> str:
     """What is said of an output that is rendered."""
-    balance = "the camera's white balance" if reader.metadata.container == DNG else "grey as its average colour"
+    balance = (
+        "the camera's white balance" if reader.metadata.container == DNG else "grey as its average colour"
+    )
     return (
         f"The output is a rendering of {reader.name} for looking: 8-bit sRGB with {balance}. Name a folder (ends with "
         "/) to keep the raw values."
