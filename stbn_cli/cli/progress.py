@@ -149,9 +149,14 @@ class StepProgress(Display):
         """`step` steps of `total` are done."""
         self._show(step, total, status, time.monotonic())
 
+    @property
+    def has_bar(self) -> bool:
+        """Whether it is shown on a terminal."""
+        return self._bar is not None
+
     def say_step(self, step: int, total: int, words: str) -> None:
         """`step` of `total` is done, as `words` say: in the bar on a terminal, elsewhere in a line of its own."""
-        if self._bar is not None:
+        if self.has_bar:
             self.show(step, total, words)
         else:
             say(f"[{step}/{total}] {words}")
