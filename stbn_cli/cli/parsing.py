@@ -83,6 +83,9 @@ def parse_count(text: str, option: str, minimum: int) -> int | None:
     return int(text)
 
 
+LARGEST_VALUE = 65535  # of a 16-bit picture
+
+
 def parse_bayer(pattern: str | None, black: str | None, white: float | None) -> BayerOptions | None:
     """What --bayer, --black and --white say; None where they say nothing."""
     if pattern is None and black is None and white is None:
@@ -92,9 +95,10 @@ def parse_bayer(pattern: str | None, black: str | None, white: float | None) -> 
             raise OptionError("--bayer none says that there is no mosaic: leave out --black and --white.")
         return BayerOptions(NO_MOSAIC)
     levels = None if black is None else _parse_levels(black)
-    if white is not None and not white > 0:
+    if white is not None and not 0 < white <= LARGEST_VALUE:
         raise OptionError(
-            f"--white {white:g} is not above 0. Use the value at which the sensor clips, such as 4095."
+            f"--white {white:g} is not between 0 and {LARGEST_VALUE}. Use the value at which the sensor clips, such as "
+            "4095."
         )
     if pattern is not None:
         from stbn_cli.raw.pattern import parse_pattern
@@ -115,7 +119,9 @@ def parse_raw_noise(text: str | None) -> tuple[float, float] | None:
     except ValueError:
         gain = floor = -1.0
     if not (0 <= gain < float("inf") and 0 <= floor < float("inf")):
-        raise OptionError(f"--raw-noise {text}: use two numbers with a comma between them, such as 13.5,131.")
+        raise OptionError(
+            f"--raw-noise {text}: use two numbers, neither negative, with a comma between them: 13.5,131."
+        )
     return gain, floor
 
 
@@ -126,7 +132,9 @@ def _parse_levels(text: str) -> float | tuple[float, float, float, float]:
     except ValueError:
         levels = []
     if len(levels) not in (1, 4) or not all(0 <= level < float("inf") for level in levels):
-        raise OptionError(f"--black {text}: use one number, such as 240, or four with commas between them.")
+        raise OptionError(
+            f"--black {text}: use a number that is not negative, such as 240, or four with commas between them."
+        )
     return levels[0] if len(levels) == 1 else (levels[0], levels[1], levels[2], levels[3])
 
 

@@ -190,7 +190,7 @@ class RunReport:
             if noise is None:
                 return "noise unknown"
             source = "measured" if noise["estimated"] else "given"
-            return f"noise of variance {noise['gain']:.3g} x + {noise['floor']:.3g} ({source})"
+            return f"noise variance {noise['gain']:.3g} times the value above black + {noise['floor']:.3g} ({source})"
         if self.sigma is not None:
             return f"noise level {self.sigma:g}"
         scenes = self.scenes()

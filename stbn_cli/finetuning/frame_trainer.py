@@ -55,6 +55,8 @@ from stbn_cli.stopping import StopRequest
 STEADY_FACTOR = 1.5
 SMALLEST_ERROR = 1e-6  # [0, 1] scale squared, of a sequence in the loss
 FEWEST_COUNTING = 0.05  # of the pixels of all pairs; with fewer nothing can be learned
+# When the weights are judged, as shares of the steps: soon, since lessons teach most at first, and may go too far.
+CHECKS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 # A gain by less than this is none, in dB: with noise taken for stronger than it is, a loss was said to gain 0.08.
 LEAST_GAIN = 0.12
 
@@ -145,7 +147,8 @@ class FrameTrainer:
         """All steps, or as many as the time and the user allow."""
         if self._best is None or self._lessons is None:
             return
-        steps, checks = self._schedule.steps, self._schedule.checks
+        steps = self._schedule.steps
+        checks = {max(1, round(share * steps)) for share in CHECKS}
         saved = self._hooks.seconds()
         while self._optimisation.step < steps and not stop():
             if self._hooks.out_of_time(self._check_seconds):

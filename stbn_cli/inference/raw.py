@@ -14,10 +14,12 @@ from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.resume import StreamState
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
 from stbn_cli.noise.model import SceneNoise
+from stbn_cli.noise.posterior import VARIANCE_FLOOR
 from stbn_cli.noise.raw_level import measure_raw
 from stbn_cli.raw.noise import PoissonGaussian
 
 LEAST_SIGMA = 1e-5
+SMALL = 100  # cells of a side
 
 
 class RawDenoiser(Denoiser):
@@ -29,6 +31,12 @@ class RawDenoiser(Denoiser):
     def given_noise(self) -> PoissonGaussian | None:
         """What the noise is stated to be; None: it is measured in the first frames."""
         return None
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """Denoise a clip `(T, h, w, 4)` of floating point; the result has its shape and type. Raises `ValueError`."""
+        if not np.issubdtype(frames.dtype, np.floating):
+            raise ValueError(f"expected floating point frames, black 0 and white 1, got {frames.dtype}")
+        return super().__call__(frames)
 
     def stream(
         self,
@@ -45,6 +53,11 @@ class RawDenoiser(Denoiser):
         noise = self.given_noise or measure_raw(np.stack(opening))
         self.raw_noise = noise
         self._noise = None  # a finetuned model's noise was white; that of these frames is made so
+        if self.given_noise is None and min(opening[0].shape[:2]) < SMALL:
+            self._say(
+                "The pictures are small, so texture may have been taken for noise. If too much is removed, state the "
+                "noise by --raw-noise."
+            )
         opening_and_rest = chain(opening, source)
         if self._config.head == "plain":
             # Their flow alone depends on the level.
@@ -53,11 +66,18 @@ class RawDenoiser(Denoiser):
             clamped = (np.maximum(frame, 0.0) for frame in opening_and_rest)
             yield from super().stream(clamped, resume=resume, on_chunk=on_chunk)
             return
-        stabiliser = noise.stabiliser
-        self.options = replace(self.options, sigma=max(stabiliser.sigma, LEAST_SIGMA))
+        stabiliser, asked = noise.stabiliser, self.options
+        sigma = max(stabiliser.sigma, LEAST_SIGMA)
+        # Posteriors take no noise for weaker than this; where it is, less is to be removed, and of none nothing.
+        share = min(1.0, sigma**2 / VARIANCE_FLOOR)
+        strength = share * asked.strength if asked.strength <= 1.0 or share < 1.0 else asked.strength
+        self.options = replace(asked, sigma=sigma, strength=strength)
         changed = (stabiliser.forward(frame) for frame in opening_and_rest)
-        for denoised in super().stream(changed, resume=resume, on_chunk=on_chunk):
-            yield stabiliser.inverse(denoised)
+        try:
+            for denoised in super().stream(changed, resume=resume, on_chunk=on_chunk):
+                yield stabiliser.inverse(denoised)
+        finally:
+            self.options = asked
 
     def _found(self, frames: list[Tensor], first_frame: int | None = None) -> SceneNoise:
         # A sensor clips at white alone, where nothing can be told.

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
-from stbn_cli.errors import InterruptedByUserError, OptionError, StbnError, checked_options
+from stbn_cli.errors import InterruptedByUserError, OptionError, StbnError
 from stbn_cli.jobs.adapt import Adaptation, adapt
 from stbn_cli.jobs.encoding import Encoding, plan_encoding
 from stbn_cli.jobs.events import Events
@@ -165,8 +165,14 @@ class PreparedDenoising:
         from stbn_cli.raw.noise import PoissonGaussian
 
         span = bayer.white - max(bayer.blacks)
-        with checked_options():
+        try:
             noise = PoissonGaussian.of_values(*job.raw_noise, span)
+        except ValueError:
+            gain, floor = job.raw_noise
+            raise OptionError(
+                f"--raw-noise {gain:g},{floor:g} is more noise than values of 0 to {span:g} can show. State the "
+                "variance's gain and floor in the camera's own values."
+            ) from None
         return replace(options, raw_noise=(noise.gain, noise.floor))
 
     def _temporary(self) -> Path:

@@ -3,13 +3,16 @@
 import numpy as np
 
 from stbn_cli.noise.level_function import BELOW_SCALE, TEXTURE_SCALE, estimate_noise
-from stbn_cli.raw.noise import PoissonGaussian
+from stbn_cli.raw.noise import LARGEST_FLOOR, LARGEST_GAIN, PoissonGaussian, gain_for
 
 # Planes that are measured: red, one green, blue. The mean of both greens would have less noise.
 MEASURED = (0, 1, 3)
 # The brightest values, by which all are divided for the measurement: raw clips are often dark.
 BRIGHTEST = 0.995
 ROUNDS = 60
+# Where a clip is so dark that photons would add less than this part to the floor, they cannot be told from nothing; the
+# gain is taken to be at least this part of that of CRVD's sensor with the same floor.
+DARK, USUAL_GAIN = 0.5, 0.3
 SMALLEST_VARIANCE = 1e-10
 
 
@@ -25,8 +28,13 @@ def measure_raw(frames: np.ndarray) -> PoissonGaussian:
     if not found.points:
         return PoissonGaussian(0.0, (found.level * scale) ** 2)
     _, brightness, deviation = (np.array(column) for column in zip(*found.points, strict=True))
-    gain, floor = _line(np.clip(brightness, 0.0, None), np.square(deviation))
-    return PoissonGaussian(gain * scale, floor * scale**2)
+    brightness = np.clip(brightness, 0.0, None)
+    slope, offset = _line(brightness, np.square(deviation))
+    gain, floor = slope * scale, offset * scale**2
+    usual = USUAL_GAIN * gain_for(floor)
+    if usual * scale * float(brightness.max()) < DARK * floor:
+        gain = max(gain, usual)
+    return PoissonGaussian(min(gain, LARGEST_GAIN), min(floor, LARGEST_FLOOR))
 
 
 def _line(brightness: np.ndarray, variance: np.ndarray) -> tuple[float, float]:

@@ -19,6 +19,9 @@ LEAST_GAIN = 1e-6
 # Of float32 values that a camera with a linear response can tell apart: less noise than this is none.
 LEAST_FLOOR = 1e-12
 
+# Above, nothing can be seen.
+LARGEST_GAIN, LARGEST_FLOOR = 0.5, 0.25
+
 # Gain and floor of CRVD's sensor in its 12-bit values, black 240, by ISO (Yue et al., CVPR 2020, section 3.1).
 CRVD_VALUES = {
     1600: (3.513262, 11.917691),
@@ -32,14 +35,17 @@ CRVD_RANGE = 4095 - 240
 
 @dataclass(frozen=True, slots=True)
 class PoissonGaussian:
-    """Variance `gain x + floor` of a value x; both at least 0."""
+    """Variance `gain x + floor` of a value x. Raises `ValueError` for what no sensor has."""
 
     gain: float
     floor: float
 
     def __post_init__(self) -> None:
-        if not (self.gain >= 0.0 and self.floor >= 0.0 and math.isfinite(self.gain + self.floor)):
-            raise ValueError(f"expected a gain and a floor of at least 0, got {self.gain} and {self.floor}")
+        if not (0.0 <= self.gain <= LARGEST_GAIN and 0.0 <= self.floor <= LARGEST_FLOOR):
+            raise ValueError(
+                f"expected noise with a gain of 0 to {LARGEST_GAIN} and a floor of 0 to {LARGEST_FLOOR} where white is "
+                f"1, got {self.gain:.3g} and {self.floor:.3g}"
+            )
 
     @classmethod
     def of_values(cls, gain: float, floor: float, span: float) -> "PoissonGaussian":
@@ -66,7 +72,8 @@ class Stabiliser:
     """The generalised Anscombe transform, scaled so that 0 stays 0 and 1 stays 1 (Starck, Murtagh and Bijaoui, 1998).
 
     After it, noise has the standard deviation `sigma` at every value, and tones are spread much as in a picture for
-    the eye. Written without differences of large numbers: it becomes the identity as the gain goes to 0.
+    the eye. Below black it goes on in a straight line, so that noise there comes back as it was. Written without
+    differences of large numbers: it becomes the identity as the gain goes to 0.
     """
 
     def __init__(self, noise: PoissonGaussian) -> None:
@@ -78,19 +85,18 @@ class Stabiliser:
         self.sigma = 0.5 * math.sqrt(gain) * (self._low + self._high)
 
     def forward(self, values: Values) -> Values:
-        """Values as they are after the transform, same shape and type; it is increasing down to the smallest."""
-        shifted = values + self._offset
-        root = (
-            shifted.clamp_min(0.0).sqrt()
-            if isinstance(shifted, Tensor)
-            else np.sqrt(np.maximum(shifted, 0.0))
-        )
+        """Values as they are after the transform, same shape and type."""
+        if isinstance(values, Tensor):
+            root = (values.clamp_min(0.0) + self._offset).sqrt()
+        else:
+            root = np.sqrt(np.maximum(values, 0.0) + self._offset)
         return values * ((self._high + self._low) / (root + self._low))
 
     def inverse(self, values: Values) -> Values:
         """The values that `forward` takes to these: right for estimates of transformed clean values."""
         distance = values / (self._high + self._low)
-        return distance * (distance + 2.0 * self._low)
+        above = distance.clamp_min(0.0) if isinstance(distance, Tensor) else np.maximum(distance, 0.0)
+        return distance * (above + 2.0 * self._low)
 
     def unbiased_inverse(self, values: Values) -> Values:
         """The clean values whose noisy ones have these means after the transform: right for estimates of such means.
@@ -113,6 +119,14 @@ class Stabiliser:
 
 
 CRVD_NOISE = {iso: PoissonGaussian.of_values(*values, CRVD_RANGE) for iso, values in CRVD_VALUES.items()}
+
+
+def gain_for(floor: float) -> float:
+    """The gain of CRVD's sensor at the sensitivity where its floor is this; between and beyond by the logarithms."""
+    known = sorted((noise.floor, noise.gain) for noise in CRVD_NOISE.values())
+    floors, gains = (np.log(column) for column in zip(*known, strict=True))
+    slope, offset = np.polyfit(floors, gains, 1)
+    return float(np.exp(slope * np.log(max(floor, LEAST_FLOOR)) + offset))
 
 
 def add_noise(clean: Tensor, noise: PoissonGaussian, generator: torch.Generator) -> Tensor:

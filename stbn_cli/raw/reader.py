@@ -20,6 +20,10 @@ from stbn_cli.video.limits import MAX_PIXELS
 DNG = "dng"
 # What `VideoMetadata.container` is for raw pictures, by suffix.
 KINDS = {".dng": DNG, ".tif": "tiff", ".tiff": "tiff", ".png": "png"}
+# Values beyond black or white by this share of the range, or so many of them, are no noise.
+FAR = 0.01
+MOST = 0.75
+GREENS_APART = 0.05  # half their difference over their mean; sensors differ by a thousandth
 
 
 class RawReader(FrameReader):
@@ -57,6 +61,11 @@ class RawReader(FrameReader):
         exact, self._files = files_in_range(path, self._files, start, end, rate)
         self.image_names = tuple(file.name for file in self._files)
         self._size, self._pattern = first.size, first.bayer.pattern
+        self._check_levels(first)
+        if self.is_dng and options != BayerOptions():
+            self._notes.add(
+                f"Reading {path.name} by the pattern and levels that were stated, not by its tags."
+            )
         if not self.is_dng and (options.black is None or options.white is None):
             self._notes.add(
                 f"Taking black {first.bayer.blacks[0]:g} and white {first.bayer.white:g} for {path.name}. State the "
@@ -82,6 +91,28 @@ class RawReader(FrameReader):
         if not self.is_dng and any(file.suffix.lower() in JPEG_SUFFIXES for file in self._files):
             raise InputError(
                 f"{self.path} names JPEG pictures, which cannot hold a mosaic. Leave out --bayer."
+            )
+
+    def _check_levels(self, first: MosaicFile) -> None:
+        """Refuse levels that cannot be the first picture's, and name what looks wrong of them. Raises InputError."""
+        planes = packed(first)
+        black, white = max(first.bayer.blacks), first.bayer.white
+        if float(np.quantile(planes, MOST)) < -FAR:
+            raise InputError(
+                f"Most values of {first.path} lie far below the black level {black:g}. State the camera's own with "
+                "--black."
+            )
+        if float((planes > 1.0 + FAR).mean()) > FAR:
+            self._notes.add(
+                f"Many values of {first.path.name} lie above the white level {white:g}. State the camera's own with "
+                "--white if it differs."
+            )
+        red, green, other, blue = planes.mean((0, 1)).tolist()
+        apart = abs(green - other) / max(green + other, FAR)
+        if apart > GREENS_APART and apart > 3.0 * abs(red - blue) / max(red + blue, FAR):
+            self._notes.add(
+                f"The two greens of {first.path.name} differ, and red and blue do not: is its pattern really "
+                f"{first.bayer.pattern}?"
             )
 
     def _open(self, file: Path) -> MosaicFile:

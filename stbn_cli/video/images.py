@@ -79,7 +79,11 @@ def files_in_range(
     first = 0 if start is None else math.ceil(exact_seconds(start) * rate)
     last = None if end is None else math.ceil(exact_seconds(end) * rate)
     if not files[first:last]:
-        raise InputError(f"{path} has no image between {start or 0:g} s and {end} s. Choose another range.")
+        until = "the end" if end is None else f"{end:g} s"
+        raise InputError(
+            f"{path} has no image between {start or 0:g} s and {until}: its images last "
+            f"{float(len(files) / rate):g} s. Choose another range."
+        )
     return rate, files[first:last]
 
 

@@ -1,6 +1,7 @@
 """Raw clips through the command: denoised, measured, refused where they do not fit; and finetuned."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,6 +133,50 @@ def test_models_and_options_that_do_not_fit_are_refused(stbn, tmp_path: Path) ->
     code, _, err = stbn("analyze", source, *NAMED)
     assert code == 3 and err.count("Error: ") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_what_has_no_noise_comes_out_as_it_was(stbn, tmp_path: Path) -> None:
+    clean = clean_clip(2)
+    source = write_clip(tmp_path / "clean", clean)
+    code, _, err = stbn("denoise", source, "-o", tmp_path / "out", *NAMED, "--raw-noise", "0,0")
+    assert code == 0, err
+    assert np.array_equal(read_clip(tmp_path / "out"), read_clip(source))
+    # Values far below black too, where nothing is to be removed.
+    dark = write_clip(tmp_path / "dark", noisy_clip(clean * 0.0))
+    code, _, err = stbn("denoise", dark, "-o", tmp_path / "same", *NAMED, "--strength", "0")
+    assert code == 0, err
+    assert np.array_equal(read_clip(tmp_path / "same"), read_clip(dark))
+
+
+def test_darkness_stays_dark(tmp_path: Path) -> None:
+    denoiser = load_denoiser("stbn-raw-xs", device="cpu", precision="fp32")
+    random = np.random.default_rng(0)
+    for deviation in (8.0, 30.0):
+        frames = (random.normal(0.0, deviation / CRVD_RANGE, (3, 112, 128, 4))).astype(np.float32)
+        result = denoiser(frames)
+        assert result.std() < 0.3 * frames.std()
+        assert abs(result.mean()) < 0.25 * frames.std()
+    with pytest.raises(ValueError, match="floating point"):
+        denoiser(np.zeros((1, 16, 16, 4), np.uint16))
+
+
+def test_levels_and_patterns_that_cannot_be_are_named(stbn, tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "noisy", noisy_clip(clean_clip(2)))
+    rest = ("--dry-run", "-m", "stbn-raw-xs")
+    code, _, err = stbn("denoise", source, "-o", tmp_path / "o", "--bayer", "GBRG", "--black", "3000", *rest)
+    assert code == 3 and "far below the black level 3000" in err
+    for options, words in (
+        (("--bayer", "RGGB", "--black", "240", "--white", "4095"), "really RGGB"),
+        (("--bayer", "GBRG", "--black", "240", "--white", "1000"), "above the white level 1000"),
+    ):
+        code, _, err = stbn("denoise", source, "-o", tmp_path / "o", *options, "-m", "stbn-raw-xs")
+        assert code == 0 and words in err, err
+        shutil.rmtree(tmp_path / "o")
+    for option in (("--white", "70000"), ("--black", "-1"), ("--raw-noise", "1e30,1e30")):
+        code, _, err = stbn("denoise", source, "-o", tmp_path / "o", "--bayer", "GBRG", *option)
+        assert code == 2 and err.count("Error: ") == 1 and option[0] in err, err
+    code, _, err = stbn("denoise", source, "-o", tmp_path / "o", *NAMED, "--start", "9")
+    assert code == 3 and "its images last 0.08 s" in err
 
 
 def test_a_dng_keeps_its_kind(stbn, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_noise_is_white_after_the_transform(iso: int) -> None:
     for value in VALUES:
         # The root bends most at black, where few photons are counted.
         deviation = float(stabiliser.forward(_noisy(CRVD_NOISE[iso], value)).std())
-        assert deviation == pytest.approx(stabiliser.sigma, rel=0.02 if value >= 0.1 else 0.2)
+        assert deviation == pytest.approx(stabiliser.sigma, rel=0.02 if value >= 0.1 else 0.3)
 
 
 def test_the_unbiased_inverse_undoes_the_mean() -> None:
@@ -59,7 +59,7 @@ def test_without_photons_the_transform_is_the_identity() -> None:
     assert stabiliser.sigma == pytest.approx(0.01, rel=1e-3)
     values = np.linspace(0, 1, 11)
     assert stabiliser.forward(values) == pytest.approx(values, abs=1e-4)
-    with pytest.raises(ValueError, match="at least 0"):
+    with pytest.raises(ValueError, match="a gain of 0"):
         PoissonGaussian(-1.0, 0.0)
 
 
