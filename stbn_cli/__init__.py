@@ -30,7 +30,7 @@ __all__ = [
     "load_denoiser",
 ]
 _HOMES = {
-    "BayerOptions": "raw.options",
+    "BayerOptions": "raw.pattern",
     "DenoiserOptions": "jobs.options",
     "EncodeOptions": "video.encoders",
     "FinetuneOptions": "finetuning.options",
