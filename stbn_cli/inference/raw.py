@@ -58,22 +58,21 @@ class RawDenoiser(Denoiser):
                 "The pictures are small, so texture may have been taken for noise. If too much is removed, state the "
                 "noise by --raw-noise."
             )
-        opening_and_rest = chain(opening, source)
-        if self._config.head == "plain":
-            # Their flow alone depends on the level.
-            level = float(noise.deviation(np.mean([frame.mean() for frame in opening]).reshape(1))[0])
-            self.options = replace(self.options, sigma=max(level, LEAST_SIGMA))
-            clamped = (np.maximum(frame, 0.0) for frame in opening_and_rest)
-            yield from super().stream(clamped, resume=resume, on_chunk=on_chunk)
-            return
-        stabiliser, asked = noise.stabiliser, self.options
-        sigma = max(stabiliser.sigma, LEAST_SIGMA)
-        # Posteriors take no noise for weaker than this; where it is, less is to be removed, and of none nothing.
-        share = min(1.0, sigma**2 / VARIANCE_FLOOR)
-        strength = share * asked.strength if asked.strength <= 1.0 or share < 1.0 else asked.strength
-        self.options = replace(asked, sigma=sigma, strength=strength)
-        changed = (stabiliser.forward(frame) for frame in opening_and_rest)
+        whole, asked = chain(opening, source), self.options
+        stabiliser = None if self._config.head == "plain" else noise.stabiliser
         try:
+            if stabiliser is None:
+                # Their flow alone depends on the level.
+                level = float(noise.deviation(np.mean([frame.mean() for frame in opening]).reshape(1))[0])
+                self.options = replace(asked, sigma=max(level, LEAST_SIGMA))
+                clamped = (np.maximum(frame, 0.0) for frame in whole)
+                yield from super().stream(clamped, resume=resume, on_chunk=on_chunk)
+                return
+            sigma = max(stabiliser.sigma, LEAST_SIGMA)
+            # Posteriors take no noise for weaker than this; where it is, less is to be removed, and of none nothing.
+            share = min(1.0, sigma**2 / VARIANCE_FLOOR)
+            self.options = replace(asked, sigma=sigma, strength=share * asked.strength)
+            changed = (stabiliser.forward(frame) for frame in whole)
             for denoised in super().stream(changed, resume=resume, on_chunk=on_chunk):
                 yield stabiliser.inverse(denoised)
         finally:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from stbn_cli.checkpoints.registry import AUTO, BALANCED, has_model
-from stbn_cli.errors import CheckpointError, InputError, MemoryExhaustedError, OptionError
+from stbn_cli.errors import InputError, MemoryExhaustedError, OptionError
 from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.inference.device import is_emulated, is_out_of_memory, resolve_device, resolve_precision
-from stbn_cli.jobs.model import load_model, warn_if_emulated
+from stbn_cli.jobs.model import load_model, unfit, warn_if_emulated
 from stbn_cli.models.config import RecurrentConfig
 from stbn_cli.noise.kinds import INDEPENDENT_KINDS, NoiseKind
 from stbn_cli.raw.pattern import PLANES
@@ -90,10 +90,7 @@ class FinetuneJob:
         start = self._load(self.model, "raw" if raw else "white", on_message)
         config = start.checkpoint.config
         if raw != (config.image_channels == PLANES):
-            own, other = ("video", "raw pictures") if raw else ("raw pictures", "video")
-            raise CheckpointError(
-                f"The model {start.checkpoint.info.name} is for {own}, not for {other}. Choose another --model."
-            )
+            raise unfit(start.checkpoint.info.name, raw=not raw)
         if raw and config.head != "gaussian":
             raise OptionError(
                 f"The model {start.checkpoint.info.name} does not say how sure it is, so that nothing could judge the "

@@ -113,7 +113,7 @@ def load(options: DenoiserOptions, on_message: Callable[[str], None] | None = No
     )
     raw = loaded.checkpoint.config.image_channels == PLANES
     if raw != (options.noise_kind == "raw") and options.noise_kind is not None:
-        raise _unfit(loaded.path, raw=raw)
+        raise unfit(loaded.path, raw=raw)
     denoiser = (LoadedRawDenoiser if raw else LoadedDenoiser)(loaded, options, devices, on_message)
     sigma = options.sigma
     if sigma is not None and on_message is not None and (warning := sigma_warning(sigma, denoiser.info)):
@@ -190,13 +190,13 @@ def _learned_noise(path: Path, info: ModelInfo) -> LearnedNoise | None:
 def check_fits(denoiser: Denoiser, *, raw: bool) -> None:
     """Raise `CheckpointError` if a denoiser is for video and the frames are raw, or the other way round."""
     if isinstance(denoiser, LoadedDenoiser) and isinstance(denoiser, RawDenoiser) != raw:
-        raise _unfit(denoiser.model_path, raw=not raw)
+        raise unfit(denoiser.model_path, raw=not raw)
 
 
-def _unfit(path: Path, *, raw: bool) -> CheckpointError:
-    """`raw`: what the model is for."""
+def unfit(model: str | Path, *, raw: bool) -> CheckpointError:
+    """The refusal of a model that is for the other kind of frames; `raw`: what it is for."""
     own, other = ("raw pictures", "RGB video") if raw else ("RGB video", "raw pictures")
-    return CheckpointError(f"The model {path} is for {own}, not for {other}. Choose another --model.")
+    return CheckpointError(f"The model {model} is for {own}, not for {other}. Choose another --model.")
 
 
 def _create_flow(checkpoint: Checkpoint, name: str, device: torch.device) -> FlowEstimator:

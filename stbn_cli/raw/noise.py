@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stbn_cli.raw.crvd import CRVD_FORMAT
+
 Values = TypeVar("Values", np.ndarray, Tensor)
 
 # Least gain, in units of the standard deviation at black: where there is next to none, the transform is a line.
@@ -30,7 +32,7 @@ CRVD_VALUES = {
     12800: (26.585953, 484.539790),
     25600: (52.032536, 1819.818657),
 }
-CRVD_RANGE = 4095 - 240
+CRVD_RANGE = CRVD_FORMAT.white - CRVD_FORMAT.blacks[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ def load_training_footage(options: TrainOptions) -> tuple[Footage, list[Tensor]]
     load = partial(
         load_footage,
         bayer=options.mosaics if options.is_raw else None,
-        clamp=options.is_raw and options.config.head == "plain",
+        clamp=options.is_raw,
     )
     check_apart(options.train_dirs, options.hold_out, options.validation_dirs, raw=options.is_raw)
     if options.is_recurrent:
