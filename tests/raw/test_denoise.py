@@ -222,3 +222,13 @@ def test_a_raw_model_is_finetuned_on_raw_clips_alone(stbn, tmp_path: Path) -> No
     other = save_tiny_model(tmp_path / "video.safetensors")
     code, _, err = stbn("finetune", source, "-o", tmp_path / "n.safetensors", *NAMED, "-m", other)
     assert code == 4 and "not for raw pictures" in err
+
+
+def test_shadows_keep_their_colour() -> None:
+    denoiser = load_denoiser("stbn-raw-xs", device="cpu", precision="fp32")
+    colour = np.array([0.002, 0.004, 0.004, 0.0015], np.float32)
+    clean = torch.from_numpy(np.broadcast_to(colour, (3, 112, 128, 4)).copy())
+    frames = add_noise(clean, CRVD_NOISE[1600], torch.Generator().manual_seed(0)).numpy()
+    result = denoiser(frames)
+    assert (result - frames).mean((0, 1, 2)) == pytest.approx(np.zeros(4), abs=1e-5)
+    assert result.std((0, 1, 2)).max() < 0.3 * frames.std((0, 1, 2)).min()
