@@ -110,6 +110,7 @@ class FrameJudge:
         """`pixels`: times frames, of one judgement; `config`: of the networks; `texture`: of the noise, if known."""
         scale = config.scale
         self._texture, self._seed = texture, seed
+        self._right = Tone.of_truth(texture) if texture is not None and texture.clipped else None
         self._runs, self._phase, self._scale = runs, phase, scale
         self._places: list[tuple[Window, tuple[int, ...], list[tuple[int, Pair, Tensor]]]] = []
         for chosen in choose_windows([run.run for run in runs], pixels, seed):
@@ -164,7 +165,7 @@ class FrameJudge:
             errors = (difference - tone.at(brightness)).square().mean(1)
             told = None if before is None else before[number]
             if told is not None:
-                errors += _beside(tone, told.compared.tone, brightness)
+                errors += tone.beyond(told.compared.tone, self._right).at(brightness).square().mean(1)
             stein = self._stein(probes, told) if probes else None
             result.append(Judgement(Finding(errors, group, tone), stein, level, picture))
         return tuple(result)
@@ -176,6 +177,9 @@ class FrameJudge:
         assert self._texture is not None
         random = torch.Generator().manual_seed(self._seed * len(self._places) + number)
         drawn = self._texture.draw(view.noisy, random)
+        if self._texture.clipped:
+            # No noise reaches beyond the ends.
+            drawn = drawn * ((view.noisy > 0.0) & (view.noisy < 1.0))
         touched = denoise(replace(view, noisy=view.noisy + PROBE * drawn)).frames.clamp(0.0, 1.0)
         kept = (drawn * (touched - frames)).mean(1) / PROBE
         # Not that of the estimate: where much noise is kept, it looks brighter by what is kept.
@@ -194,7 +198,7 @@ class FrameJudge:
         tone = Tone.of(missed, shown)
         errors = (missed - tone.at(shown)).square().mean(1) + 2.0 * kept
         if before is not None and before.stein is not None:
-            errors += _beside(tone, before.stein.tone, shown)
+            errors += tone.beyond(before.stein.tone, self._right).at(shown).square().mean(1)
         return Finding(errors, group.to(errors.device), tone)
 
     def noisy_picture(self) -> Tensor:
@@ -230,11 +234,6 @@ class FrameJudge:
         noisy = run.run.noisy[list(kept)][..., window.rows, window.columns]
         motion = (flow[times][..., rows, columns].float() for flow in (gaps.to_previous, gaps.to_next))
         return View(noisy, *motion)
-
-
-def _beside(tone: Tone, other: Tone, brightness: Tensor) -> Tensor:
-    """The square of what two tones differ by, (n,), mean of the channels."""
-    return Tone(tone.table - other.table).at(brightness).square().mean(1)
 
 
 def _widened(window: Window, multiple: int) -> Window:

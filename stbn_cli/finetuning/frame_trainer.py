@@ -235,9 +235,6 @@ class FrameTrainer:
             self._models.learner.flow,
             self._schedule.sizes,
             self._config,
-            clipped=all(
-                float(run.noisy.min()) >= 0.0 and float(run.noisy.max()) <= 1.0 for run in self._runs
-            ),
             seed=self._options.seed,
         )
         return None if lessons.empty else lessons
