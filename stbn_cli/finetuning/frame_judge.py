@@ -131,13 +131,13 @@ class FrameJudge:
         `before`: of what has to be beaten; what differs from its tone counts as wrong.
         """
         missed: list[list[Tensor]] = []
-        shown, groups, expected, apart = [], [], [], []
+        shown, groups, apart = [], [], []
+        noise: list[list[Tensor]] = []
         probes: list[tuple[Tensor, Tensor, Tensor]] = []
         picture = None
         for number, (window, kept, pairs) in enumerate(self._places):
             view = self._view(window, kept)
             estimates = denoise(view)
-            expected.append(estimates.expected)
             if self._texture is not None:
                 probes.append(self._probe(number, view, estimates.frames.clamp(0.0, 1.0), denoise))
             if picture is None:
@@ -148,6 +148,9 @@ class FrameJudge:
                 estimate = estimates.frames[index : index + 1].clamp(0.0, 1.0)
                 warped = warp_bicubic(estimate, pair.flow[place].float()[None])[0]
                 missed.append([(warped - goal[place].float())[:, weight[0]].T for goal in pair.goals])
+                neighbour = warp_bicubic(view.noisy[index : index + 1], pair.flow[place].float()[None])[0]
+                differences = ((neighbour - goal[place].float())[:, weight[0]] for goal in pair.goals)
+                noise.append([0.5 * part.square().mean(0) for part in differences])
                 shown.append(pair.shown[place].float()[:, weight[0]].T)
                 groups.append(torch.full((len(missed[-1][0]),), number, device=warped.device))
                 for other, counts in by_target.get(pair.target, []):
@@ -156,13 +159,16 @@ class FrameJudge:
                 by_target.setdefault(pair.target, []).append((warped, weight))
         assert picture is not None
         differing = torch.cat(apart) if apart else picture.new_zeros(0)
-        level = max(sum(expected) / len(expected), float(differing.mean()) if len(differing) else 0.0)
+        least = float(differing.mean()) if len(differing) else 0.0
         brightness, group = torch.cat(shown), torch.cat(groups)
         result = []
-        for number, parts in enumerate(zip(*missed, strict=True)):
+        for number, (parts, variances) in enumerate(
+            zip(zip(*missed, strict=True), zip(*noise, strict=True), strict=True)
+        ):
             difference = torch.cat(parts)
             tone = Tone.of(difference, brightness)
             errors = (difference - tone.at(brightness)).square().mean(1)
+            level = max(float(errors.mean() - torch.cat(variances).mean()), least)
             told = None if before is None else before[number]
             if told is not None:
                 errors += tone.beyond(told.compared.tone, self._right).at(brightness).square().mean(1)

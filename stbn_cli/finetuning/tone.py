@@ -10,7 +10,6 @@ What noise that is cut off does to the mean is known, though, if the noise is.
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,11 +46,9 @@ class Tone:
         frames = levels[:, None, None, None].expand(LEVELS, 3, SIDE, SIDE)
         noisy = frames + texture.draw(frames, torch.Generator().manual_seed(0))
         # The noise has no mean before; what was drawn has one by chance.
-        shifts = (noisy - noisy.clamp(0.0, 1.0)).mean((2, 3))
-        seen = (levels[:, None] - shifts).cpu().numpy()
-        knots = np.linspace(0.0, 1.0, KNOTS)
-        rows = [np.interp(knots, *channel) for channel in zip(seen.T, shifts.cpu().numpy().T, strict=True)]
-        return cls(torch.from_numpy(np.stack(rows)).to(shifts))
+        cut = noisy - noisy.clamp(0.0, 1.0)
+        seen = (frames - cut.mean((2, 3), keepdim=True)).expand_as(cut)
+        return cls.of(*(part.movedim(1, -1).flatten(0, 2) for part in (cut, seen)))
 
     def beyond(self, other: Self, right: Self | None) -> Self:
         """What this differs by from `other`, or from what lies between that and what is `right`."""
