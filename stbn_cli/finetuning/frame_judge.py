@@ -71,8 +71,8 @@ class Judgement:
     """What is found of a denoiser.
 
     `compared`: its warped estimates with goals; `stein`: by Stein's estimate, where the noise could be drawn anew.
-    `level`: about the mean squared error without the noise, at least what estimates from both sides of a goal differ
-    by. `picture (3, h, w)`: a frame of the first window, denoised.
+    `level`: about the mean squared error of what is compared: without the noise, which is half of what a goal and the
+    noisy frame beside it differ by, and at least what estimates from both sides of a goal differ by. `picture (3, h, w)`: a frame of the first window, denoised.
     """
 
     compared: Finding
@@ -128,7 +128,8 @@ class FrameJudge:
     def judge(self, denoise: Denoise, before: Sequence[Judgement] | None = None) -> tuple[Judgement, ...]:
         """Have all windows denoised, and compare with each kind of goals.
 
-        `before`: of what has to be beaten; what differs from its tone counts as wrong.
+        `before`: of what has to be beaten; what differs from its tone counts as wrong, but not on the way to the
+        truth's where that is known.
         """
         missed: list[list[Tensor]] = []
         shown, groups, apart = [], [], []

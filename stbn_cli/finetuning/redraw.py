@@ -88,10 +88,10 @@ def texture_of(runs: Sequence[AlignedRun], model: NoiseLevelFunction) -> NoiseTe
 def _blocks_of(
     noisy: Tensor, pair: Pair, model: NoiseLevelFunction, clipped: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What two frames differ by, in units of the noise's level, in blocks (n, 3, BLOCK, BLOCK), and of each block:
+    """What two frames differ by, in units of the noise's level, in blocks (n, 3, BLOCK, BLOCK).
 
-    what to put them in order by, (n,), and the part (n,) of the values that are black or white, in the channel that
-    has most of them.
+    And of each block what to put them in order by, (n,), and the part of the values that are black or white, (n,), in
+    the channel that has most of them.
     """
     if min(noisy.shape[-2:]) < BLOCK:
         return noisy.new_zeros(0, 3, BLOCK, BLOCK), noisy.new_zeros(0), noisy.new_zeros(0)
@@ -105,7 +105,7 @@ def _blocks_of(
     # Where noise is cut off, there is less of it, and blocks that differ little are those.
     seen = _cut(target - pair.goals[0].float()) / sigma if clipped else blocks
     ends = _cut(((target <= 0.0) | (target >= 1.0)).float()).mean((2, 3)).amax(1)
-    return tuple(part[usable] for part in (blocks, seen.square().mean((1, 2, 3)), ends))
+    return blocks[usable], seen.square().mean((1, 2, 3))[usable], ends[usable]
 
 
 def _cut(picture: Tensor) -> Tensor:
