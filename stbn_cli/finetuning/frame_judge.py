@@ -44,10 +44,9 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """A denoiser's answer to a view, (K, 3, h, w) float32; `expected`: its own mean squared error, if it knows it."""
+    """A denoiser's answer to a view, (K, 3, h, w) float32."""
 
     frames: Tensor
-    expected: float = 0.0
 
 
 Denoise = Callable[[View], Estimates]
@@ -71,8 +70,9 @@ class Judgement:
     """What is found of a denoiser.
 
     `compared`: its warped estimates with goals; `stein`: by Stein's estimate, where the noise could be drawn anew.
-    `level`: about the mean squared error of what is compared: without the noise, which is half of what a goal and the
-    noisy frame beside it differ by, and at least what estimates from both sides of a goal differ by. `picture (3, h, w)`: a frame of the first window, denoised.
+    `level`: about the mean squared error, the most of three: what is compared, without the noise, which is half of what
+    goals and noisy frames differ by; what estimates from both sides of a goal differ by; Stein's estimate.
+    `picture (3, h, w)`: a frame of the first window, denoised.
     """
 
     compared: Finding
@@ -169,18 +169,19 @@ class FrameJudge:
             difference = torch.cat(parts)
             tone = Tone.of(difference, brightness)
             errors = (difference - tone.at(brightness)).square().mean(1)
-            level = max(float(errors.mean() - torch.cat(variances).mean()), least)
+            level = float(errors.mean() - torch.cat(variances).mean())
             told = None if before is None else before[number]
             if told is not None:
                 errors += tone.beyond(told.compared.tone, self._right).at(brightness).square().mean(1)
             stein = self._stein(probes, told) if probes else None
-            result.append(Judgement(Finding(errors, group, tone), stein, level, picture))
+            levels = (level, least, 0.0 if stein is None else float(stein.errors.mean()))
+            result.append(Judgement(Finding(errors, group, tone), stein, max(levels), picture))
         return tuple(result)
 
     def _probe(
         self, number: int, view: View, frames: Tensor, denoise: Denoise
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the pixels of a window that count: brightness and what `frames` miss, (n, 3), and noise kept, (n,)."""
+        """Of the pixels of a window that count: brightness and what `frames` miss, (n, 3), and Stein's terms, (n,)."""
         assert self._texture is not None
         random = torch.Generator().manual_seed(self._seed * len(self._places) + number)
         drawn = self._texture.draw(view.noisy, random)
@@ -188,7 +189,8 @@ class FrameJudge:
             # No noise reaches beyond the ends.
             drawn = drawn * ((view.noisy > 0.0) & (view.noisy < 1.0))
         touched = denoise(replace(view, noisy=view.noisy + PROBE * drawn)).frames.clamp(0.0, 1.0)
-        kept = (drawn * (touched - frames)).mean(1) / PROBE
+        # Twice the noise that is kept, less all of it.
+        terms = (drawn * (2.0 / PROBE * (touched - frames) - drawn)).mean(1)
         # Not that of the estimate: where much noise is kept, it looks brighter by what is kept.
         brightness = F.avg_pool2d(
             view.noisy, BRIGHTNESS_WINDOW, 1, BRIGHTNESS_WINDOW // 2, count_include_pad=False
@@ -197,13 +199,13 @@ class FrameJudge:
         shown, missed = (
             part[inner].movedim(1, -1).flatten(0, 2) for part in (brightness, frames - view.noisy)
         )
-        return shown, missed, kept[inner].flatten()
+        return shown, missed, terms[inner].flatten()
 
     def _stein(self, probes: list[tuple[Tensor, Tensor, Tensor]], before: Judgement | None) -> Finding:
-        shown, missed, kept = (torch.cat(parts) for parts in zip(*probes, strict=True))
+        shown, missed, terms = (torch.cat(parts) for parts in zip(*probes, strict=True))
         group = torch.arange(len(probes)).repeat_interleave(torch.tensor([len(part[2]) for part in probes]))
         tone = Tone.of(missed, shown)
-        errors = (missed - tone.at(shown)).square().mean(1) + 2.0 * kept
+        errors = (missed - tone.at(shown)).square().mean(1) + terms
         if before is not None and before.stein is not None:
             errors += tone.beyond(before.stein.tone, self._right).at(shown).square().mean(1)
         return Finding(errors, group.to(errors.device), tone)
