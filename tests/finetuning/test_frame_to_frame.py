@@ -217,6 +217,8 @@ def test_removing_what_is_new_in_every_frame_is_no_gain_where_it_is_picture(live
     assert (errors[1] < errors[0]) is not lively
     assert timid.mean > bold.mean, "the next frame never shows that spray is lost"
     assert timid.gain_of(bold).is_certain is not lively
+    for found, error in zip((timid, bold), errors, strict=True):
+        assert 0.8 * error < found.level < 1.5 * error
     assert timid.stein is not None and bold.stein is not None
     found = float(timid.stein.errors.mean() - bold.stein.errors.mean())
     assert found == pytest.approx(errors[0] - errors[1], abs=0.1 * (SIGMA / 255) ** 2)
@@ -257,6 +259,8 @@ def test_what_cut_off_noise_does_to_the_mean_is_no_error(clipped: bool) -> None:
     run = aligned_run(noisy, noise)
     texture = texture_of([run], noise)
     assert texture is not None and texture.clipped is clipped
+    drawn = texture.draw(noisy, torch.Generator().manual_seed(1))
+    assert float(drawn.std()) == pytest.approx(sigma, rel=0.1), "as it was before it was cut off"
     judge = FrameJudge([run], JUDGED_PHASE, noisy.numel(), TINY_RECURRENT, texture, 0)
 
     def judged(share: float, before: Sequence[Judgement] | None = None) -> tuple[Judgement, ...]:
