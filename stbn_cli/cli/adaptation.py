@@ -26,9 +26,15 @@ def gained(result: "FinetuneResult") -> str:
     }
     if result.improved:
         assert result.gain is not None
-        gain = f"{result.gain.decibel:.2f} dB (±{2 * result.gain.error:.2f}) better than {result.against}"
+        gain = f"{result.gain.decibel:.2f} dB (±{2 * result.gain.error:.2f}) better than"
+        told = f"by its own estimate ({effort}, {noise})"
+        if result.passes > 1:
+            # Not only for what was learned: the user should know what the gain costs.
+            told += f"; takes {result.passes} mirrored passes (--passes 1 is faster)"
+        if result.outcome is Outcome.AVERAGED:
+            return f"{result.against} in {result.passes} passes, {gain} in one, {told}"
         part = " in brightness" if result.luma_only else ""
-        return f"{gain}{part} by its own estimate ({effort}, {noise})"
+        return f"{gain} {result.against}{part} {told}"
     if result.outcome in untried:
         return f"{result.against}, unchanged: {untried[result.outcome]}"
     reason = "nothing was clearly better" if result.steps else "there was no time for a single step"
@@ -101,5 +107,6 @@ def describe(result: "FinetuneResult") -> dict[str, Any]:
         else {"luma": round(correlation.luma, 3), "chroma": round(correlation.chroma, 3)},
         "flow_distilled": result.flow_distilled,
         "luma_only": result.luma_only,
+        "passes": result.passes,
         "explanation": explanation(result),
     }

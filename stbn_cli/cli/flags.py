@@ -110,6 +110,7 @@ class DenoisingFlags:
     chroma: opt.ChromaOpt = 1.0
     keep_grain: opt.KeepGrainOpt = 0.0
     model: opt.ModelOpt = AUTO
+    passes: opt.PassesOpt = None
     flow: opt.FlowOpt = None
     scene_cuts: opt.SceneCutsOpt = True
 

@@ -329,6 +329,16 @@ ModelOpt = Annotated[
         autocompletion=complete_models,
     ),
 ]
+PassesOpt = Annotated[
+    int | None,
+    option(
+        DENOISING,
+        "--passes",
+        metavar="1|2|4",
+        help="Average so many mirrored passes: better, in so many times the time.",
+        default="1; 4 with --quality best",
+    ),
+]
 FlowOpt = Annotated[
     str | None,
     option(

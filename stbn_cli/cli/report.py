@@ -173,11 +173,16 @@ class RunReport:
             "flow": denoiser.flow_name,
             "device": denoiser.device_names,
             "precision": self._precision(),
+            "passes": denoiser.passes,
             "plan": plan.describe(),
         }
 
     def _how(self) -> str:
-        return f"model {self.denoiser.model_name} on {self.denoiser.device_names}, {self._precision()}"
+        passes = self.denoiser.passes
+        several = f" in {passes} passes" if passes > 1 else ""
+        return (
+            f"model {self.denoiser.model_name} on {self.denoiser.device_names}, {self._precision()}{several}"
+        )
 
     def _precision(self) -> str:
         from stbn_cli.inference.device import precision_name
@@ -254,6 +259,8 @@ def plan_rows(plan: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "quality", plan["quality"]
     yield "model", f"{plan['model']} (for {plan['noise_model']} noise), flow {plan['flow']}"
     yield "", plan["model_file"]
+    if plan["passes"] > 1:
+        yield "passes", str(plan["passes"])
     if plan["adapt_minutes"] is not None:
         yield "adapt", f"finetune the model for {plan['adapt_minutes']:g} minutes first"
     engine = plan["plan"]

@@ -178,6 +178,27 @@ class FrameJudge:
             result.append(Judgement(Finding(errors, group, tone), stein, max(levels), picture))
         return tuple(result)
 
+    @torch.inference_mode()
+    def gain_of_mean(self, one: Denoise, mean: Denoise, level: float) -> tuple[Gain, Tensor]:
+        """What the mean of several estimates gains over one of them, which is as good as any other; and its picture.
+
+        The estimates' squared errors are, on average, that of their mean and their squared distances to it (Krogh and
+        Vedelsby, "Neural network ensembles, cross validation, and active learning", 1995): the gain is seen without
+        the truth. `level`: mean squared error of the mean, [0, 1] scale squared.
+        """
+        apart, groups = [], []
+        picture = None
+        for number, (window, kept, _) in enumerate(self._places):
+            view = self._view(window, kept)
+            single, averaged = (denoise(view).frames.clamp(0.0, 1.0) for denoise in (one, mean))
+            if picture is None:
+                picture = averaged[len(kept) // 2]
+            apart.append((single - averaged).square().mean(1)[(..., *window.inner)].flatten())
+            groups.append(torch.full((len(apart[-1]),), number, device=apart[-1].device))
+        assert picture is not None
+        distance = torch.cat(apart)
+        return compare_risks(distance, torch.zeros_like(distance), torch.cat(groups), level), picture
+
     def _probe(
         self, number: int, view: View, frames: Tensor, denoise: Denoise
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -59,6 +59,8 @@ FEWEST_COUNTING = 0.05  # of the pixels of all pairs; with fewer nothing can be 
 CHECKS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 # A gain by less than this is none, in dB: with noise taken for stronger than it is, a loss was said to gain 0.13.
 LEAST_GAIN = 0.2
+# Mirrored passes that the result takes, if they gain at least so much, in dB: their mean is never worse.
+RESULT_PASSES, LEAST_PASSES_GAIN = 4, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,11 @@ class FrameTrainer:
         measured: SceneMeasurement,
         hooks: Hooks,
     ) -> None:
-        self._models, self._options, self._schedule, self._hooks = models, options, schedule, hooks
+        self._options, self._schedule, self._hooks = options, schedule, hooks
         self._measured = measured
+        # One pass, as everything is judged; more of them gain about the same for all.
+        self._given, models = models, _in_one_pass(models)
+        self._models = models
         self._network = recurrent_network(models.learner).train()
         self._start_network = copy.deepcopy(self._network).eval().requires_grad_(False)
         self._config: RecurrentConfig = self._network.config
@@ -167,15 +172,29 @@ class FrameTrainer:
         self._save()
 
     def result(self, *, interrupted: bool) -> FinetuneResult:
-        """The best weights if they beat what `stbn denoise` would take by more than chance, else that."""
+        """The best weights if they beat what `stbn denoise` would take by more than chance, in several passes.
+
+        Else that itself: in several passes if those are better by more than chance.
+        """
         gain, best = self._gain, self._best
-        improved = gain is not None and gain.is_certain and gain.decibel >= LEAST_GAIN
-        outcome = Outcome.IMPROVED if improved else self._outcome
-        kept = best if improved else None
-        reference = self._models.reference.checkpoint
+        learned = gain is not None and gain.is_certain and gain.decibel >= LEAST_GAIN
+        kept = best if learned else None
+        averaged, picture = self._gain_of_passes(kept)
+        if learned:
+            assert gain is not None
+            outcome, gain = Outcome.IMPROVED, gain if averaged is None else gain.and_then(averaged)
+        elif averaged is not None:
+            outcome, gain = Outcome.AVERAGED, averaged
+        else:
+            outcome = self._outcome
+        reference = self._given.reference.checkpoint
+        checkpoint = reference
+        if kept is not None or averaged is not None:
+            header = self._header(outcome, gain, kept)
+            checkpoint = self._checkpoint(kept, header, averaged=averaged is not None)
         judge, ahead = self._judge, self._reference
         return FinetuneResult(
-            checkpoint=reference if kept is None else self._checkpoint(kept, self._header(outcome, kept)),
+            checkpoint=checkpoint,
             outcome=outcome,
             interrupted=interrupted,
             finished=self._lessons is None or self._optimisation.step == self._schedule.steps,
@@ -191,8 +210,35 @@ class FrameTrainer:
             seconds=self._hooks.seconds(),
             before=judge.noisy_picture() if judge is not None else None,
             start=ahead[0].picture if ahead else None,
-            after=kept.judgements[0].picture if kept is not None else None,
+            after=picture,
         )
+
+    def _gain_of_passes(self, kept: "_Candidate | None") -> tuple[Gain | None, Tensor | None]:
+        """What several passes gain over one with the weights kept, or the start's; None if that is nothing.
+
+        And the result's picture, (3, h, w); None if that is the start's. `stbn denoise` may take as many passes itself,
+        or a model that makes one.
+        """
+        usual = self._given.reference.checkpoint.config
+        picture = None if kept is None else kept.judgements[0].picture
+        if self._judge is None or not self._reference:
+            return None, picture
+        if not isinstance(usual, RecurrentConfig) or usual.passes >= RESULT_PASSES:
+            return None, picture
+        start = self._models.reference
+        if kept is not None:
+            network, levels, judged = self._with(kept.weights), self._levels, kept.judgements
+        else:
+            network, judged = recurrent_network(start).eval(), self._reference
+            levels = scene_noise(start, self._measured, self._options, self._models.kind).levels
+            assert levels is not None
+        several = Recurrent(replace(network.config, passes=RESULT_PASSES)).to(start.device)
+        several.load_state_dict(network.state_dict())
+        gain, averaged = self._judge.gain_of_mean(
+            self._estimates(network, levels), self._estimates(several, levels), judged[0].level
+        )
+        certain = gain.is_certain and gain.decibel >= LEAST_PASSES_GAIN
+        return (gain, averaged) if certain else (None, picture)
 
     @property
     def _levels(self) -> Levels:
@@ -316,23 +362,23 @@ class FrameTrainer:
                 "Start a new one without --resume."
             ) from error
 
-    def _header(self, outcome: Outcome, best: "_Candidate") -> dict[str, Any]:
+    def _header(self, outcome: Outcome, gain: Gain | None, best: "_Candidate | None") -> dict[str, Any]:
         """What the header says of the run."""
-        gain, conditioning, sizes = self._gain, self._conditioning, self._schedule.sizes
+        conditioning, sizes = self._conditioning, self._schedule.sizes
         assert gain is not None and conditioning is not None
         correlation = self._measured.correlation
         return {
-            "from": self._models.learner.checkpoint.info.name,
+            "from": (self._models.reference if best is None else self._models.learner).checkpoint.info.name,
             "way": "frame to frame",
             "against": self._models.reference.checkpoint.info.name,
             "outcome": str(outcome),
             "estimated_gain_db": round(gain.decibel, 3),
             "standard_error_db": round(gain.error, 3),
-            "luma_factor": round(conditioning.factors[0], 3),
-            "colour_factor": round(conditioning.factors[1], 3),
+            "luma_factor": 1.0 if best is None else round(conditioning.factors[0], 3),
+            "colour_factor": 1.0 if best is None else round(conditioning.factors[1], 3),
             "steps": self._optimisation.step,
             "planned_steps": self._schedule.steps,
-            "kept_step": best.step,
+            "kept_step": 0 if best is None else best.step,
             "learning_rate": self._schedule.learning_rate,
             "batch_size": sizes.batch_size,
             "patch_size": sizes.patch_size,
@@ -349,22 +395,30 @@ class FrameTrainer:
             "torch": torch.__version__,
         }
 
-    def _checkpoint(self, best: "_Candidate", header: dict[str, Any]) -> Checkpoint:
-        learner = self._models.learner
-        start = learner.checkpoint
-        learned = LearnedNoise(self._noise.model, self._noise.level, self._levels)
+    def _checkpoint(self, best: "_Candidate | None", header: dict[str, Any], *, averaged: bool) -> Checkpoint:
+        """What was learned, or the start if `best` is None; `averaged`: in several passes."""
+        model = self._given.reference if best is None else self._given.learner
+        start = model.checkpoint
         info = replace(
             start.info,
             name=finetuned_name(start.info.name),
-            flow=learner.flow.name,
-            noise=learned.describe(),
+            flow=model.flow.name,
             training={
                 **start.info.training,
                 "finetuning": [*start.info.training.get("finetuning", []), header],
             },
+            noise_kind=self._models.kind,
         )
-        weights = {name: tensor.cpu() for name, tensor in best.weights.items()}
-        return Checkpoint(start.config, info, weights, flow_weights(learner.flow) or {})
+        weights = start.weights  # of the clips' own level, as `stbn denoise` measures it
+        if best is not None:
+            learned = LearnedNoise(self._noise.model, self._noise.level, self._levels)
+            info = replace(info, noise=learned.describe())
+            weights = {name: tensor.cpu() for name, tensor in best.weights.items()}
+        config = start.config
+        if averaged:
+            assert isinstance(config, RecurrentConfig)
+            config = replace(config, passes=RESULT_PASSES)
+        return Checkpoint(config, info, weights, flow_weights(model.flow) or {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,6 +428,20 @@ class _Candidate:
     judgements: tuple[Judgement, ...]  # by each kind of goals
     weights: dict[str, Tensor]
     step: int
+
+
+def _in_one_pass(models: FrameModels) -> FrameModels:
+    """The same, with networks that make one pass."""
+    learner = _once(models.learner)
+    reference = learner if models.reference is models.learner else _once(models.reference)
+    return replace(models, reference=reference, learner=learner)
+
+
+def _once(start: StartingPoint) -> StartingPoint:
+    config = start.checkpoint.config
+    if not isinstance(config, RecurrentConfig):
+        return start
+    return replace(start, checkpoint=replace(start.checkpoint, config=replace(config, passes=1)))
 
 
 def recurrent_network(start: StartingPoint) -> Recurrent:
@@ -414,7 +482,7 @@ def lesson_loss(network: Recurrent, lesson: Lesson, levels: Levels) -> Tensor:
 
 def example_step(start: StartingPoint, sizes: StepSizes) -> tuple[Recurrent, Callable[[], Tensor]]:
     """A network, and the loss of a step of these sizes on random numbers, to find out how long one takes."""
-    network = recurrent_network(start).train()
+    network = recurrent_network(_once(start)).train()
     side = sizes.patch_size // network.config.multiple * network.config.multiple
     generator = torch.Generator().manual_seed(0)
     shape = (sizes.batch_size, sizes.train_length, 3, side, side)

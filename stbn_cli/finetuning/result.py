@@ -7,6 +7,7 @@ import torch
 
 from stbn_cli.checkpoints.serial import Checkpoint
 from stbn_cli.finetuning.probe import Probe
+from stbn_cli.models.config import passes_of
 from stbn_cli.noise.correlation import NoiseCorrelation
 from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.noise.sure import Gain
@@ -17,6 +18,8 @@ class Outcome(StrEnum):
     """Why the result is what it is."""
 
     IMPROVED = "improved"  # better than the start by more than chance
+    # Nothing was learned, but the mean of mirrored passes is better than one pass of the start.
+    AVERAGED = "averaged"
     NO_GAIN = "no gain"  # the result is the start
     CORRELATED_NOISE = "correlated noise"  # the result is the start, which cannot learn from such noise
     REPEATED_NOISE = "repeated noise"  # the result is the start; neighbouring frames share their noise too
@@ -66,7 +69,13 @@ class FinetuneResult:
 
     @property
     def improved(self) -> bool:
-        return self.outcome is Outcome.IMPROVED
+        """Whether the result is better than the start."""
+        return self.outcome in (Outcome.IMPROVED, Outcome.AVERAGED)
+
+    @property
+    def passes(self) -> int:
+        """Passes over a clip that the result takes."""
+        return passes_of(self.checkpoint.config)
 
     def noise_levels(self) -> list[list[float]]:
         """Standard deviation on the 0-255 scale: rows for red, green, blue (or one for all), from dark to bright."""

@@ -53,6 +53,7 @@ def adapt(
         model=options.model,
         noise_kind=options.noise_kind,
         quality=options.quality,
+        passes=options.passes,
         flow=options.flow,
         device=options.device.split(",")[0],  # several can denoise, one can learn
         precision=options.precision,

@@ -11,7 +11,8 @@ from stbn_cli.checkpoints.registry import AUTO, BALANCED, has_model
 from stbn_cli.errors import InputError, MemoryExhaustedError, OptionError
 from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.inference.device import is_emulated, is_out_of_memory, resolve_device, resolve_precision
-from stbn_cli.jobs.model import load_model, unfit, warn_if_emulated
+from stbn_cli.jobs.model import load_model, unfit, warn_if_emulated, with_passes
+from stbn_cli.jobs.options import TIERS
 from stbn_cli.models.config import RecurrentConfig
 from stbn_cli.noise.kinds import INDEPENDENT_KINDS, NoiseKind
 from stbn_cli.raw.pattern import PLANES
@@ -40,6 +41,7 @@ class FinetuneJob:
     model: str | Path = AUTO
     noise_kind: NoiseKind | None = None  # that the model "auto" is for; None: what is measured
     quality: str = BALANCED  # what `stbn denoise` would take the model "auto" for, where noise is shared
+    passes: int | None = None  # that `stbn denoise` would take; None: as the quality and the model say
     flow: str | None = None
     device: str = AUTO
     precision: str = AUTO
@@ -144,7 +146,7 @@ class FinetuneJob:
             dtype = torch.float32 if is_emulated(torch.bfloat16, loaded.device) else torch.bfloat16
         warn_if_emulated(dtype, loaded.device, on_message)
         return StartingPoint(
-            checkpoint=loaded.checkpoint,
+            checkpoint=with_passes(loaded.checkpoint, self.passes or TIERS[quality].passes),
             flow=loaded.flow,
             device=loaded.device,
             precision=dtype,

@@ -23,8 +23,8 @@ from stbn_cli.inference.device import (
 )
 from stbn_cli.inference.raw import RawDenoiser
 from stbn_cli.jobs.adapt import ADAPTED_FILE
-from stbn_cli.jobs.options import DenoiserOptions
-from stbn_cli.models.config import RecurrentConfig
+from stbn_cli.jobs.options import TIERS, DenoiserOptions
+from stbn_cli.models.config import RecurrentConfig, passes_of
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.model import LearnedNoise
 from stbn_cli.raw.noise import PoissonGaussian
@@ -67,6 +67,11 @@ class LoadedDenoiser(Denoiser):
     def model_name(self) -> str:
         """The name of its file, which tells models for other noise apart; of one adapted to a clip, its own name."""
         return self.info.name if self.model_path.name == ADAPTED_FILE else self.model_path.stem
+
+    @property
+    def passes(self) -> int:
+        """Mirrored passes over the frames."""
+        return passes_of(self._checkpoint.config)
 
     def for_options(self, options: DenoiserOptions) -> "LoadedDenoiser":
         """A denoiser with these options: this one, if they choose the same model."""
@@ -111,7 +116,14 @@ def load(options: DenoiserOptions, on_message: Callable[[str], None] | None = No
     loaded = load_model(
         options.model, options.flow, devices[0], options.noise_kind or "white", options.quality
     )
-    raw = loaded.checkpoint.config.image_channels == PLANES
+    loaded = loaded._replace(checkpoint=with_passes(loaded.checkpoint, options.passes))
+    config = loaded.checkpoint.config
+    chosen = options.passes not in (None, 1, TIERS[options.quality].passes)
+    if chosen and not isinstance(config, RecurrentConfig) and on_message is not None:
+        on_message(
+            f"The model {loaded.checkpoint.info.name} takes one pass: --passes is for real and real-fast."
+        )
+    raw = config.image_channels == PLANES
     if raw != (options.noise_kind == "raw") and options.noise_kind is not None:
         raise unfit(loaded.path, raw=raw)
     denoiser = (LoadedRawDenoiser if raw else LoadedDenoiser)(loaded, options, devices, on_message)
@@ -120,6 +132,14 @@ def load(options: DenoiserOptions, on_message: Callable[[str], None] | None = No
         on_message(warning)
     warn_if_emulated(denoiser.dtype, devices[0], on_message)
     return denoiser
+
+
+def with_passes(checkpoint: Checkpoint, passes: int | None) -> Checkpoint:
+    """The checkpoint with a network that makes so many passes; None, or a blind spot: as it is."""
+    config = checkpoint.config
+    if passes is None or not isinstance(config, RecurrentConfig):
+        return checkpoint
+    return replace(checkpoint, config=replace(config, passes=passes))
 
 
 def sigma_warning(sigma: float, info: ModelInfo) -> str | None:

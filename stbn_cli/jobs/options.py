@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from stbn_cli.checkpoints.registry import AUTO, BALANCED, BEST, FAST, QUALITIES, is_for_several_kinds
 from stbn_cli.errors import OptionError, checked_options
+from stbn_cli.models.config import PASSES
 from stbn_cli.noise.kinds import ALL_KINDS, NoiseKind
 from stbn_cli.scale import to_unit
 
@@ -18,9 +19,10 @@ class Tier:
     """What a quality decides beside the model, where the user does not."""
 
     precision: str = AUTO
+    passes: int | None = None  # None: as the model says
 
 
-TIERS = {FAST: Tier(), BALANCED: Tier(), BEST: Tier(precision="fp32")}
+TIERS = {FAST: Tier(), BALANCED: Tier(), BEST: Tier(precision="fp32", passes=4)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class DenoiserOptions:
     chunk, chunk_overlap: frames worked on at a time, and looked ahead; None: as memory allows.
     tile, tile_overlap: pixels of a tile (0: never tile), and around it; None: as memory allows.
     scene_cuts: start afresh at scene cuts.
+    passes: 1, 2 or 4 times over the video, mirrored in another way each time, for the mean of the results; None: as
+        the model says, and 4 with the quality "best". Blind-spot models take one pass.
     quality: "fast", "balanced" or "best": decides on the model "auto" and on what is left open here.
     raw_noise: gain and floor of raw frames' noise, whose variance is gain x + floor where black is 0 and white 1; None
         measures them.
@@ -66,6 +70,7 @@ class DenoiserOptions:
     tile: int | None = None
     tile_overlap: int | None = None
     scene_cuts: bool = True
+    passes: int | None = None
     quality: str = BALANCED
     raw_noise: tuple[float, float] | None = None
 
@@ -74,7 +79,10 @@ class DenoiserOptions:
         tier = TIERS.get(self.quality)
         if tier is None:
             raise OptionError(f"The quality is one of {', '.join(QUALITIES)}, not {self.quality!r}.")
-        return replace(self, precision=tier.precision) if self.precision == AUTO else self
+        if self.passes is not None and self.passes not in PASSES:
+            raise OptionError(f"The number of passes is 1, 2 or 4, not {self.passes}.")
+        precision = tier.precision if self.precision == AUTO else self.precision
+        return replace(self, precision=precision, passes=self.passes or tier.passes)
 
     @property
     def open_kind(self) -> bool:

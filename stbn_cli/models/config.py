@@ -7,6 +7,7 @@ IMAGE_CHANNELS = 3  # of RGB
 MEAN_CHANNELS = IMAGE_CHANNELS  # of a mean colour
 LEVEL_CHANNELS = 2  # standard deviation of luma and of chroma noise
 MINIMUM_SIZE = 8  # smallest height and width, pixels
+PASSES = (1, 2, 4)  # that a recurrent network can make over a clip
 
 
 def gaussian_channels(colours: int) -> int:
@@ -168,6 +169,7 @@ class RecurrentConfig:
     fusion_blocks: int = 1  # residual blocks before the coarser level, and as many behind it
     coarse_channels: int = 64  # at half the resolution of the state
     coarse_blocks: int = 4
+    passes: int = 1  # over the clip, each mirrored in another way; the mean of their estimates is the result
 
     head: ClassVar[Literal["direct"]] = "direct"  # outputs are the estimate itself, see `Recurrent.fuse`
     image_channels: ClassVar[int] = IMAGE_CHANNELS
@@ -176,6 +178,8 @@ class RecurrentConfig:
     def __post_init__(self) -> None:
         if self.scale not in (2, 4):
             raise ValueError(f"expected scale 2 or 4, got {self.scale}")
+        if self.passes not in PASSES:
+            raise ValueError(f"expected 1, 2 or 4 passes, got {self.passes}")
 
     @property
     def multiple(self) -> int:
@@ -190,7 +194,7 @@ class RecurrentConfig:
     @property
     def working_channels(self) -> int:
         """Channels that the layers' memory is in proportion to, at the resolution of a hidden state."""
-        return max(self.state_channels, self.coarse_channels // 4)
+        return max(self.channels, self.coarse_channels // 4)
 
     @property
     def padded_state_channels(self) -> int:
@@ -204,8 +208,8 @@ class RecurrentConfig:
 
     @property
     def state_channels(self) -> int:
-        """Of a hidden state."""
-        return self.channels
+        """Of a hidden state: all passes' together."""
+        return self.passes * self.channels
 
     @property
     def chunk_overlap(self) -> int:
@@ -243,3 +247,8 @@ RECURRENT_SIZES: dict[str, RecurrentConfig] = {
 }
 # The flow estimator of each size.
 TRAINED_FLOW = {"real-fast": "dis-half-fast", "real": "dis-half", "real-large": "dis-half"}
+
+
+def passes_of(config: STBNConfig | RecurrentConfig) -> int:
+    """Passes that a network makes over a clip."""
+    return config.passes if isinstance(config, RecurrentConfig) else 1

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stbn_cli.models.config import IMAGE_CHANNELS, LEVEL_CHANNELS, MEAN_CHANNELS, RecurrentConfig
 from stbn_cli.models.fused import convolution
+from stbn_cli.models.mirrors import MIRRORS, Mirror
 from stbn_cli.models.seen import Seen
 from stbn_cli.models.warp import warp_bilinear
 
@@ -158,7 +159,7 @@ class Recurrent(nn.Module):
     def align(
         self, state: Tensor, neighbour: Tensor, flow: Tensor, top: int = 0, left: int = 0
     ) -> tuple[Tensor, ...]:
-        """A neighbour's `state (N, channels, H, W)` and its frame as the frame sees them that `flow` leads from.
+        """A neighbour's `state (N, state_channels, H, W)` and its frame as the frame sees them that `flow` leads from.
 
         `neighbour (N, 3, ...)` is the whole frame, float32; it comes back unshuffled. The flow `(N, 2, h, w)` may be
         that of a part of the picture whose first pixel is `(top, left)`; all in pixels of the state. The frame is
@@ -172,20 +173,39 @@ class Recurrent(nn.Module):
             return warped, F.pixel_unshuffle(frame, scale)
 
     def advance(self, direction: Direction, seen: Seen, aligned: tuple[Tensor, ...] | None) -> Tensor:
-        """The hidden state `(N, channels, h, w)` of frames as `see` gives them.
+        """The hidden state `(N, state_channels, h, w)` of frames as `see` gives them: that of each pass in turn.
 
         `aligned` is what `align` gives of the neighbour; None starts the recurrence.
         """
         inputs, mean, unit = seen.maps
         if aligned is None:
-            own = inputs.new_zeros(len(inputs), self.config.channels, *inputs.shape[-2:])
+            own = inputs.new_zeros(len(inputs), self.config.state_channels, *inputs.shape[-2:])
             neighbour = inputs[:, : self.config.frame_channels]  # itself
         else:
             own, small = aligned
             with torch.no_grad():
                 neighbour = self._as_input(_normalised(small, mean, unit))
-        branch = self.forwards if direction == "forward" else self.backwards
-        return branch(torch.cat((own.to(inputs.dtype), neighbour, inputs), 1))
+        states = []
+        for mirror, state in zip(
+            self._mirrors, own.to(inputs.dtype).chunk(self.config.passes, 1), strict=True
+        ):
+            branch = self.forwards if (direction == "forward") != mirror.reversed else self.backwards
+            frame = mirror.of_unshuffled(neighbour, self.config.scale)
+            states.append(
+                mirror.of(branch(torch.cat((mirror.of(state), frame, self._shown(inputs, mirror)), 1)))
+            )
+        return states[0] if len(states) == 1 else torch.cat(states, 1)
+
+    @property
+    def _mirrors(self) -> tuple[Mirror, ...]:
+        return MIRRORS[: self.config.passes]
+
+    def _shown(self, inputs: Tensor, mirror: Mirror) -> Tensor:
+        """The layers' inputs, as `see` gives them, in a mirror."""
+        if not mirror.changes_frames:
+            return inputs
+        frame, rest = inputs.tensor_split([self.config.frame_channels], 1)
+        return torch.cat((mirror.of_unshuffled(frame, self.config.scale), mirror.of(rest)), 1)
 
     def advance_both(self, seen: tuple[Seen, Seen], aligned: tuple[Tensor, ...]) -> Tensor:
         """`advance` forward for the first and backward for the second of each pair; states stacked as a batch."""
@@ -200,13 +220,21 @@ class Recurrent(nn.Module):
         then still wrong.
         """
         inputs, _, unit = seen.maps
-        states = (forward_state.to(inputs.dtype), backward_state.to(inputs.dtype))
-        outputs = self.fusion(torch.cat((*states, inputs), 1), spread).float()
+        found = []
+        pairs = (
+            state.to(inputs.dtype).chunk(self.config.passes, 1) for state in (forward_state, backward_state)
+        )
+        for mirror, ahead, back in zip(self._mirrors, *pairs, strict=True):
+            states = (back, ahead) if mirror.reversed else (ahead, back)
+            shown = (*(mirror.of(state) for state in states), self._shown(inputs, mirror))
+            outputs = self.fusion(torch.cat(shown, 1), spread).float()
+            found.append(mirror.of_unshuffled(outputs, self.config.scale))
+        outputs = found[0] if len(found) == 1 else torch.stack(found).mean(0)
         difference, *rest = outputs.split(self.config.frame_channels, 1)
         # In units of the noise: what is learned at one level holds at another, and where there is none little changes.
-        shown = [difference * unit]
-        shown += [(part + FIRST_LOG_SPREAD).clamp(*LOG_SPREAD_RANGE) + unit.log() for part in rest]
-        pictures = [F.pixel_shuffle(part, self.config.scale) for part in shown]
+        parts = [difference * unit]
+        parts += [(part + FIRST_LOG_SPREAD).clamp(*LOG_SPREAD_RANGE) + unit.log() for part in rest]
+        pictures = [F.pixel_shuffle(part, self.config.scale) for part in parts]
         return torch.cat(pictures, 1) if rest else pictures[0]
 
 

@@ -131,6 +131,10 @@ class Gain:
         """Whether chance does not explain it (two standard errors)."""
         return self.decibel > 2.0 * self.error
 
+    def and_then(self, other: "Gain") -> "Gain":
+        """Both, one after the other."""
+        return Gain(self.decibel + other.decibel, math.hypot(self.error, other.error))
+
 
 def compare_risks(before: Tensor, after: Tensor, group: Tensor, level: float) -> Gain:
     """The gain from risks `before (n,)` to `after (n,)` of the same pixels, in groups `group (n,)`.

@@ -130,10 +130,12 @@ def test_quality_decides_what_is_left_open(stbn, make_clip, tiny_model_path) -> 
     for quality in ("fast", "balanced", "best"):
         document = json.loads(stbn(*open_ones, "--quality", quality).out)
         assert document["quality"] == quality
-        found[quality] = (document["model"], document["precision"])
-    assert [model for model, _ in found.values()] == ["real-fast", "real", "real"] and found["best"][
-        1
-    ] == "fp32"
+        found[quality] = (document["model"], document["passes"], document["precision"])
+    assert [model for model, *_ in found.values()] == ["real-fast", "real", "real"]
+    assert [passes for _, passes, _ in found.values()] == [1, 1, 4] and found["best"][2] == "fp32"
+    single = stbn(*open_ones, "--quality", "best", "--passes", "1", "--precision", "bf16")
+    assert json.loads(single.out)["passes"] == 1
+    assert_refused(stbn(*open_ones, "--passes", "3"), 2, "1, 2 or 4")
     compressed = (
         "denoise",
         clip,
@@ -150,7 +152,9 @@ def test_quality_decides_what_is_left_open(stbn, make_clip, tiny_model_path) -> 
     mine = ("-m", str(tiny_model_path), "--precision", "bf16", "--chunk-overlap", "4", "-s", "9")
     document = plan(stbn, clip, tiny_model_path, *mine, "--quality", "best")
     assert (document["model"], document["precision"]) == ("tiny", "bf16")
-    assert document["plan"]["chunk_overlap"] == 4
+    assert document["plan"]["chunk_overlap"] == 4 and document["passes"] == 1
+    several = stbn("denoise", clip, "-m", tiny_model_path, "-s", "9", "--passes", "4", "--dry-run")
+    assert several.code == 0 and "takes one pass" in several.err
 
 
 def test_the_last_name_is_the_output_if_it_is_new(tmp_path, monkeypatch) -> None:

@@ -13,6 +13,7 @@ from stbn_cli.api import load_denoiser
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
 from stbn_cli.checkpoints.store import resolve
 from stbn_cli.errors import OptionError
+from stbn_cli.finetuning import frame_trainer
 from stbn_cli.finetuning.aligned_run import AlignedRun
 from stbn_cli.finetuning.alignment import align
 from stbn_cli.finetuning.conditioning import search
@@ -25,6 +26,7 @@ from stbn_cli.finetuning.redraw import texture_of
 from stbn_cli.finetuning.result import FinetuneResult, Outcome
 from stbn_cli.finetuning.tone import Tone
 from stbn_cli.flow.estimator import NoFlow
+from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.models.config import RecurrentConfig
 from stbn_cli.models.recurrent import Recurrent
 from stbn_cli.noise.clipping import lift
@@ -121,6 +123,46 @@ def test_noise_that_neighbours_share_is_learned_from_frame_to_frame(
     assert learned.levels is not None and len(learned.levels) == 2
     (told,) = info.training["finetuning"]
     assert told["way"] == "frame to frame" and told["against"] == "timid"
+
+
+def test_mirrored_passes_are_kept_where_nothing_is_learned(
+    noisy: np.ndarray, clean: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that is learned counts here; `real` in four passes is better than in one, as plain denoise takes it."""
+    monkeypatch.setattr(frame_trainer, "LEAST_GAIN", 99.0)
+    output = tmp_path / "averaged.safetensors"
+    options = {**SMALL, "steps": 1}
+    result = finetune_with(noisy, output, model=resolve("real"), **options)
+    assert result.outcome is Outcome.AVERAGED and result.improved and result.passes == 4
+    before, after, again = (
+        psnr(load_denoiser(options=DenoiserOptions(model, passes=passes, precision="fp32"))(noisy), clean)
+        for model, passes in ((resolve("real"), None), (output, None), (output, 1))
+    )
+    assert result.gain is not None and 0.0 < result.gain.decibel < after - before + 0.1
+    assert again == pytest.approx(before, abs=0.02)
+    # Those who denoise in four passes anyway gain nothing by it.
+    again_result = finetune_with(noisy, output, model=output, **options, overwrite=True)
+    assert again_result.outcome is Outcome.NO_GAIN and not again_result.improved
+
+
+def test_the_mean_of_estimates_gains_what_they_differ_by() -> None:
+    """Errors that have nothing to do with each other: the mean of two has half the squared error of one."""
+    noise = NoiseLevelFunction.white(SIGMA / 255)
+    random = torch.Generator().manual_seed(3)
+    noisy = 0.5 + SIGMA / 255 * torch.randn(12, 3, 96, 96, generator=random)
+    judge = FrameJudge([aligned_run(noisy, noise)], JUDGED_PHASE, noisy.numel(), TINY_RECURRENT, None, 0)
+
+    def wrong(view: View, *seeds: int) -> Estimates:
+        draws = [
+            torch.randn(view.noisy.shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds
+        ]
+        return Estimates(0.5 + 0.02 * torch.stack(draws).mean(0))
+
+    gain, picture = judge.gain_of_mean(
+        lambda view: wrong(view, 1), lambda view: wrong(view, 1, 2), 0.02**2 / 2
+    )
+    assert gain.is_certain and gain.decibel == pytest.approx(10 * np.log10(2), abs=0.05)
+    assert picture.shape == (3, *noisy.shape[-2:])
 
 
 def test_a_seed_repeats_itself_and_an_interrupted_run_ends_alike(

@@ -1,5 +1,6 @@
 """The recurrent network for noise that neighbours share: its steps, its streaming, its level maps, its file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,9 +78,47 @@ def test_the_engine_gives_what_the_whole_clip_gives(
     network: Recurrent, shape: tuple[int, int, int], options: dict[str, int]
 ) -> None:
     clip = moving_clip(*shape)
-    result = denoiser_of(network, **options)(clip)
-    np.testing.assert_allclose(result, whole_clip(network, clip), atol=2e-5)
-    assert np.abs(result - clip).max() > 0.01
+    for passes in (1, 4):
+        several = in_passes(network, passes)
+        result = denoiser_of(several, **options)(clip)
+        np.testing.assert_allclose(result, whole_clip(several, clip), atol=2e-5)
+        assert np.abs(result - clip).max() > 0.01
+
+
+def in_passes(network: Recurrent, passes: int) -> Recurrent:
+    several = Recurrent(replace(network.config, passes=passes))
+    several.load_state_dict(network.state_dict())
+    return several.eval()
+
+
+@pytest.mark.parametrize("passes", [2, 4])
+def test_passes_give_the_mean_over_mirrored_clips(network: Recurrent, passes: int) -> None:
+    """Mirroring turns motion round, and played backwards the next frame is the one before."""
+    random = torch.Generator().manual_seed(2)
+    noisy, level = torch.rand(1, 4, 3, 24, 32, generator=random), torch.full((1, 1, 2, 1, 1), SIGMA)
+    flows = [2 * torch.randn(1, 4, 2, 12, 16, generator=random) for _ in range(2)]
+
+    def played(flipped: bool, mirrored: bool, backwards: bool) -> torch.Tensor:
+        axes = [axis for axis, turned in ((3, flipped), (4, mirrored), (1, backwards)) if turned]
+        signs = torch.tensor([-1.0 if mirrored else 1.0, -1.0 if flipped else 1.0]).view(2, 1, 1)
+        to_previous, to_next = ((flow * signs).flip(axes) for flow in (flows[::-1] if backwards else flows))
+        return network(noisy.flip(axes), level, to_previous, to_next)[0].flip(axes)
+
+    ways = [(False, False, False), (True, True, False), (False, True, True), (True, False, True)]
+    with torch.no_grad():
+        mean = torch.stack([played(*way) for way in ways[:passes]]).mean(0)
+        estimate, spread = in_passes(network, passes)(noisy, level, *flows)
+    torch.testing.assert_close(estimate, mean, atol=1e-5, rtol=0)
+    assert spread.shape == noisy.shape and not torch.allclose(estimate, played(*ways[0]), atol=1e-3)
+
+
+def test_a_file_says_how_many_passes_its_network_makes(network: Recurrent, tmp_path: Path) -> None:
+    path = tmp_path / "several.safetensors"
+    config = replace(SMALL, passes=4)
+    save_checkpoint(path, Checkpoint(config, ModelInfo(name="several"), network.state_dict()))
+    assert load_checkpoint(path).config == config
+    with pytest.raises(ValueError, match="passes"):
+        replace(SMALL, passes=3)
 
 
 def test_uncertainty_comes_behind_the_estimate(network: Recurrent) -> None:
