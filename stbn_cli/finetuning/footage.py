@@ -31,6 +31,11 @@ class NoisyRun:
         """Times frames."""
         return self.noisy.shape[0] * self.noisy.shape[2] * self.noisy.shape[3]
 
+    @property
+    def is_clipped(self) -> bool:
+        """Whether the noise is cut off at black and white."""
+        return float(self.noisy.min()) >= 0.0 and float(self.noisy.max()) <= 1.0
+
     def to(self, device: torch.device) -> "NoisyRun":
         """The same on a device."""
         return NoisyRun(self.name, self.noisy.to(device), self.held_out.to(device))

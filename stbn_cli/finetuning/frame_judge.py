@@ -44,10 +44,9 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """A denoiser's answer to a view, (K, 3, h, w) float32; `expected`: its own mean squared error, if it knows it."""
+    """A denoiser's answer to a view, (K, 3, h, w) float32."""
 
     frames: Tensor
-    expected: float = 0.0
 
 
 Denoise = Callable[[View], Estimates]
@@ -71,8 +70,9 @@ class Judgement:
     """What is found of a denoiser.
 
     `compared`: its warped estimates with goals; `stein`: by Stein's estimate, where the noise could be drawn anew.
-    `level`: about the mean squared error without the noise, at least what estimates from both sides of a goal differ
-    by. `picture (3, h, w)`: a frame of the first window, denoised.
+    `level`: about the mean squared error, the most of three: what is compared, without the noise, which is half of what
+    goals and noisy frames differ by; what estimates from both sides of a goal differ by; Stein's estimate.
+    `picture (3, h, w)`: a frame of the first window, denoised.
     """
 
     compared: Finding
@@ -110,6 +110,7 @@ class FrameJudge:
         """`pixels`: times frames, of one judgement; `config`: of the networks; `texture`: of the noise, if known."""
         scale = config.scale
         self._texture, self._seed = texture, seed
+        self._right = Tone.of_truth(texture) if texture is not None and texture.clipped else None
         self._runs, self._phase, self._scale = runs, phase, scale
         self._places: list[tuple[Window, tuple[int, ...], list[tuple[int, Pair, Tensor]]]] = []
         for chosen in choose_windows([run.run for run in runs], pixels, seed):
@@ -127,16 +128,17 @@ class FrameJudge:
     def judge(self, denoise: Denoise, before: Sequence[Judgement] | None = None) -> tuple[Judgement, ...]:
         """Have all windows denoised, and compare with each kind of goals.
 
-        `before`: of what has to be beaten; what differs from its tone counts as wrong.
+        `before`: of what has to be beaten; what differs from its tone counts as wrong, but not on the way to the
+        truth's where that is known.
         """
         missed: list[list[Tensor]] = []
-        shown, groups, expected, apart = [], [], [], []
+        shown, groups, apart = [], [], []
+        noise: list[list[Tensor]] = []
         probes: list[tuple[Tensor, Tensor, Tensor]] = []
         picture = None
         for number, (window, kept, pairs) in enumerate(self._places):
             view = self._view(window, kept)
             estimates = denoise(view)
-            expected.append(estimates.expected)
             if self._texture is not None:
                 probes.append(self._probe(number, view, estimates.frames.clamp(0.0, 1.0), denoise))
             if picture is None:
@@ -147,6 +149,9 @@ class FrameJudge:
                 estimate = estimates.frames[index : index + 1].clamp(0.0, 1.0)
                 warped = warp_bicubic(estimate, pair.flow[place].float()[None])[0]
                 missed.append([(warped - goal[place].float())[:, weight[0]].T for goal in pair.goals])
+                neighbour = warp_bicubic(view.noisy[index : index + 1], pair.flow[place].float()[None])[0]
+                differences = ((neighbour - goal[place].float())[:, weight[0]] for goal in pair.goals)
+                noise.append([0.5 * part.square().mean(0) for part in differences])
                 shown.append(pair.shown[place].float()[:, weight[0]].T)
                 groups.append(torch.full((len(missed[-1][0]),), number, device=warped.device))
                 for other, counts in by_target.get(pair.target, []):
@@ -155,18 +160,22 @@ class FrameJudge:
                 by_target.setdefault(pair.target, []).append((warped, weight))
         assert picture is not None
         differing = torch.cat(apart) if apart else picture.new_zeros(0)
-        level = max(sum(expected) / len(expected), float(differing.mean()) if len(differing) else 0.0)
+        least = float(differing.mean()) if len(differing) else 0.0
         brightness, group = torch.cat(shown), torch.cat(groups)
         result = []
-        for number, parts in enumerate(zip(*missed, strict=True)):
+        for number, (parts, variances) in enumerate(
+            zip(zip(*missed, strict=True), zip(*noise, strict=True), strict=True)
+        ):
             difference = torch.cat(parts)
             tone = Tone.of(difference, brightness)
             errors = (difference - tone.at(brightness)).square().mean(1)
+            level = float(errors.mean() - torch.cat(variances).mean())
             told = None if before is None else before[number]
             if told is not None:
-                errors += _beside(tone, told.compared.tone, brightness)
+                errors += tone.beyond(told.compared.tone, self._right).at(brightness).square().mean(1)
             stein = self._stein(probes, told) if probes else None
-            result.append(Judgement(Finding(errors, group, tone), stein, level, picture))
+            levels = (level, least, 0.0 if stein is None else float(stein.errors.mean()))
+            result.append(Judgement(Finding(errors, group, tone), stein, max(levels), picture))
         return tuple(result)
 
     @torch.inference_mode()
@@ -193,12 +202,16 @@ class FrameJudge:
     def _probe(
         self, number: int, view: View, frames: Tensor, denoise: Denoise
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the pixels of a window that count: brightness and what `frames` miss, (n, 3), and noise kept, (n,)."""
+        """Of the pixels of a window that count: brightness and what `frames` miss, (n, 3), and Stein's terms, (n,)."""
         assert self._texture is not None
         random = torch.Generator().manual_seed(self._seed * len(self._places) + number)
         drawn = self._texture.draw(view.noisy, random)
+        if self._texture.clipped:
+            # No noise reaches beyond the ends.
+            drawn = drawn * ((view.noisy > 0.0) & (view.noisy < 1.0))
         touched = denoise(replace(view, noisy=view.noisy + PROBE * drawn)).frames.clamp(0.0, 1.0)
-        kept = (drawn * (touched - frames)).mean(1) / PROBE
+        # Twice the noise that is kept, less all of it.
+        terms = (drawn * (2.0 / PROBE * (touched - frames) - drawn)).mean(1)
         # Not that of the estimate: where much noise is kept, it looks brighter by what is kept.
         brightness = F.avg_pool2d(
             view.noisy, BRIGHTNESS_WINDOW, 1, BRIGHTNESS_WINDOW // 2, count_include_pad=False
@@ -207,15 +220,15 @@ class FrameJudge:
         shown, missed = (
             part[inner].movedim(1, -1).flatten(0, 2) for part in (brightness, frames - view.noisy)
         )
-        return shown, missed, kept[inner].flatten()
+        return shown, missed, terms[inner].flatten()
 
     def _stein(self, probes: list[tuple[Tensor, Tensor, Tensor]], before: Judgement | None) -> Finding:
-        shown, missed, kept = (torch.cat(parts) for parts in zip(*probes, strict=True))
+        shown, missed, terms = (torch.cat(parts) for parts in zip(*probes, strict=True))
         group = torch.arange(len(probes)).repeat_interleave(torch.tensor([len(part[2]) for part in probes]))
         tone = Tone.of(missed, shown)
-        errors = (missed - tone.at(shown)).square().mean(1) + 2.0 * kept
+        errors = (missed - tone.at(shown)).square().mean(1) + terms
         if before is not None and before.stein is not None:
-            errors += _beside(tone, before.stein.tone, shown)
+            errors += tone.beyond(before.stein.tone, self._right).at(shown).square().mean(1)
         return Finding(errors, group.to(errors.device), tone)
 
     def noisy_picture(self) -> Tensor:
@@ -251,11 +264,6 @@ class FrameJudge:
         noisy = run.run.noisy[list(kept)][..., window.rows, window.columns]
         motion = (flow[times][..., rows, columns].float() for flow in (gaps.to_previous, gaps.to_next))
         return View(noisy, *motion)
-
-
-def _beside(tone: Tone, other: Tone, brightness: Tensor) -> Tensor:
-    """The square of what two tones differ by, (n,), mean of the channels."""
-    return Tone(tone.table - other.table).at(brightness).square().mean(1)
 
 
 def _widened(window: Window, multiple: int) -> Window:

@@ -43,10 +43,9 @@ class LessonSource:
         sizes: StepSizes,
         config: RecurrentConfig,
         *,
-        clipped: bool,
         seed: int,
     ) -> None:
-        """`denoised (T, 3, H, W)` of each run; `clipped`: whether the noise is cut off at black and white."""
+        """`denoised (T, 3, H, W)` of each run."""
         scale, multiple = config.scale, config.multiple
         self._scale, self._multiple, self._seed, self._batch_size = scale, multiple, seed, sizes.batch_size
         generator = torch.Generator().manual_seed(seed)
@@ -58,9 +57,7 @@ class LessonSource:
                 continue
             truth = truth[..., :height, :width]
             for _ in range(DRAWS):
-                noisy = truth + texture.draw(truth, generator)
-                if clipped:
-                    noisy = noisy.clamp(0.0, 1.0)
+                noisy = texture.add_to(truth, generator)
                 # Frames that are for judging are nothing to learn from.
                 seen = leave_out(noisy, JUDGED_PHASE, flow, scale)
                 kept = list(seen.kept)

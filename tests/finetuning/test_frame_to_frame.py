@@ -1,6 +1,7 @@
 """Learning from frame to frame: noise that neighbouring pixels share, and a judge that never learned from it."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -28,6 +29,7 @@ from stbn_cli.flow.estimator import NoFlow
 from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.models.config import RecurrentConfig
 from stbn_cli.models.recurrent import Recurrent
+from stbn_cli.noise.clipping import lift
 from stbn_cli.noise.model import LearnedNoise, NoiseLevelFunction
 from tests.finetuning.runs import finetune_with
 from tests.finetuning.test_trainer import interrupt_at
@@ -257,6 +259,8 @@ def test_removing_what_is_new_in_every_frame_is_no_gain_where_it_is_picture(live
     assert (errors[1] < errors[0]) is not lively
     assert timid.mean > bold.mean, "the next frame never shows that spray is lost"
     assert timid.gain_of(bold).is_certain is not lively
+    for found, error in zip((timid, bold), errors, strict=True):
+        assert 0.8 * error < found.level < 1.5 * error
     assert timid.stein is not None and bold.stein is not None
     found = float(timid.stein.errors.mean() - bold.stein.errors.mean())
     assert found == pytest.approx(errors[0] - errors[1], abs=0.1 * (SIGMA / 255) ** 2)
@@ -287,6 +291,42 @@ def test_noise_is_drawn_anew_as_strong_and_as_coarse_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("clipped", [False, True])
+def test_what_cut_off_noise_does_to_the_mean_is_no_error(clipped: bool) -> None:
+    """Of denoisers that differ in brightness alone, the one that is right is not turned down, and others are."""
+    shape, sigma = (9, 96, 192, 3), SIGMA / 255
+    noise = NoiseLevelFunction.white(sigma)
+    noisy = torch.linspace(0.0, 0.3, shape[2]) + torch.from_numpy(blurred(shape)).permute(0, 3, 1, 2)
+    if clipped:
+        noisy = noisy.clamp(0.0, 1.0)
+    run = aligned_run(noisy, noise)
+    texture = texture_of([run], noise)
+    assert texture is not None and texture.clipped is clipped
+    drawn = texture.draw(noisy, torch.Generator().manual_seed(1))
+    assert float(drawn.std()) == pytest.approx(sigma, rel=0.1), "as it was before it was cut off"
+    judge = FrameJudge([run], JUDGED_PHASE, noisy.numel(), TINY_RECURRENT, texture, 0)
+
+    def judged(share: float, before: Sequence[Judgement] | None = None) -> tuple[Judgement, ...]:
+        """Of the mean of each column, less this share of what cut-off noise adds to it."""
+
+        def denoise(view: View) -> Estimates:
+            grey = view.noisy.mean((0, 2), keepdim=True).expand_as(view.noisy)
+            return Estimates(grey - share * sigma * lift(grey / sigma))
+
+        return judge.judge(denoise, before)
+
+    start = judged(0.0)
+    right, *wrong = (judged(share, start)[0] for share in (1.0, -2.0, 3.0))
+    for witness in ("compared", "stein"):
+        # Over the noise's variance. A curve between knots, at a brightness that is not quite known, costs a little.
+        lost = [
+            float((getattr(found, witness).errors - getattr(start[0], witness).errors).mean()) / sigma**2
+            for found in (right, *wrong)
+        ]
+        assert lost[0] < 0.01 if clipped else lost[0] > 0.014, witness
+        assert min(lost[1:]) > 0.02, witness
+
+
+@pytest.mark.parametrize("clipped", [False, True])
 def test_lessons_show_the_noise_on_other_pictures_and_no_frame_that_is_for_judging(clipped: bool) -> None:
     frames = torch.stack([torch.full((3, 80, 96), 0.02 * number) for number in range(9)])
     noise = torch.from_numpy(blurred((9, 80, 96, 3))).permute(0, 3, 1, 2)
@@ -294,9 +334,9 @@ def test_lessons_show_the_noise_on_other_pictures_and_no_frame_that_is_for_judgi
     texture = texture_of([aligned_run(0.5 + noise, level)], level)
     assert texture is not None
     sizes = StepSizes(batch_size=4, patch_size=64, train_length=4)
+    texture = dataclasses.replace(texture, clipped=clipped)
     first, again = (
-        LessonSource([frames], texture, NoFlow(), sizes, TINY_RECURRENT, clipped=clipped, seed=0)
-        for _ in range(2)
+        LessonSource([frames], texture, NoFlow(), sizes, TINY_RECURRENT, seed=0) for _ in range(2)
     )
     lessons = [first.lesson(step) for step in range(12)]
     assert first.patch == 40 and lessons[0].noisy.shape == lessons[0].truth.shape == (4, 4, 3, 40, 40)
