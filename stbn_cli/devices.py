@@ -17,7 +17,10 @@ MINIMUM_CAPABILITY = (8, 0)
 
 @dataclass(frozen=True, slots=True)
 class DeviceKind:
-    """One kind. What only makes a device faster stays off until somebody has measured it there."""
+    """One kind.
+
+    What could go wrong unseen is off until somebody has tried it there: kernels, copies nobody waits for, sharing.
+    """
 
     name: str  # torch's, and that of --device
     title: str  # for people
@@ -60,7 +63,7 @@ CUDA = DeviceKind(
     decoder="cuda",
     tested=True,
 )
-# AMD's, which torch calls cuda.
+# AMD's, which torch calls cuda, with the same functions.
 ROCM = DeviceKind(
     name="cuda",
     title="ROCm",
@@ -74,6 +77,7 @@ ROCM = DeviceKind(
     graphs=True,
     collective="nccl",
 )
+# Intel's. fp16 as elsewhere: all of them have it, only recent ones convert bf16 in hardware.
 XPU = DeviceKind(
     name="xpu",
     title="Intel XPU",
@@ -109,12 +113,8 @@ CPU = DeviceKind(
 )
 KINDS = (CUDA, ROCM, XPU, MPS, CPU)  # in the order of --device auto
 NAMES = tuple(dict.fromkeys(kind.name for kind in KINDS))
-
-
-def device_words(number: str) -> tuple[str, ...]:
-    """What --device takes: "auto", and all names, with `number` behind those that may have one."""
-    numbered = {kind.name for kind in KINDS if kind.numbered}
-    return ("auto", *(name + number * (name in numbered) for name in NAMES))
+# What --device takes, for people.
+CHOICES = ("auto", *dict.fromkeys(f"{kind.name}[:N]" if kind.numbered else kind.name for kind in KINDS))
 
 
 def kind_named(name: str) -> DeviceKind | None:

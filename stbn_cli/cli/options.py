@@ -14,7 +14,7 @@ from stbn_cli.cli.completion import (
     complete_speeds,
 )
 from stbn_cli.cli.config import take_config, take_preset
-from stbn_cli.devices import device_words
+from stbn_cli.devices import CHOICES
 
 INPUT_OUTPUT = "Input and output"
 DENOISING = "Denoising"
@@ -365,7 +365,7 @@ AdaptMinutesOpt = Annotated[
 ]
 
 DeviceOpt = Annotated[
-    str, option(MEMORY, "--device", "-d", metavar="|".join(device_words("[:N]")), help="Where to compute.")
+    str, option(MEMORY, "--device", "-d", metavar="|".join(CHOICES), help="Where to compute.")
 ]
 DevicesOpt = Annotated[
     str,
@@ -373,7 +373,7 @@ DevicesOpt = Annotated[
         MEMORY,
         "--device",
         "-d",
-        metavar="|".join(device_words("[:N]")),
+        metavar="|".join(CHOICES),
         help="Where to compute: cuda is NVIDIA or AMD, xpu Intel, mps Apple. cuda:0,cuda:1 shares the work.",
     ),
 ]

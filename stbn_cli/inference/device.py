@@ -40,7 +40,7 @@ def resolve_device(name: str) -> torch.device:
         device = None
     kind = None if device is None else kind_named(device.type)
     if device is None or kind is None:
-        *names, last = devices.device_words(":N")
+        *names, last = devices.CHOICES
         raise OptionError(f"There is no device {name!r}; choose {', '.join(names)} or {last}.")
     index = device.index or 0 if kind.numbered else 0
     if index >= devices.count(kind):
