@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from stbn_cli.bench.methods import Method, Run
+from stbn_cli.devices import KINDS
 from stbn_cli.errors import StbnError
 from stbn_cli.machine import peak_memory, reset_peak_memory
 
@@ -127,8 +128,8 @@ def _serve(pipe: Connection, method: Method) -> None:
 
 def _measure(run: Run, noisy: np.ndarray, level: float) -> Measurement:
     reset_peak_memory()
-    if (cuda := _cuda()) is not None:
-        cuda.reset_peak_memory_stats()
+    for api in _used_devices():
+        api.reset_peak_memory_stats()
     begin = time.perf_counter()
     denoised, details = run(noisy, level)  # returns frames in host memory: nothing is left to wait for
     seconds = time.perf_counter() - begin
@@ -139,12 +140,13 @@ def _measure(run: Run, noisy: np.ndarray, level: float) -> Measurement:
     )
 
 
-def _cuda() -> Any:
-    """`torch.cuda` where a method has brought torch along and used a GPU, else None."""
+def _used_devices() -> list[Any]:
+    """torch's modules of the GPUs that a method has used, if it has brought torch along."""
     torch = sys.modules.get("torch")
-    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+    names = {kind.name for kind in KINDS if kind.memory != "host" and hasattr(torch, kind.name)}
+    return [api for api in (getattr(torch, name) for name in sorted(names)) if api.is_initialized()]
 
 
 def _device_bytes() -> int | None:
-    cuda = _cuda()
-    return None if cuda is None else int(cuda.max_memory_allocated())
+    used = [int(api.max_memory_allocated()) for api in _used_devices()]
+    return sum(used) if used else None

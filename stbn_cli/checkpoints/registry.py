@@ -55,7 +55,7 @@ def load_registry() -> dict[str, CheckpointSpec]:
 
 
 def default_model(device: str, noise: str = "white", quality: str = BALANCED) -> CheckpointSpec:
-    """The model for a kind of noise: at BALANCED the best that runs well on `device` ("cpu", "cuda", "cuda:1", "mps").
+    """The model for a kind of noise: at BALANCED the best that runs well on `device` ("cpu", "cuda:1", "xpu"...).
 
     At FAST the one that the registry calls fast, at BEST the first one for this noise whatever it takes; that of
     BALANCED where there is none. Raises `CheckpointError` if there is none at all.

@@ -424,7 +424,10 @@ def environment() -> dict[str, Any]:
 
     import torch
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    from stbn_cli.devices import device_name, found_kinds, kind_of
+
+    best = torch.device(next(found_kinds()).name)
+    gpu = device_name(best) if kind_of(best).numbered else "none"
     return {
         "command": shlex.join(["stbn", *sys.argv[1:]]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -9,6 +9,7 @@ import typer
 from stbn_cli import __version__
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import show, show_json, show_table
+from stbn_cli.devices import CPU, DeviceKind
 from stbn_cli.errors import StbnError
 from stbn_cli.words import counted
 
@@ -93,20 +94,35 @@ def installed_versions() -> dict[str, str]:
 def _devices() -> dict[str, Any]:
     import torch
 
+    from stbn_cli.devices import device_name, found_devices, kind_of, total_memory
     from stbn_cli.inference.device import precision_name, resolve_device, resolve_precision, usable_memory
 
-    cpu = torch.device("cpu")
-    memory, precision = usable_memory(cpu) / GIB, precision_name(resolve_precision("auto", cpu))
-    found: dict[str, Any] = {
-        "auto": str(resolve_device("auto")),
-        "cpu": f"{counted(torch.get_num_threads(), 'thread')}, {memory:.1f} GiB to plan with, {precision} by default",
-    }
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        found[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / GIB:.1f} GiB"
-    if torch.backends.mps.is_available():
-        found["mps"] = "available"
+    found: dict[str, Any] = {"auto": str(resolve_device("auto"))}
+    for device in found_devices():
+        kind, total = kind_of(device), total_memory(device)
+        name = counted(torch.get_num_threads(), "thread") if device.type == "cpu" else device_name(device)
+        memory = (
+            f"{usable_memory(device) / GIB:.1f} GiB to plan with"
+            if total is None
+            else f"{total / GIB:.1f} GiB"
+        )
+        precision = precision_name(resolve_precision("auto", device))
+        found[str(device)] = ", ".join([name, memory, f"{precision} by default", *_abilities(kind)])
     return found
+
+
+def _abilities(kind: DeviceKind) -> Iterator[str]:
+    """What sets the kind apart from a CPU, in a few words each."""
+    if kind.kernels != "no":
+        yield "GPU kernels" if kind.kernels == "tried" else "GPU kernels if they prove right"
+    if kind.flow != CPU.flow:
+        yield f"{kind.flow} flow"
+    if kind.several:
+        yield "several at once"
+    if kind.decoder:
+        yield "decoding"
+    if not kind.tested:
+        yield f"{kind.title}: untested so far"
 
 
 def _ffmpeg() -> dict[str, str]:

@@ -14,6 +14,7 @@ from stbn_cli.cli.completion import (
     complete_speeds,
 )
 from stbn_cli.cli.config import take_config, take_preset
+from stbn_cli.devices import CHOICES
 
 INPUT_OUTPUT = "Input and output"
 DENOISING = "Denoising"
@@ -346,7 +347,7 @@ FlowOpt = Annotated[
         "--flow",
         metavar="dis|none|pwc|light",
         help="How motion between frames is found.",
-        default="as trained; light on CUDA",
+        default="as trained; light on CUDA and XPU",
     ),
 ]
 SceneCutsOpt = Annotated[
@@ -364,7 +365,7 @@ AdaptMinutesOpt = Annotated[
 ]
 
 DeviceOpt = Annotated[
-    str, option(MEMORY, "--device", "-d", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")
+    str, option(MEMORY, "--device", "-d", metavar="|".join(CHOICES), help="Where to compute.")
 ]
 DevicesOpt = Annotated[
     str,
@@ -372,8 +373,8 @@ DevicesOpt = Annotated[
         MEMORY,
         "--device",
         "-d",
-        metavar="auto|cpu|cuda[:N]|mps",
-        help="Where to compute. cuda:0,cuda:1 shares the work between two GPUs.",
+        metavar="|".join(CHOICES),
+        help="Where to compute: cuda is NVIDIA or AMD, xpu Intel, mps Apple. cuda:0,cuda:1 shares the work.",
     ),
 ]
 HardwareOpt = Annotated[

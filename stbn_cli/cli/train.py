@@ -428,7 +428,7 @@ def _epochs(lists: list[str] | None) -> tuple[int, ...] | None:
 def _run(options: TrainOptions) -> None:
     import torch
 
-    from stbn_cli.inference.device import emulation_warning, resolve_device
+    from stbn_cli.inference.device import emulation_warning, is_out_of_memory, resolve_device
     from stbn_cli.training.trainer import Trainer
 
     trainer = Trainer(replace(options, device=str(resolve_device(options.device))))
@@ -447,7 +447,9 @@ def _run(options: TrainOptions) -> None:
                     say(f"Step {row['step']} of {options.steps}, {_words(row)}")
 
             result = trainer.run(report)
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise MemoryExhaustedError(
             f"Memory ran out with {options.batch_size} sequences of {options.train_length} frames of "
             f"{options.patch_size}x{options.patch_size}. Give a smaller --batch-size, --patch-size or --train-length."

@@ -10,6 +10,7 @@ from stbn_cli.cli import options as opt
 from stbn_cli.cli.console import say, show, show_json, show_sentence, show_table
 from stbn_cli.cli.help import HelpCommand, HelpGroup
 from stbn_cli.cli.parsing import AUTO
+from stbn_cli.devices import NAMES
 from stbn_cli.errors import CheckpointError, OptionError, OutputError, StbnError
 from stbn_cli.words import counted
 
@@ -20,7 +21,6 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-DEVICES = ("cpu", "cuda", "mps")
 DOWNLOADED = "downloaded on first use"
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -58,7 +58,7 @@ def list_models(json: JsonOpt = False) -> None:
         low, high = row["sigma_range"]
         noise = ", ".join(row["noise"]) if row["kind"] == "denoiser" else "(flow)"
         ready = {"missing": "missing", DOWNLOADED: "to download"}.get(row["file"], "ready")
-        devices = ["all"] if len(row["default_on"]) == len(DEVICES) else row["default_on"]
+        devices = ["all"] if len(row["default_on"]) == len(NAMES) else row["default_on"]
         used = ", ".join([*devices, *(["fast"] if row["fast"] else [])]) or "-"
         table.append((row["name"], noise, f"{low:g}-{high:g}", used, ready, row["description"]))
     show_table(table)

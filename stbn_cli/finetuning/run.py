@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from stbn_cli.analysis.analysis import Analysis
+from stbn_cli.devices import synchronise
 from stbn_cli.errors import InputError, MemoryExhaustedError
 from stbn_cli.finetuning.crops import CropBatch
 from stbn_cli.finetuning.footage import read_runs
@@ -200,8 +201,7 @@ class FinetuneRun:
         for _ in range(1 + TIMED_STEPS):
             begun = time.perf_counter()
             optimisation.advance(loss, 1e-6)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
+            synchronise(self.device)
             times.append(time.perf_counter() - begun)
         return min(times[1:])
 

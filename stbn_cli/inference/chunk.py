@@ -216,15 +216,19 @@ def _estimate(network: Network, plan: Plan, scene: Scene, frames: Sequence[Fusio
     with record_function("stbn.posterior"):
         colours = network.config.image_channels
         sigma = scene.noise.sigma_at(outputs[:, :colours].float())
-        if runs_kernels(forward) and colours == IMAGE_CHANNELS:
-            from stbn_cli.models.kernels import posterior
-
-            estimates = posterior.posterior_mean(outputs, noisy, sigma)
-        else:
-            estimates = posterior_mean(outputs, noisy, sigma)
+        estimates = best_posterior_mean(outputs, noisy, sigma, runs_kernels(forward))
         return _without_clipping(
             plan, scene, estimates, noisy, lambda: posterior_variance(outputs.float(), noisy, sigma).sqrt()
         )
+
+
+def best_posterior_mean(outputs: Tensor, noisy: Tensor, sigma: Tensor, by_kernel: bool) -> Tensor:
+    """`noise.posterior.posterior_mean`, by the GPU's kernel where that is wanted and takes as many channels."""
+    if by_kernel and noisy.shape[1] == IMAGE_CHANNELS:
+        from stbn_cli.models.kernels import posterior
+
+        return posterior.posterior_mean(outputs, noisy, sigma)
+    return posterior_mean(outputs, noisy, sigma)
 
 
 def _without_clipping(

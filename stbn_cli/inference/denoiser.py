@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stbn_cli.devices import kind_of
 from stbn_cli.errors import InputError
 from stbn_cli.flow.estimator import FlowEstimator
 from stbn_cli.inference.chunks import Chunk, PendingFrame, Scene, SceneQueue
@@ -292,7 +293,7 @@ class Denoiser:
 
     def _schedule(self, workers: Sequence[Worker]) -> ChunkScheduler:
         # A CPU has nothing to do while it waits for itself.
-        background = len(workers) > 1 or self.device.type == "cuda"
+        background = len(workers) > 1 or kind_of(self.device).queued
         return ChunkScheduler(workers, background=background)
 
     def _run(

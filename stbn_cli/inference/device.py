@@ -8,9 +8,10 @@ from functools import cache
 
 import torch
 
+from stbn_cli import devices
+from stbn_cli.devices import CPU, KINDS, XPU, DeviceKind, kind_named, kind_of
 from stbn_cli.errors import OptionError
 from stbn_cli.machine import free_memory
-from stbn_cli.models.kernels import MINIMUM_CAPABILITY
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # What a user may limit oneDNN to that multiplies no bfloat16.
@@ -23,34 +24,43 @@ _ISAS_WITHOUT_BF16 = (
     "AVX512_CORE",
     "AVX512_CORE_VNNI",
 )
-# Share of the free memory that the engine plans with: the rest is for the allocator's slack, the decoder and others.
-USABLE_SHARE = {"cuda": 0.85, "cpu": 0.5, "mps": 0.5}
 
 
 def resolve_device(name: str) -> torch.device:
-    """Device of `--device`: auto (CUDA, then Apple's MPS, then CPU), cpu, cuda, cuda:N or mps.
+    """Device of `--device`: a name of `devices.NAMES`, cuda:N, xpu:N, or auto: the first kind that is there.
 
-    Raises `OptionError` for a name that is not known or a device that is not there.
+    auto prefers CUDA (which ROCm is to torch), then Intel's XPU, then Apple's MPS. Raises `OptionError` for a name that
+    is not known or a device that is not there.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(next(devices.found_kinds()).name)
     try:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or device.type not in USABLE_SHARE:
-        raise OptionError(f"There is no device {name!r}; choose auto, cpu, cuda, cuda:N or mps.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise OptionError(
-            f"The device {name!r} was asked for, but torch finds {found} CUDA device{'s' * (found != 1)}; "
-            "use --device cpu, or see stbn doctor."
-        )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise OptionError("The device 'mps' was asked for, but it is not available here; use --device cpu.")
+    kind = None if device is None else kind_named(device.type)
+    if device is None or kind is None:
+        *names, last = devices.CHOICES
+        raise OptionError(f"There is no device {name!r}; choose {', '.join(names)} or {last}.")
+    index = device.index or 0 if kind.numbered else 0
+    if index >= devices.count(kind):
+        raise OptionError(f"The device {name!r} was asked for, but {_what_is_missing(kind)}.")
     return device
+
+
+def _what_is_missing(kind: DeviceKind) -> str:
+    """Why there is no such device, and what to do."""
+    if not kind.numbered:
+        return "it is not available here; use --device cpu"
+    if kind is XPU and getattr(torch.version, "xpu", None) is None:
+        return (
+            "this torch is not built for Intel GPUs; install torch from https://download.pytorch.org/whl/xpu, or use "
+            "--device cpu"
+        )
+    found = devices.count(kind)
+    return (
+        f"torch finds {found} {kind.title} device{'s' * (found != 1)}; use --device cpu, or see stbn doctor"
+    )
 
 
 def resolve_devices(names: str) -> tuple[torch.device, ...]:
@@ -58,17 +68,17 @@ def resolve_devices(names: str) -> tuple[torch.device, ...]:
 
     Raises `OptionError` as that does, and for several of which not every one is another CUDA device.
     """
-    devices = tuple(resolve_device(name.strip()) for name in names.split(","))
-    if len(devices) == 1:
-        return devices
+    chosen = tuple(resolve_device(name.strip()) for name in names.split(","))
+    if len(chosen) == 1:
+        return chosen
     # "cuda" is the first one.
-    indices = [device.index or 0 for device in devices if device.type == "cuda"]
-    if len(set(indices)) < len(devices):
+    indices = {device.index or 0 for device in chosen if kind_of(device).several}
+    if len(indices) < len(chosen):
         raise OptionError(
             f"The devices {names!r} cannot share the work: several have to be different CUDA devices, such as "
             "cuda:0,cuda:1."
         )
-    return devices
+    return chosen
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
@@ -78,8 +88,8 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     fp32. Raises `OptionError` for a name that is not known.
     """
     if name == "auto":
-        if device.type != "cpu":
-            return torch.float16
+        if (usual := kind_of(device).precision) is not None:
+            return PRECISIONS[usual]
         return (
             torch.bfloat16 if _cpu_has_bf16() and not is_emulated(torch.bfloat16, device) else torch.float32
         )
@@ -95,9 +105,9 @@ def precision_name(dtype: torch.dtype) -> str:
 
 def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether `device` computes in `dtype` by way of float32, and so more slowly than in float32; False if unknown."""
-    if device.type == "cuda":
-        return dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) < MINIMUM_CAPABILITY
-    if device.type != "cpu" or dtype == torch.float32:
+    if device.type != "cpu":
+        return dtype == torch.bfloat16 and not devices.multiplies_bfloat16(device)
+    if dtype == torch.float32:
         return False
     if not _onednn_takes(dtype):
         return True
@@ -159,17 +169,19 @@ def keep_freed_memory() -> bool:
 
 def usable_memory(device: torch.device) -> int:
     """Bytes of the device's memory that may be planned with."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
+    kind, free = kind_of(device), devices.free_on(device)
+    if free is not None:
+        api = devices.api_of(kind)
         # What torch has cached from earlier work can be used again.
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    else:
-        free = free_memory()
-    return int(free * USABLE_SHARE[device.type])
+        free += api.memory_reserved(device) - api.memory_allocated(device)
+        return int(free * kind.memory_share)
+    # The host's, as far as the device reaches.
+    free, reached = free_memory(), devices.addressable_memory(device)
+    return int((free if reached is None else min(free, reached)) * CPU.memory_share)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """CPU allocations fail with a plain RuntimeError that only its text distinguishes."""
+    """Some allocations, all those on a CPU, fail with a plain RuntimeError that only its text distinguishes."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return "not enough memory" in str(error) or "can't allocate memory" in str(error)
+    return any(words in str(error) for kind in KINDS for words in kind.exhausted)

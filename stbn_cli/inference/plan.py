@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from stbn_cli.devices import kind_of
 from stbn_cli.inference.tiles import SMALLEST_TILE, TILE_GRID, Tile, plan_tiles
 from stbn_cli.models.networks import NetworkConfig
 
@@ -159,7 +160,7 @@ def make_plan(
     if options.tile is None:
         tile = _largest_tile(config, height, width, dtype, options, device_budget)
     pixels = height * width
-    on_gpu = device.type == "cuda"
+    on_gpu = kind_of(device).queued
     flow_scale, batch = config.state_scale, 1
     if flow_network:
         while (
@@ -281,7 +282,8 @@ def _with_bytes(plan: Plan, config: NetworkConfig) -> Plan:
     pixels = plan.height * plan.width
     working = max(_layer_bytes(plan, config), _flow_bytes(plan))
     directions = 2 if plan.in_pairs else 1
-    channels = config.padded_state_channels if plan.device.type == "cuda" else config.state_channels
+    has_kernels = kind_of(plan.device).kernels != "no"
+    channels = config.padded_state_channels if has_kernels else config.state_channels
     state = channels * pixels * plan.dtype.itemsize // config.state_scale**2
     states = (directions * plan.chunk + 2) * state
     values = BUFFERED_VALUES + config.seen_values

@@ -1,15 +1,17 @@
-"""Copies between host memory and one device; on CUDA through pinned memory and on streams of their own."""
+"""Copies between host memory and one device; through pinned memory and on streams of their own where it has them."""
 
 import torch
 from torch import Tensor
 
+from stbn_cli.devices import api_of, kind_of
+
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """A host tensor on the device, by the current stream. On CUDA the host does not wait for what that stream does.
+    """A host tensor on the device, by the current stream. With streams the host does not wait for what that one does.
 
     A plain copy from memory that is not pinned would: it begins when the stream is done.
     """
-    if device.type != "cuda" or tensor.device.type != "cpu":
+    if not kind_of(device).streams or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
@@ -20,16 +22,18 @@ class Transfers:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._in = self._out = None
-        if device.type == "cuda":
-            self._in, self._out = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        kind = kind_of(device)
+        if kind.streams:
+            self._api = api_of(kind)
+            self._in, self._out = self._api.Stream(device), self._api.Stream(device)
 
     def upload(self, tensor: Tensor) -> Tensor:
-        """A host tensor on the device. On CUDA the caller's stream waits for it, the caller does not."""
+        """A host tensor on the device. With streams the caller's waits for it, the caller does not."""
         if self._in is None:
             return tensor.to(self.device)
-        with torch.cuda.stream(self._in):
+        with self._api.stream(self._in):
             copy = upload(tensor, self.device)
-        current = torch.cuda.current_stream(self.device)
+        current = self._api.current_stream(self.device)
         current.wait_stream(self._in)
         # The allocator must not hand the memory on before the caller's stream has read it.
         copy.record_stream(current)
@@ -40,8 +44,8 @@ class Transfers:
         if self._out is None:
             return tensor.cpu()
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        self._out.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self._out):
+        self._out.wait_stream(self._api.current_stream(self.device))
+        with self._api.stream(self._out):
             host.copy_(tensor, non_blocking=True)
         tensor.record_stream(self._out)
         return host

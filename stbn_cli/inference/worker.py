@@ -10,9 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
 
+from stbn_cli.devices import kind_of, release_memory
 from stbn_cli.errors import CheckpointError, MemoryExhaustedError
 from stbn_cli.flow.estimator import FlowEstimator, NetworkFlow
-from stbn_cli.inference.chunk import NonFiniteError, denoise, denoise_in_pairs, find_flows, forward_states
+from stbn_cli.inference.chunk import (
+    NonFiniteError,
+    best_posterior_mean,
+    denoise,
+    denoise_in_pairs,
+    find_flows,
+    forward_states,
+)
 from stbn_cli.inference.chunks import Chunk
 from stbn_cli.inference.device import is_emulated, is_out_of_memory, usable_memory
 from stbn_cli.inference.plan import EngineOptions, Plan, make_plan, smaller_plan
@@ -20,7 +28,7 @@ from stbn_cli.inference.report import EngineReport
 from stbn_cli.inference.transfer import Transfers
 from stbn_cli.models import kernels
 from stbn_cli.models.config import MINIMUM_SIZE
-from stbn_cli.models.fused import using_kernels
+from stbn_cli.models.fused import runs_kernels, using_kernels
 from stbn_cli.models.networks import Network
 from stbn_cli.models.stbn import STBN
 from stbn_cli.noise.luma import luma_of
@@ -28,8 +36,6 @@ from stbn_cli.words import counted
 
 # Mean difference of the outputs over their mean size; half precision alone makes 1e-3 to 1e-2.
 KERNEL_TOLERANCE = 0.05
-# Where the flow network may compute in bfloat16.
-BFLOAT16_DEVICES = ("cpu", "cuda")
 
 
 class Worker:
@@ -68,10 +74,11 @@ class Worker:
     def _kernels_are_right(self) -> bool:
         """Whether the project's GPU kernels give what PyTorch gives, tried on a small picture; says so if not.
 
-        Compiles them too, which takes seconds the first time ever and is kept by triton.
+        Compiles them too, which takes seconds the first time ever and is kept by triton. Where they have to be proven,
+        nothing is taken for granted: those of the flow and of the posterior have to show what they give, too.
         """
-        network = self._network
-        if not isinstance(network, STBN):
+        network, proven = self._network, kind_of(self._transfers.device).kernels == "proven"
+        if not isinstance(network, STBN) and not proven:
             return True
         generator = torch.Generator().manual_seed(0)
         texture = F.interpolate(torch.rand(1, 3, 12, 12, generator=generator), (96, 96), mode="bicubic")
@@ -81,10 +88,16 @@ class Worker:
         level = torch.full((1, 1, 1, 1), 0.1, device=self._transfers.device)
 
         def compute() -> list[Tensor]:
-            parts = (part.to(level.device, next(network.parameters()).dtype) for part in (frame, state))
-            moved, flow = next(parts), torch.full((1, 2, 65, 66), 1.3, device=level.device)
-            ahead = network.propagate_forward(moved, level, next(parts), flow)
-            results = [network.fuse(ahead, network.propagate_backward(moved, level, None, None)).float()]
+            results: list[Tensor] = []
+            if isinstance(network, STBN):
+                parts = (part.to(level.device, next(network.parameters()).dtype) for part in (frame, state))
+                moved, flow = next(parts), torch.full((1, 2, 65, 66), 1.3, device=level.device)
+                ahead = network.propagate_forward(moved, level, next(parts), flow)
+                outputs = network.fuse(ahead, network.propagate_backward(moved, level, None, None))
+                results.append(outputs.float())
+                if proven and network.config.head == "gaussian":
+                    by_kernel = runs_kernels(moved)
+                    results.append(best_posterior_mean(outputs, moved, level.expand_as(moved), by_kernel))
             if isinstance(self._flow, NetworkFlow) and self._flow.finds_features_once:
                 results += self._flow.neighbours(moving, 0.1)
             return results
@@ -97,6 +110,8 @@ class Worker:
                 failure = str(error).splitlines()[0] if str(error) else type(error).__name__
             else:
                 expected = compute()
+                if not expected:
+                    return False
                 difference = max(
                     float((result - right).abs().mean() / right.abs().mean())
                     for result, right in zip(results, expected, strict=True)
@@ -230,8 +245,7 @@ class Worker:
 
     def _shrink(self, failure: str) -> None:
         plan = self._current()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_memory(self.device)
         smaller = smaller_plan(plan, self._network.config, self.options)
         if smaller is None:
             raise MemoryExhaustedError(
@@ -267,7 +281,7 @@ def _own_flow(flow: FlowEstimator, device: torch.device, dtype: torch.dtype) -> 
     if not isinstance(flow, NetworkFlow):
         return flow
     own = flow.copy(device)
-    half = dtype != torch.float32 and flow.finds_features_once and device.type in BFLOAT16_DEVICES
+    half = dtype != torch.float32 and flow.finds_features_once and kind_of(device).bfloat16
     half = half and not is_emulated(torch.bfloat16, device)
     own.network.to(
         dtype=torch.bfloat16 if half else torch.float32,

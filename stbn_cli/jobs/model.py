@@ -12,6 +12,7 @@ from stbn_cli.checkpoints.flow import build_flow_network, load_flow_checkpoint
 from stbn_cli.checkpoints.registry import BALANCED
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, load_checkpoint
 from stbn_cli.checkpoints.store import find_flow, resolve
+from stbn_cli.devices import kind_of
 from stbn_cli.errors import CheckpointError, checked_options
 from stbn_cli.flow.estimator import NETWORK_NAMES, FlowEstimator, create_flow_estimator
 from stbn_cli.inference.denoiser import Denoiser
@@ -30,9 +31,6 @@ from stbn_cli.noise.model import LearnedNoise
 from stbn_cli.raw.noise import PoissonGaussian
 from stbn_cli.raw.pattern import PLANES
 from stbn_cli.scale import BYTE_SCALE
-
-# What CUDA devices use in place of flow that is found on the CPU: as good (docs/experiments/gpu.md), and nothing waits.
-CUDA_FLOWS = {"dis": "light"}
 
 
 class LoadedDenoiser(Denoiser):
@@ -189,8 +187,8 @@ def load_model(
     checkpoint = load_checkpoint(path)
     if flow is None:
         flow = checkpoint.info.flow
-        if device.type == "cuda":
-            flow = CUDA_FLOWS.get(flow, flow)
+        if flow == "dis":
+            flow = kind_of(device).flow  # as good (docs/experiments/gpu.md)
     estimator = _create_flow(checkpoint, flow, device)
     return LoadedModel(path, checkpoint, estimator, device, _learned_noise(path, checkpoint.info))
 

@@ -39,9 +39,10 @@ class DenoiserOptions:
     noise_kind: which kind of noise "auto", or a model for several kinds, is to be for: "white", "sensor", "camera" or
         "compressed" (`stbn_cli.analyze` finds out), or "raw", for packed mosaics (`stbn_cli.raw.bayer`); None: the kind
         that `denoise_file` measures in each file, and "white" for arrays. Other models know what they are for.
-    flow: optical flow, one of `flow.ESTIMATOR_NAMES`; None takes the one the model was trained with, but on CUDA
-        "light" in place of "dis", which would keep the device waiting for the CPU.
-    device: auto, cpu, cuda, cuda:N or mps, or several CUDA devices with commas between them, which share the chunks.
+    flow: optical flow, one of `flow.ESTIMATOR_NAMES`; None takes the one the model was trained with, but on CUDA, ROCm
+        and XPU "light" in place of "dis", which would keep the device waiting for the CPU.
+    device: auto, cuda, cuda:N (NVIDIA, or AMD with torch's ROCm build), xpu, xpu:N (Intel), mps (Apple) or cpu, or
+        several CUDA devices with commas between them, which share the chunks. auto is the first of these that is there.
         On a CPU under Linux the process keeps freed memory for itself from then on (`keep_freed_memory`).
     precision: auto, fp32, fp16 or bf16.
     chunk, chunk_overlap: frames worked on at a time, and looked ahead; None: as memory allows.

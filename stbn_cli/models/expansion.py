@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stbn_cli.devices import with_float64
 from stbn_cli.models.blindspot import PhaseResidualBlock
 from stbn_cli.models.fused import Derived, convolve, is_inference, runs_onednn
 
@@ -72,10 +73,16 @@ class ReceptiveFieldExpansion(nn.Module):
 
     def _joined_leave(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the product of the three layers, multiplied in float64."""
-        weight, bias = self.leave1.weight.double(), self.leave1.bias.double()  # type: ignore[union-attr]
+        like = self.leave1.weight
+        where = with_float64(like.device)
+
+        def exact(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
+            assert layer.bias is not None
+            return layer.weight.to(where).double(), layer.bias.to(where).double()
+
+        weight, bias = exact(self.leave1)
         for layer in (self.leave2, self.leave3):
-            matrix = layer.weight.double().flatten(1)
-            weight = torch.einsum("oc,cikl->oikl", matrix, weight)
-            bias = matrix @ bias + layer.bias.double()  # type: ignore[union-attr]
-        dtype = self.leave1.weight.dtype
-        return weight.to(dtype).contiguous(memory_format=torch.channels_last), bias.to(dtype)
+            matrix, own = exact(layer)
+            matrix = matrix.flatten(1)
+            weight, bias = torch.einsum("oc,cikl->oikl", matrix, weight), matrix @ bias + own
+        return weight.to(like).contiguous(memory_format=torch.channels_last), bias.to(like)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from stbn_cli.devices import kind_named
+
 PHASES = 4  # 2 x 2 pixel parities
 WORD = 8  # bytes
 
@@ -42,7 +44,8 @@ def _words(pixels: Tensor) -> Tensor:
     PyTorch's kernels for copies that permute move one element after the other on a GPU, and elements of two bytes no
     faster than those of eight. On a CPU it makes no difference.
     """
-    if pixels.device.type != "cuda" or torch.is_grad_enabled() or pixels.is_complex():
+    kind = kind_named(pixels.device.type)
+    if kind is None or not kind.wide_copies or torch.is_grad_enabled() or pixels.is_complex():
         return pixels
     elements = WORD // pixels.element_size()
     whole = all(

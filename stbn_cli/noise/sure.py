@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stbn_cli.devices import with_float64
 from stbn_cli.noise.fit import SUREST_PART, fit_level_function
 from stbn_cli.noise.luma import luma_of, weights_like
 from stbn_cli.noise.model import NoiseLevelFunction
@@ -64,7 +65,9 @@ class Predictions:
         """The noise that these predictions were most likely missed by; see `fit_level_function`."""
         mean, covariance = split_head(self.outputs)
         uncertainty = torch.stack(covariance.diagonal)
-        return fit_level_function(mean[..., 0].T, uncertainty[..., 0].T, self.noisy[..., 0].T, start)
+        where = with_float64(mean.device)
+        mean, uncertainty, noisy = (part[..., 0].T.to(where) for part in (mean, uncertainty, self.noisy))
+        return fit_level_function(mean, uncertainty, noisy, start)
 
     @property
     def channel_correlation(self) -> float:
@@ -142,6 +145,8 @@ def compare_risks(before: Tensor, after: Tensor, group: Tensor, level: float) ->
     `level`: mean squared error afterwards. The difference of two risks is hardly touched by a small error of the noise
     level, each of them is; so it comes from elsewhere.
     """
+    where = with_float64(before.device)
+    before, after, group = (values.to(where) for values in (before, after, group))
     _, number = torch.unique(group, return_inverse=True)
     count = int(number.max()) + 1
     difference = (before - after).double()

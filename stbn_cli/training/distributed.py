@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed
 
+from stbn_cli.devices import found_kinds, kind_named
+
 
 @dataclass(frozen=True, slots=True)
 class Processes:
@@ -33,7 +35,9 @@ class Processes:
 
     def device(self, name: str) -> str:
         """The device of this process: its own GPU where there are several."""
-        return f"cuda:{self.local_rank}" if name == "cuda" and self.count > 1 else name
+        kind = kind_named(name)
+        shared = self.count > 1 and kind is not None and kind.collective
+        return f"{name}:{self.local_rank}" if shared else name
 
     def anywhere(self, flag: bool, device: torch.device) -> bool:
         """Whether `flag` is set in any process; all have to ask."""
@@ -54,5 +58,6 @@ def join_processes() -> Processes:
     if count == 1:
         return Processes()
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        others = [f",{kind.name}:{kind.collective}" for kind in found_kinds() if kind.collective]
+        torch.distributed.init_process_group("".join(["cpu:gloo", *others]) if others else "gloo")
     return Processes(int(os.environ["RANK"]), count, int(os.environ.get("LOCAL_RANK", "0")))

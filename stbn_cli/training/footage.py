@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stbn_cli.devices import free_on
 from stbn_cli.errors import InputError
 from stbn_cli.inference.cuts import CutDetector, scenes_of
 from stbn_cli.machine import available_cores
@@ -58,10 +59,8 @@ class Footage:
     def to(self, device: torch.device | str) -> "Footage":
         """The same footage in the device's memory if it fits there, else as it is (its crops travel then)."""
         device = torch.device(device)
-        if device.type != "cuda":
-            return self
-        free, _ = torch.cuda.mem_get_info(device)
-        if self.size > MEMORY_SHARE * free:
+        free = free_on(device)
+        if free is None or self.size > MEMORY_SHARE * free:
             return self
         return replace(
             self,

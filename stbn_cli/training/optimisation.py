@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stbn_cli.devices import kind_of
 from stbn_cli.training.muon import Muon
 
 EMA_START = 10.0  # the decay rises as (1 + step) / (EMA_START + step) so that early weights are forgotten
@@ -41,7 +42,7 @@ class Optimisation:
         hidden = [group for group in groups if group.get("orthogonal")]
         others = [group for group in groups if not group.get("orthogonal")]
         self._optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(others, betas=ADAM_BETAS, fused=device.type == "cuda")
+            torch.optim.Adam(others, betas=ADAM_BETAS, fused=kind_of(device).graphs)
         ]
         if hidden:
             self._optimisers.append(Muon(hidden))

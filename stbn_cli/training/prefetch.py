@@ -7,6 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import torch
 
+from stbn_cli.devices import api_of, kind_of
 from stbn_cli.training.graph import tensors_in
 
 T = TypeVar("T")
@@ -19,8 +20,8 @@ class _Failure(NamedTuple):
 class Prefetcher(Generic[T]):
     """Iterates over `make(step)` for the steps from `first` to before `last`, made ahead in a thread of its own.
 
-    On a CUDA device the work is queued on a stream of its own, and the caller's stream waits for it. `close` ends the
-    thread; an error in `make` is raised where the batch was wanted.
+    Where the device has streams, the work is queued on one of its own, and the caller's stream waits for it. `close`
+    ends the thread; an error in `make` is raised where the batch was wanted.
     """
 
     def __init__(
@@ -29,7 +30,8 @@ class Prefetcher(Generic[T]):
         self._make = make
         self._steps = range(first, last)
         self._device = device
-        self._ready: queue.Queue[tuple[T, torch.cuda.Event | None] | _Failure] = queue.Queue(ahead)
+        self._kind = kind_of(device)
+        self._ready: queue.Queue[tuple[T, torch.Event | None] | _Failure] = queue.Queue(ahead)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="stbn-batches", daemon=True)
         self._thread.start()
@@ -41,7 +43,7 @@ class Prefetcher(Generic[T]):
                 raise item.error
             batch, event = item
             if event is not None:
-                stream = torch.cuda.current_stream(self._device)
+                stream = api_of(self._kind).current_stream(self._device)
                 stream.wait_event(event)
                 for tensor in tensors_in(batch):
                     # Or the other stream would reuse the memory of a batch that is still being read.
@@ -60,9 +62,9 @@ class Prefetcher(Generic[T]):
     def _work(self) -> None:
         try:
             with torch.no_grad():
-                if self._device.type == "cuda":
+                if self._kind.streams:
                     # Its small kernels must not queue behind the network's large ones.
-                    self._make_all_on_stream(torch.cuda.Stream(self._device, priority=-1))
+                    self._make_all_on_stream(api_of(self._kind).Stream(self._device, priority=-1))
                 else:
                     for step in self._steps:
                         if self._closing.is_set():
@@ -71,12 +73,13 @@ class Prefetcher(Generic[T]):
         except BaseException as error:  # handed on to the caller, whatever it is
             self._ready.put(_Failure(error))
 
-    def _make_all_on_stream(self, stream: torch.cuda.Stream) -> None:
-        with torch.cuda.stream(stream):
+    def _make_all_on_stream(self, stream: torch.Stream) -> None:
+        api = api_of(self._kind)
+        with api.stream(stream):
             for step in self._steps:
                 if self._closing.is_set():
                     return
                 batch = self._make(step)
-                event = torch.cuda.Event()
+                event = api.Event()
                 event.record(stream)
                 self._ready.put((batch, event))

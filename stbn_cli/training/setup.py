@@ -10,6 +10,7 @@ from torch import Tensor
 from stbn_cli.checkpoints.flow import build_flow_network, load_flow_checkpoint
 from stbn_cli.checkpoints.serial import Checkpoint, load_checkpoint
 from stbn_cli.checkpoints.store import find_flow
+from stbn_cli.devices import kind_of
 from stbn_cli.errors import InputError
 from stbn_cli.flow.estimator import FlowEstimator, create_flow_estimator
 from stbn_cli.models.config import IMAGE_CHANNELS, RECURRENT_SIZES, STBNConfig
@@ -145,8 +146,7 @@ def _create_flow(options: TrainOptions, initial: Checkpoint | None, device: torc
         if initial is not None and initial.flow_weights:
             network = build_flow_network(initial.info.flow, initial.flow_weights, initial.info.name)
             return create_flow_estimator(initial.info.flow, network.to(device))
-        # DIS runs on the CPU, where it would keep a GPU waiting.
-        name = "light" if device.type == "cuda" else "dis"
+        name = kind_of(device).flow
     if name in ("dis", "none"):
         if options.distillation:
             raise InputError(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stbn_cli import __version__
+from stbn_cli.devices import api_of, kind_of
 from stbn_cli.errors import InputError, OutputError, StbnError
 from stbn_cli.files import whole_file
 from stbn_cli.inference.device import is_emulated, resolve_precision
@@ -71,10 +72,12 @@ class Trainer:
             )
         self.processes: Processes = join_processes()
         self.device = torch.device(self.processes.device(options.device))
-        if self.device.type == "cuda":
+        self._kind = kind_of(self.device)
+        if self._kind.numbered:
+            api = api_of(self._kind)
             if self.device.index is None:
-                self.device = torch.device("cuda", torch.cuda.current_device())
-            torch.cuda.set_device(self.device)
+                self.device = torch.device(self.device.type, api.current_device())
+            api.set_device(self.device)
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         self.numbers(0)  # refuses a batch that cannot be shared before anything is loaded
@@ -225,13 +228,13 @@ class Trainer:
             and options.noise == "white"
             and not options.distillation
         )
-        alone = self.device.type == "cuda" and self.processes.count == 1
+        alone = self._kind.graphs and self.processes.count == 1
         return simple and alone and self.precision != torch.float16  # whose loss is scaled by what happened
 
     def _share_among_processes(self) -> torch.nn.Module:
         if self.processes.count == 1:
             return self.task
-        devices = [self.device] if self.device.type == "cuda" else None
+        devices = [self.device] if self._kind.collective else None
         return torch.nn.parallel.DistributedDataParallel(
             self.task, device_ids=devices, broadcast_buffers=False
         )

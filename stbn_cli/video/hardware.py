@@ -13,14 +13,15 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
+from stbn_cli.devices import CUDA
 from stbn_cli.video.color import PixelLayout
 from stbn_cli.video.names import media_name
 from stbn_cli.video.pixels import describe_format
 from stbn_cli.video.probe import error_reason, open_options
 
 # What `open_video` takes; "auto" is the first device there is, of which cuda is the only one yet.
-HARDWARE = ("auto", "cuda")
-DEVICE = "cuda"
+DEVICE = CUDA.decoder
+HARDWARE = ("auto", DEVICE)
 # Before it, a device that refuses a stream ends the process (PyAV's issue 2411).
 FIRST_SAFE_PYAV = 17
 

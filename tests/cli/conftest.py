@@ -73,7 +73,7 @@ def small_registry(tmp_path: Path, tiny_model_path: Path, monkeypatch: pytest.Mo
         sha256=store.sha256_of(file),
         size=file.stat().st_size,
         bundled=True,
-        default_on=("cpu", "cuda", "mps"),
+        default_on=("cpu", "cuda", "mps", "xpu"),
     )
     remote = replace(spec, name="remote", file="remote.safetensors", bundled=False, repo="someone/models")
     known = {row.name: row for row in (spec, remote)}

@@ -107,7 +107,7 @@ def models_of_two_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             size=file.stat().st_size,
             noise=(kind,),
             bundled=True,
-            default_on=("cpu", "cuda", "mps"),
+            default_on=("cpu", "cuda", "mps", "xpu"),
         )
     for module in (registry, store):
         monkeypatch.setattr(module, "load_registry", lambda: known)

@@ -10,12 +10,15 @@ import warnings
 
 import torch
 
+from stbn_cli.devices import MINIMUM_CAPABILITY, kind_of
+
 MINIMUM_TRITON = (3, 6)  # what the kernels are tested with
-MINIMUM_CAPABILITY = (8, 0)  # asynchronous copies and bfloat16 matrix products begin here
 
 
 def available(device: torch.device) -> bool:
-    """Whether the kernels run on `device`: a CUDA device from capability 8.0 on, and a working triton.
+    """Whether the kernels run on `device`: a CUDA device from capability 8.0 on or one of ROCm, and a working triton.
+
+    Whether they compute the right thing there is another question, which `Worker` asks (`DeviceKind.kernels`).
 
     With `TRITON_INTERPRET=1` in the environment, which must be set before triton is first imported, they run
     anywhere, slowly: that is for tests. The first call for a GPU launches a kernel, since triton also needs a C
@@ -27,9 +30,12 @@ def available(device: torch.device) -> bool:
 
     if knobs.runtime.interpret:
         return True
-    if device.type != "cuda" or torch.version.hip is not None:
+    kind = kind_of(device)
+    if kind.kernels == "no":
         return False
-    return torch.cuda.get_device_capability(device) >= MINIMUM_CAPABILITY and _launches(str(device))
+    if kind.capability and torch.cuda.get_device_capability(device) < MINIMUM_CAPABILITY:
+        return False
+    return _launches(str(device))
 
 
 def _installed() -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from stbn_cli.devices import CUDA, kind_named, kind_of
+
 MAXIMUM_PART = 128  # hidden channels that one accumulator holds
 
 
@@ -27,7 +29,9 @@ class BlockTile:
 
     def options(self) -> dict[str, Any]:
         """Launch options of triton."""
-        limit = {} if self.registers is None else {"maxnreg": self.registers}
+        # Only NVIDIA's compiler knows the limit.
+        limited = self.registers is not None and kind_named(CUDA.name) is CUDA
+        limit = {"maxnreg": self.registers} if limited else {}
         return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True, **limit}
 
 
@@ -66,8 +70,8 @@ def block_tile(channels: int, groups: int, capability: tuple[int, int]) -> Block
 
 
 def capability_of(device: torch.device) -> tuple[int, int]:
-    """Compute capability; for the CPU, where kernels are interpreted, that of any GPU will do."""
-    return _cuda_capability(device) if device.type == "cuda" else (8, 0)
+    """Compute capability; for AMD's, and the CPU, where kernels are interpreted, one whose tiles are small."""
+    return _cuda_capability(device) if kind_of(device).capability else (8, 0)
 
 
 @functools.cache
