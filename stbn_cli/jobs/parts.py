@@ -89,6 +89,7 @@ class Opened:
     key: RunKey
     sizes: ChunkSizes
     measured: "Analysis | None"
+    frames: int | None = None  # an estimate
     split: Split | None = None  # an earlier run's
     done: tuple[int, ...] = ()  # the numbers of the parts that it finished
 
@@ -101,6 +102,10 @@ class PartDone:
     fp32_chunks: int
     replans: int
     warnings: tuple[str, ...]
+
+
+def _uncounted(count: int) -> None:
+    """For steps that nobody counts."""
 
 
 class UnlikeError(Exception):
@@ -127,7 +132,7 @@ class ArchiveWorker:
                 key = prepared.key()
                 split = read_split(job, key)
                 done = () if split is None else finished_parts(job, split)
-                return Opened(key, sizes, prepared.measured, split, done)
+                return Opened(key, sizes, prepared.measured, metadata.frame_count, split, done)
             measured = prepared.measured
         return self.whole(job, measured, report)
 
@@ -275,7 +280,7 @@ class ArchiveWorker:
         )
 
 
-def cut(job: DenoiseJob, opened: Opened, shortest: int, report: Report) -> Split | None:
+def cut(job: DenoiseJob, opened: Opened, shortest: int, report: Report = _uncounted) -> Split | None:
     """Look through a long file for its scenes and note how it is cut; None where it is better left whole.
 
     Needs neither model nor GPU. Raises InputError for a file that cannot be read.
