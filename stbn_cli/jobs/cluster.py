@@ -8,6 +8,7 @@ import heapq
 import logging
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -115,6 +116,8 @@ def connected(options: ClusterOptions) -> Iterator[ModuleType]:
     Raises OptionError where Ray is not installed, and ClusterError where nothing answers at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Workers on this machine are as urgent as the command would be without them.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a warning of a coming default
     try:
         import ray
@@ -183,7 +186,10 @@ class _Archive:
         self._results: list[FileDone] = []
         self._gpus = options.gpus and ray.cluster_resources().get("GPU", 0) >= 1
         self._cores, sharers = self._worker_cores()
-        self._tally = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tally).remote()
+        name = f"stbn-{uuid.uuid4().hex}"
+        # Known by its name: an actor that has others' handles among its arguments cannot always be started again.
+        tally = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, name=name)(_Tally)
+        self._tally, self._tally_name = tally.remote(), name
         self._counts: dict[str, int] = {}
         make = ray.remote(
             num_gpus=1 if self._gpus else 0,
@@ -193,7 +199,7 @@ class _Archive:
         )(_Worker)
         threads = None if self._gpus else self._cores
         self._make = lambda: make.remote(
-            tell, options.shortest, self._tally, __version__, threads, 1 if self._gpus else sharers
+            tell, options.shortest, name, __version__, threads, 1 if self._gpus else sharers
         )
         # Looking for scenes needs no GPU; a worker with one has better things to do.
         cpus = ray.cluster_resources().get("CPU", 0)
@@ -247,7 +253,7 @@ class _Archive:
         step = _Step(ORDER[kind], self._places[index], number, kind, index)
         if kind == CUT and self._cut is not None:
             shortest = self._options.shortest
-            self._busy[self._cut.remote(self._tally, step.name, *self._arguments(step), shortest)] = None, step
+            self._busy[self._cut.remote(self._tally_name, step.name, *self._arguments(step), shortest)] = None, step
         else:
             heapq.heappush(self._queue, step)
 
@@ -389,7 +395,7 @@ class _Worker:
     """An `ArchiveWorker` as a Ray actor."""
 
     def __init__(
-        self, tell: Tell, shortest: int, tally: Any, version: str, threads: int | None, sharers: int
+        self, tell: Tell, shortest: int, tally: str, version: str, threads: int | None, sharers: int
     ) -> None:
         if version != __version__:
             raise RuntimeError(f"it has version {__version__} of stbn instead of {version}")
@@ -412,18 +418,24 @@ class _Worker:
         return getattr(self._worker, kind)(*arguments, report)
 
 
-def _cut(tally: Any, name: str, job: DenoiseJob, opened: Opened, shortest: int) -> Split | None:
+def _cut(tally: str, name: str, job: DenoiseJob, opened: Opened, shortest: int) -> Split | None:
     return cut(job, opened, shortest, _reporter(tally, name))
 
 
-def _reporter(tally: Any, name: str) -> Report:
+def _reporter(tally: str, name: str) -> Report:
+    """tally: its name."""
+    import ray
+
+    actor = None
+    with suppress(ValueError):  # where it is being started again, nothing is shown
+        actor = ray.get_actor(tally)
     last = 0.0
 
     def report(count: int) -> None:
         nonlocal last
-        if (now := time.monotonic()) - last >= REPORT_SECONDS:
+        if actor is not None and (now := time.monotonic()) - last >= REPORT_SECONDS:
             last = now
-            tally.put.remote(name, count)
+            actor.put.remote(name, count)
 
     return report
 
