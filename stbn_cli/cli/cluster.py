@@ -172,7 +172,7 @@ def denoise_on_cluster(
         except (KeyboardInterrupt, InterruptedByUserError):
             interrupted = True
         if all(outcome.status in (DONE, SKIPPED) for outcome in outcomes):
-            folder.remove()
+            folder.forget()
     hint = " What is finished is kept: start the same command again to go on." if interrupted else ""
     conclude(outcomes, interrupted=interrupted, quiet=logging.quiet, json=logging.json, hint=hint)
 

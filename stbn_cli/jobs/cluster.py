@@ -7,10 +7,11 @@ they were at. What is here keeps the steps in order: what frees storage first, a
 import heapq
 import logging
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -148,7 +149,9 @@ def connected(options: ClusterOptions) -> Iterator[ModuleType]:
             f"No Ray cluster can be used at {where} ({reason}). Check the address and that ray status answers there."
         ) from error
     try:
-        yield ray
+        # What Ray tells of workers that die goes there, and stdout is for results.
+        with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stderr if options.verbose else nowhere):
+            yield ray
     finally:
         ray.shutdown()
 

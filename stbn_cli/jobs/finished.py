@@ -36,7 +36,7 @@ class Finished:
 class ArchiveFolder:
     """The records of all runs into one output folder; a context manager that lets one run at a time have it.
 
-    Raises OutputError where another one does. They stay at the end unless `forget` is called.
+    Raises OutputError where another one does. The folder stays at the end while there are records.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -60,6 +60,8 @@ class ArchiveFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if all(child.name == LOCK for child in self.path.iterdir()):
+            shutil.rmtree(self.path, ignore_errors=True)
         self._lock.release()
 
     def forget(self) -> None:
@@ -67,10 +69,6 @@ class ArchiveFolder:
         for child in self.path.iterdir():
             if child.name != LOCK:
                 child.unlink()
-
-    def remove(self) -> None:
-        """Remove the folder, lock included."""
-        shutil.rmtree(self.path, ignore_errors=True)
 
 
 def begin(job: DenoiseJob) -> None:
