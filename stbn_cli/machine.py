@@ -4,7 +4,6 @@ import sys
 
 import psutil
 
-
 _sharers = 1
 
 

@@ -306,7 +306,9 @@ def conclude(
     failed = sum(outcome.status == FAILED for outcome in outcomes)
     if interrupted:
         left = sum(outcome.status == LEFT for outcome in outcomes)
-        raise InterruptedByUserError(f"Interrupted; {left} of {counted(len(outcomes), 'input')} not started.{hint}")
+        raise InterruptedByUserError(
+            f"Interrupted; {left} of {counted(len(outcomes), 'input')} not started.{hint}"
+        )
     if failed:
         raise BatchError(f"{failed} of {len(outcomes)} inputs failed.")
 

@@ -144,7 +144,9 @@ def connected(options: ClusterOptions) -> Iterator[ModuleType]:
             )
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        where = options.address if options.address != AUTO else os.environ.get(ADDRESS_VARIABLE, "this machine")
+        where = (
+            options.address if options.address != AUTO else os.environ.get(ADDRESS_VARIABLE, "this machine")
+        )
         raise ClusterError(
             f"No Ray cluster can be used at {where} ({reason}). Check the address and that ray status answers there."
         ) from error
@@ -256,7 +258,10 @@ class _Archive:
         step = _Step(ORDER[kind], self._places[index], number, kind, index)
         if kind == CUT and self._cut is not None:
             shortest = self._options.shortest
-            self._busy[self._cut.remote(self._tally_name, step.name, *self._arguments(step), shortest)] = None, step
+            self._busy[self._cut.remote(self._tally_name, step.name, *self._arguments(step), shortest)] = (
+                None,
+                step,
+            )
         else:
             heapq.heappush(self._queue, step)
 
@@ -267,8 +272,10 @@ class _Archive:
                 continue
             worker, _ = self._idle.popitem()  # the one that was at work last
             self._busy[worker.do.remote(step.kind, step.name, *self._arguments(step))] = worker, step
-        workers = len(self._starting) + len(self._idle) + sum(
-            worker is not None for worker, _ in self._busy.values()
+        workers = (
+            len(self._starting)
+            + len(self._idle)
+            + sum(worker is not None for worker, _ in self._busy.values())
         )
         for _ in range(min(len(self._queue) - len(self._starting), self._room() - workers)):
             worker = self._make()

@@ -234,7 +234,9 @@ class ArchiveWorker:
         measured: "Analysis | None",
         report: Report,
     ) -> PartDone:
-        key = replace(split.key, options=split.key.options | {PARTS: [checked.part.first, asdict(split.sizes)]})
+        key = replace(
+            split.key, options=split.key.options | {PARTS: [checked.part.first, asdict(split.sizes)]}
+        )
         # What is strict is the last step's business, which sees the whole file.
         job = replace(job, dry_run=True, overwrite=True, encode=replace(job.encode, strict=False))
         started = time.perf_counter()
@@ -353,9 +355,7 @@ def finished_parts(job: DenoiseJob, split: Split) -> tuple[int, ...]:
     """The numbers of the parts that are done."""
     folder = parts_folder(job)
     return tuple(
-        number
-        for number, checked in enumerate(split.parts)
-        if _read_done(folder / checked.name) is not None
+        number for number, checked in enumerate(split.parts) if _read_done(folder / checked.name) is not None
     )
 
 

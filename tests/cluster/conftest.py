@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import save_tiny_model
-from tests.cli.conftest import stbn as stbn  # noqa: PLC0414 (a fixture)
+from tests.cli.conftest import stbn as stbn
 from tests.conftest import planes_of
 
 HEIGHT, WIDTH = 48, 64
@@ -36,12 +36,14 @@ def scene(seed: int, count: int, level: float) -> list[np.ndarray]:
     return frames
 
 
-def write_scenes(path: Path, scenes: tuple[int, ...] = SCENES, *, encoder: str = "ffv1", fade: int = 0) -> Path:
+def write_scenes(
+    path: Path, scenes: tuple[int, ...] = SCENES, *, encoder: str = "ffv1", fade: int = 0
+) -> Path:
     """A clip of scenes, the first of which is faded in for `fade` frames."""
-    options = {"libx264": {"g": "12", "bf": "3", "qp": "0"}, "mpeg2video": {"g": "12", "bf": "2"}}.get(encoder, {})
-    frames = [
-        frame for number, count in enumerate(scenes) for frame in scene(number, count, 8 + 4 * number)
-    ]
+    options = {"libx264": {"g": "12", "bf": "3", "qp": "0"}, "mpeg2video": {"g": "12", "bf": "2"}}.get(
+        encoder, {}
+    )
+    frames = [frame for number, count in enumerate(scenes) for frame in scene(number, count, 8 + 4 * number)]
     with av.open(str(path), "w") as output:
         stream = output.add_stream(encoder, rate=25, options=options)
         stream.width, stream.height = WIDTH, HEIGHT

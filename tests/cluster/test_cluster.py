@@ -106,7 +106,12 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("archive")
     for number in range(3):
         spec = ClipSpec(
-            width=64, height=48, frames=8 + number, encoder="ffv1", seed=number, audio=None if number else "flac"
+            width=64,
+            height=48,
+            frames=8 + number,
+            encoder="ffv1",
+            seed=number,
+            audio=None if number else "flac",
         )
         write_clip(folder / f"short{number}.mkv", spec)
     write_scenes(folder / "long.mkv", LONG)
