@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,7 +128,7 @@ def denoise_on_cluster(
 
     Raises as `run_batch`, and ClusterError where the cluster cannot be used.
     """
-    from stbn_cli.jobs.cluster import ClusterOptions, connected, denoise_archive
+    from stbn_cli.jobs.cluster import ClusterOptions, FileDone, connected, denoise_archive
     from stbn_cli.jobs.finished import ArchiveFolder, is_finished
     from stbn_cli.jobs.parts import SHORTEST_PART, discard
 
@@ -149,8 +150,11 @@ def denoise_on_cluster(
             job = _for_workers(job_of(item), item)
             if restart:
                 discard(job)
-            found = None if restart else is_finished(job)
-            if found is None and naming.skip_existing and exists(item.output):
+            if (found := is_finished(job)) is not None:
+                discard(job)
+                _note(outcome, FileDone(index, found), logging)
+                outcome.reason = "finished by an earlier run"
+            elif naming.skip_existing and exists(item.output):
                 outcome.status, outcome.reason = SKIPPED, f"{item.output} exists already"
             else:
                 jobs[index] = job
@@ -162,8 +166,9 @@ def denoise_on_cluster(
                 with (
                     connected(options) as ray,
                     ArchiveProgress(len(jobs), quiet=logging.quiet) as progress,
+                    closing(denoise_archive(ray, list(jobs.values()), options, tell, progress)) as files,
                 ):
-                    for done in denoise_archive(ray, list(jobs.values()), options, tell, progress):
+                    for done in files:
                         progress.file_over()
                         outcome = outcomes[numbers[done.index]]
                         _note(outcome, done, logging)

@@ -385,8 +385,9 @@ class Denoiser:
         sigma = noise.level
         if not sigma / FOREIGN_NOISE <= estimated <= sigma * FOREIGN_NOISE:
             self._say(
-                f"From frame {self._first + first_frame} on the noise level is {255 * estimated:.3g}, but the model was finetuned "
-                f"for {255 * sigma:.3g}. If this is other footage, finetune on it or use the original model."
+                f"From frame {self._first + first_frame} on the noise level is {255 * estimated:.3g}, but the model "
+                f"was finetuned for {255 * sigma:.3g}. If this is other footage, finetune on it or use the original "
+                "model."
             )
         return noise
 

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,7 +164,7 @@ def denoise_archive(
     options: ClusterOptions,
     tell: Tell,
     look: Callable[[Standing], None],
-) -> Iterator[FileDone]:
+) -> Generator[FileDone, None, None]:
     """Denoise all files, each result as it is there; closing the iterator ends the workers.
 
     look: called about twice a second. Raises ClusterError where no worker can be had.
@@ -190,7 +190,7 @@ class _Archive:
             self._add(OPEN, index)
         self._results: list[FileDone] = []
         self._gpus = options.gpus and ray.cluster_resources().get("GPU", 0) >= 1
-        self._cores, sharers = self._worker_cores()
+        self._cores, threads, sharers = self._worker_cores()
         name = f"stbn-{uuid.uuid4().hex}"
         # Known by its name: an actor that has others' handles among its arguments cannot always be started again.
         tally = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, name=name)(_Tally)
@@ -198,14 +198,11 @@ class _Archive:
         self._counts: dict[str, int] = {}
         make = ray.remote(
             num_gpus=1 if self._gpus else 0,
-            num_cpus=1 if self._gpus else self._cores,
+            num_cpus=self._cores,
             max_restarts=-1,
             max_task_retries=RETRIES,
         )(_Worker)
-        threads = None if self._gpus else self._cores
-        self._make = lambda: make.remote(
-            tell, options.shortest, name, __version__, threads, 1 if self._gpus else sharers
-        )
+        self._make = lambda: make.remote(tell, options.shortest, name, __version__, threads, sharers)
         # Looking for scenes needs no GPU; a worker with one has better things to do.
         cpus = ray.cluster_resources().get("CPU", 0)
         spare = self._gpus and cpus > ray.cluster_resources().get("GPU", 0)
@@ -234,15 +231,21 @@ class _Archive:
                 with suppress(Exception):  # the cluster may be gone
                     self._ray.kill(worker)
 
-    def _worker_cores(self) -> tuple[int, int]:
-        """Cores of a worker, and how many workers fit on the largest machine."""
-        largest = max((int(node["Resources"].get("CPU", 0)) for node in self._nodes()), default=0)
+    def _worker_cores(self) -> tuple[int, int, int]:
+        """Cores that a worker asks for, threads that it computes with, and how many fit on the largest machine."""
+        machines = [node["Resources"] for node in self._nodes()]
+        largest = max((int(machine.get("CPU", 0)) for machine in machines), default=0)
+        if self._gpus:
+            # One core alone, so that some are left to those who look for scenes; they share them all.
+            with_gpus = [machine for machine in machines if machine.get("GPU", 0) >= 1]
+            threads = min(int(machine.get("CPU", 1) // machine["GPU"]) for machine in with_gpus)
+            return 1, max(threads, 1), max(int(machine["GPU"]) for machine in with_gpus)
         cores = self._options.cores or max(min(WORKER_CORES, largest), 1)
-        if not self._gpus and cores > largest:
+        if cores > largest:
             raise OptionError(
                 f"--cluster-cpus {cores}: no machine of the cluster has more than {largest}. Give a smaller number."
             )
-        return cores, max(largest // cores, 1)
+        return cores, cores, max(largest // cores, 1)
 
     def _nodes(self) -> list[dict[str, Any]]:
         return [node for node in self._ray.nodes() if node["Alive"]]
@@ -405,14 +408,13 @@ class _Worker:
     """An `ArchiveWorker` as a Ray actor."""
 
     def __init__(
-        self, tell: Tell, shortest: int, tally: str, version: str, threads: int | None, sharers: int
+        self, tell: Tell, shortest: int, tally: str, version: str, threads: int, sharers: int
     ) -> None:
         if version != __version__:
             raise RuntimeError(f"it has version {__version__} of stbn instead of {version}")
-        if threads is not None:
-            import torch
+        import torch
 
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
         share_memory(sharers)
         self._shortest, self._tally = shortest, tally
         self._worker = ArchiveWorker(tell, shortest)
@@ -424,7 +426,8 @@ class _Worker:
         """One step; what it gives."""
         report = _reporter(self._tally, name)
         if kind == CUT:
-            return cut(*arguments, self._shortest, report)
+            job, opened = arguments
+            return cut(job, opened, self._shortest, report)
         return getattr(self._worker, kind)(*arguments, report)
 
 

@@ -7,7 +7,6 @@ verifies and renames. Knows nothing of Ray, or of which worker does what.
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -123,7 +122,7 @@ class ArchiveWorker:
     def open(self, job: DenoiseJob, report: Report) -> Opened | Finished:
         """Denoise a short file, or see what a long one is to be cut for. Raises as `DenoiseJob.prepare` and `run`."""
         if (known := is_finished(job)) is not None:
-            _clean(job)
+            discard(job)  # of a worker that was killed after the renaming
             return known
         with self._prepared(replace(job, dry_run=True), None) as prepared:
             if self._is_long(prepared):
@@ -139,7 +138,7 @@ class ArchiveWorker:
     def whole(self, job: DenoiseJob, measured: "Analysis | None", report: Report) -> Finished:
         """Denoise a file that is not cut; a run that was interrupted goes on."""
         if (known := is_finished(job)) is not None:
-            _clean(job)
+            discard(job)  # of a worker that was killed after the renaming
             return known
         begin(job)
         return self._run(job, measured, report)
@@ -169,7 +168,7 @@ class ArchiveWorker:
     def join(self, job: DenoiseJob, split: Split, measured: "Analysis | None", report: Report) -> Finished:
         """Make the output of the finished parts."""
         if (known := is_finished(job)) is not None:
-            _clean(job)
+            discard(job)  # of a worker that was killed after the renaming
             return known
         begin(job)
         folder = parts_folder(job).parent
@@ -468,14 +467,6 @@ def _clear(folder: Path) -> None:
             child.unlink()
 
 
-def _clean(job: DenoiseJob) -> None:
-    """Remove what a worker left that was killed after the output got its name."""
-    folder = WorkFolder(job.output, PATIENCE)
-    if folder.path.is_dir():
-        with folder:
-            pass
-
-
 def _read_back(key: RunKey) -> RunKey:
     """The key as files give it back."""
     return replace(key, options=json.loads(json.dumps(key.options)))
@@ -495,7 +486,8 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def discard(job: DenoiseJob) -> None:
-    """Remove what earlier runs have kept for the output."""
-    folder = WorkFolder(job.output)
+    """Remove what earlier runs have kept for the output. Raises OutputError where one is at work there."""
+    folder = WorkFolder(job.output, PATIENCE)
     if folder.path.is_dir():
-        shutil.rmtree(folder.path, ignore_errors=True)
+        with folder:
+            pass  # leaving it removes it

@@ -311,7 +311,10 @@ class VideoReader(FrameReader):
     def _frames(
         self, decoder: Decoder, clock: Clock, *, skip: int = 0, since: int | None = None
     ) -> Iterator[Frame]:
-        """The frames after the first `skip` ones, of those from `since` (ticks of the stream) on. Raises HardwareError if anything is wrong on a device."""
+        """The frames after the first `skip` ones, of those from `since` (ticks of the stream) on.
+
+        Raises HardwareError if anything is wrong on a device.
+        """
         layout = describe_format(self.metadata.pixel_format)
         finish = None
         for picture, time, duration in islice(self._shown(decoder, clock, since), skip, None):
