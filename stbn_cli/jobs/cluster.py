@@ -150,12 +150,12 @@ def connected(options: ClusterOptions) -> Iterator[ModuleType]:
         raise ClusterError(
             f"No Ray cluster can be used at {where} ({reason}). Check the address and that ray status answers there."
         ) from error
-    try:
-        # What Ray tells of workers that die goes there, and stdout is for results.
-        with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stderr if options.verbose else nowhere):
+    # What Ray tells of workers that die goes there, and stdout is for results.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stderr if options.verbose else nowhere):
+        try:
             yield ray
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def denoise_archive(
