@@ -6,8 +6,8 @@ after each chunk. Whatever the moment of a crash, the state and the segments bef
 
 import json
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class ChunkStore:
     @property
     def bytes(self) -> int:
         """Size on the disk."""
-        return sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
+        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
 
     def load(self) -> None:
         """Take up what an earlier run left; nothing if it left nothing.
@@ -160,6 +160,26 @@ class ChunkStore:
                 f"The progress cannot be kept in {self.folder} ({reason}). Free some space, or give --no-keep-progress."
             ) from error
         self.state = state
+
+    def adopt(self, parts: Sequence[tuple[int, str]], sizes: ChunkSizes) -> None:
+        """Take all frames of a video from finished stores in folders inside this one's.
+
+        parts: the number of each one's first frame, and its folder's name, in order. Nothing is copied: the segments
+        stay where they are. Raises OutputError where a part is missing, damaged or of another format.
+        """
+        frames, scenes = 0, []
+        for first, name in parts:
+            kept = read_state(self.folder / name)
+            if kept is None or first != frames or (frames and kept.picture != self._picture):
+                raise OutputError(
+                    f"A part of what was kept in {self.folder} is missing or of another format ({name}). Start again "
+                    "with --restart."
+                )
+            self._picture = kept.picture
+            self._digests |= {f"{name}/{segment}": digest for segment, digest in kept.digests.items()}
+            scenes += [replace(scene, first_frame=first + scene.first_frame) for scene in kept.state.scenes]
+            frames += kept.state.frames
+        self.commit(StreamState(frames, tuple(scenes), sizes, None))
 
     def close(self) -> None:
         """Remove what was begun and not committed."""

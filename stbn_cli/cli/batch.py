@@ -62,7 +62,9 @@ class Batch:
 
 
 @dataclass(slots=True)
-class _Outcome:
+class Outcome:
+    """What became of an input."""
+
     input: str
     output: str
     status: str
@@ -267,13 +269,13 @@ def run_batch(
 
     Raises BatchError if any failed, and InterruptedByUserError for Ctrl-C, which ends all.
     """
-    outcomes: list[_Outcome] = []
+    outcomes: list[Outcome] = []
     interrupted = False
     for number, item in enumerate(items, 1):
         if interrupted or (fail_fast and any(outcome.status == FAILED for outcome in outcomes)):
-            outcomes.append(_Outcome(item.source, item.output, LEFT))
+            outcomes.append(Outcome(item.source, item.output, LEFT))
             continue
-        outcomes.append(outcome := _Outcome(item.source, item.output, DONE))
+        outcomes.append(outcome := Outcome(item.source, item.output, DONE))
         if skip_existing and exists(item.output):
             outcome.status, outcome.reason = SKIPPED, f"{item.output} exists already"
             continue
@@ -288,15 +290,27 @@ def run_batch(
         except Exception as error:
             outcome.status, outcome.reason = FAILED, sentence(error)
             say(f"Error: {item.source}: {outcome.reason}")
+    conclude(outcomes, interrupted=interrupted, quiet=quiet, json=json)
+
+
+def conclude(
+    outcomes: Sequence[Outcome], *, interrupted: bool, quiet: bool, json: bool, hint: str = ""
+) -> None:
+    """Tell what became of each input.
+
+    hint: a sentence for those who interrupted it. Raises BatchError if any failed, and InterruptedByUserError.
+    """
     _tell(outcomes, quiet)
     if json:
         show_json(_document(outcomes))
     failed = sum(outcome.status == FAILED for outcome in outcomes)
     if interrupted:
         left = sum(outcome.status == LEFT for outcome in outcomes)
-        raise InterruptedByUserError(f"Interrupted; {left} of {counted(len(items), 'input')} not started.")
+        raise InterruptedByUserError(
+            f"Interrupted; {left} of {counted(len(outcomes), 'input')} not started.{hint}"
+        )
     if failed:
-        raise BatchError(f"{failed} of {len(items)} inputs failed.")
+        raise BatchError(f"{failed} of {len(outcomes)} inputs failed.")
 
 
 def exists(output: str) -> bool:
@@ -306,7 +320,7 @@ def exists(output: str) -> bool:
     return find_existing(output) is not None
 
 
-def _tell(outcomes: Sequence[_Outcome], quiet: bool) -> None:
+def _tell(outcomes: Sequence[Outcome], quiet: bool) -> None:
     if quiet:
         return
     for outcome in outcomes:
@@ -316,11 +330,11 @@ def _tell(outcomes: Sequence[_Outcome], quiet: bool) -> None:
     say(", ".join(f"{count} {status}" for status, count in counts.items() if count or status != LEFT))
 
 
-def _counts(outcomes: Sequence[_Outcome]) -> dict[str, int]:
+def _counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
     states = [outcome.status for outcome in outcomes]
     return {status: states.count(status) for status in (DONE, SKIPPED, FAILED, LEFT)}
 
 
-def _document(outcomes: Sequence[_Outcome]) -> dict[str, Any]:
+def _document(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     counts = {status.replace(" ", "_"): count for status, count in _counts(outcomes).items()}
     return {**counts, "results": [asdict(outcome) for outcome in outcomes]}

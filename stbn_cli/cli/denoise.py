@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from stbn_cli.cli import options as opt
 from stbn_cli.cli.adaptation import describe, explanation, gained
 from stbn_cli.cli.batch import Item, Naming, output_folder, plan_batch, run_batch
+from stbn_cli.cli.cluster import check_cluster, denoise_on_cluster
 from stbn_cli.cli.console import say, say_beginning, show, show_json, show_table, warn
 from stbn_cli.cli.flags import (
     NORMAL,
     QUIET,
     VERBOSE,
+    ClusterFlags,
     ConfigFlags,
     DenoisingFlags,
     EncodingFlags,
@@ -53,6 +55,7 @@ EXAMPLES = opt.epilog(
     "stbn denoise dngs/ -o clean/",
     "stbn denoise mosaics/ -o clean/ --bayer GBRG --black 240 --white 4095",
     "stbn denoise a.mp4 clips/ 'raw/*.mkv' --output-dir clean/ --skip-existing",
+    "stbn denoise archive/ --output-dir clean/ --cluster auto",
     "ffmpeg -i in.mp4 -f yuv4mpegpipe -strict -1 - | stbn denoise - | ffmpeg -i - out.mp4",
 )
 # What the short help shows.
@@ -83,6 +86,7 @@ def denoise(
     read: ReadFlags,
     how: DenoisingFlags,
     machine: MachineFlags,
+    cluster: ClusterFlags,
     encoding: EncodingFlags,
     fidelity: FidelityFlags,
     logging: LoggingFlags,
@@ -121,12 +125,10 @@ def denoise(
         )
     batch = plan_batch(sources, names, WRITABLE_SUFFIXES)
 
-    def run(item: Item, place: BatchPlace | None = None) -> dict[str, Any] | None:
-        if not logging.quiet:
-            say_beginning(item.source, measuring=options.needs_measuring)
+    def job_of(item: Item) -> "DenoiseJob":
         from stbn_cli.jobs.denoise import DenoiseJob
 
-        job = DenoiseJob(
+        return DenoiseJob(
             source=Source(item.source, span),
             output=item.output,
             options=options,
@@ -143,8 +145,12 @@ def denoise(
             dry_run=dry_run,
             resume_command=f"Resume with: {_command()}",
         )
+
+    def run(item: Item, place: BatchPlace | None = None) -> dict[str, Any] | None:
+        if not logging.quiet:
+            say_beginning(item.source, measuring=options.needs_measuring)
         try:
-            return _run(job, logging, place, kept_options.config)
+            return _run(job_of(item), logging, place, kept_options.config)
         except KeyboardInterrupt:
             left = "" if item.output == STANDARD_STREAM else f"; nothing was written to {item.output}"
             raise InterruptedByUserError(f"Interrupted{left}.") from None
@@ -155,6 +161,21 @@ def denoise(
         )
     for item in batch.items:
         check_pipes(item.source, item.output, adapt=adapt_minutes is not None, json=logging.json)
+    if cluster != ClusterFlags():
+        check_cluster(
+            cluster,
+            batch,
+            machine,
+            kept,
+            uncertainty=uncertainty,
+            adapt_minutes=adapt_minutes,
+            dry_run=dry_run,
+        )
+        with output_folder(batch.folder):
+            denoise_on_cluster(
+                batch.items, job_of, cluster, naming, logging, restart=kept.restart, device=machine.device
+            )
+        return
     with output_folder(batch.folder):
         if batch.many or naming.skip_existing:
             run_batch(

@@ -128,6 +128,16 @@ class MachineFlags:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterFlags:
+    """Where it runs, if not on this machine alone."""
+
+    cluster: opt.ClusterOpt = None
+    cluster_workers: opt.ClusterWorkersOpt = None
+    cluster_cpus: opt.ClusterCpusOpt = None
+    cluster_part: opt.ClusterPartOpt = None
+
+
+@dataclass(frozen=True, slots=True)
 class EncodingFlags:
     """How a video is encoded."""
 

@@ -19,6 +19,7 @@ from stbn_cli.devices import CHOICES
 INPUT_OUTPUT = "Input and output"
 DENOISING = "Denoising"
 MEMORY = "Memory and speed"
+CLUSTER = "Cluster"
 ENCODING = "Video encoding"
 LOGGING = "Logging"
 
@@ -384,6 +385,50 @@ HardwareOpt = Annotated[
         "--hardware",
         metavar="auto|cuda",
         help="Decode on the GPU. Uses the CPU if that fails.",
+    ),
+]
+ClusterOpt = Annotated[
+    str | None,
+    option(
+        CLUSTER,
+        "--cluster",
+        metavar="auto|ADDRESS",
+        help="Share the files, and the scenes of long ones, between the machines of a Ray cluster. auto: the cluster "
+        "that this machine belongs to, or this machine alone.",
+        default=False,
+    ),
+]
+ClusterWorkersOpt = Annotated[
+    int | None,
+    option(
+        CLUSTER,
+        "--cluster-workers",
+        metavar="N",
+        min=1,
+        help="How many workers, each with one GPU, or with some processor cores.",
+        default="as many as have room",
+    ),
+]
+ClusterCpusOpt = Annotated[
+    int | None,
+    option(
+        CLUSTER,
+        "--cluster-cpus",
+        metavar="N",
+        min=1,
+        help="Processor cores of a worker where there are no GPUs.",
+        default="up to 4",
+    ),
+]
+ClusterPartOpt = Annotated[
+    int | None,
+    option(
+        CLUSTER,
+        "--cluster-part",
+        metavar="FRAMES",
+        min=1,
+        help="Fewest frames of a part that a long file is cut into, always between scenes.",
+        default="128",
     ),
 ]
 PrecisionOpt = Annotated[

@@ -19,6 +19,7 @@ from stbn_cli.errors import InputError
 from stbn_cli.flow.estimator import FlowEstimator
 from stbn_cli.inference.chunks import Chunk, PendingFrame, Scene, SceneQueue
 from stbn_cli.inference.cuts import CutDetector, scenes_of
+from stbn_cli.inference.parts import Part, is_repeat
 from stbn_cli.inference.plan import EngineOptions, Plan
 from stbn_cli.inference.report import EngineReport, SceneReport
 from stbn_cli.inference.resume import ChunkSizes, StreamState, pinned
@@ -96,6 +97,7 @@ class Denoiser:
         self._begun = 0  # frames of chunks that were begun
         self._size = (0, 0)  # height and width of the frames in work
         self._done = 0  # frames given out
+        self._first = 0  # number of the stream's first frame, for sentences
         self.device = self.devices[0]
         self.dtype = dtype
 
@@ -141,6 +143,7 @@ class Denoiser:
         *,
         resume: StreamState | None = None,
         on_chunk: Callable[[StreamState], None] | None = None,
+        part: Part | None = None,
     ) -> Iterator[np.ndarray]:
         """Denoise frames `(H, W, 3)` float32 RGB, nominal [0, 1], one by one; the same number in the same order.
 
@@ -151,14 +154,17 @@ class Denoiser:
         that repeats the one before value for value has no noise of its own: it is not shown to the network and gets the
         first one's result. `on_chunk` is called between two chunks, when all frames before have been taken. With
         `resume`, one of those states, `frames` are all the same, from the first on; those that are done are looked at
-        for cuts alone, and the results of the others are yielded, equal to those of the first run.
+        for cuts alone, and the results of the others are yielded, equal to those of the first run. `part` says what
+        part of a longer stream the frames are: its scenes take the place of those that would be found, and states and
+        reports count from its first frame.
         """
+        self._first = 0 if part is None else part.first
         self.report = EngineReport()
         self._done = self._begun = done = 0 if resume is None else resume.frames
         sizes = None
         if resume is not None:
             self.report.scenes, sizes = list(resume.scenes), resume.sizes
-        detector = CutDetector() if self.options.scene_cuts else None
+        detector = part or CutDetector() if self.options.scene_cuts else None
         before: PendingFrame | None = None
 
         def remaining() -> Iterator[_DistinctFrame]:
@@ -190,7 +196,7 @@ class Denoiser:
             yield from self._give(schedule.finish(), on_chunk)
 
     def _distinct(
-        self, frames: Iterable[np.ndarray], detector: CutDetector | None = None
+        self, frames: Iterable[np.ndarray], detector: CutDetector | Part | None = None
     ) -> "Iterator[_DistinctFrame]":
         """The frames that differ from the one before, repeats counted, and what the detector says of them.
 
@@ -199,7 +205,11 @@ class Denoiser:
         held: tuple[int, np.ndarray, PendingFrame] | None = None
 
         def found(index: int, frame: np.ndarray, pending: PendingFrame) -> _DistinctFrame:
-            return _DistinctFrame(index, pending, detector is not None and detector.is_cut(frame))
+            if isinstance(detector, Part):
+                cut = detector.begins_scene(index)
+            else:
+                cut = detector is not None and detector.is_cut(frame)
+            return _DistinctFrame(index, pending, cut)
 
         for index, frame in enumerate(frames):
             if held is None:
@@ -208,7 +218,7 @@ class Denoiser:
                 shown = held[1]
                 if frame.shape != shown.shape:
                     raise InputError(
-                        f"Frame {index} is {frame.shape[1]}x{frame.shape[0]} after frames of "
+                        f"Frame {self._first + index} is {frame.shape[1]}x{frame.shape[0]} after frames of "
                         f"{shown.shape[1]}x{shown.shape[0]}; the size must not change. Split the video there."
                     )
                 if is_repeat(frame, shown):
@@ -216,7 +226,8 @@ class Denoiser:
                     self.report.repeated_frames += 1
                     continue
                 yield found(*held)
-            held = index, frame, PendingFrame(_to_tensor(frame, index, self._config.multiple))
+            tensor = _to_tensor(frame, self._first + index, self._config.multiple)
+            held = index, frame, PendingFrame(tensor)
         if held is not None:
             yield found(*held)
 
@@ -375,8 +386,9 @@ class Denoiser:
         sigma = noise.level
         if not sigma / FOREIGN_NOISE <= estimated <= sigma * FOREIGN_NOISE:
             self._say(
-                f"From frame {first_frame} on the noise level is {255 * estimated:.3g}, but the model was finetuned "
-                f"for {255 * sigma:.3g}. If this is other footage, finetune on it or use the original model."
+                f"From frame {self._first + first_frame} on the noise level is {255 * estimated:.3g}, but the model "
+                f"was finetuned for {255 * sigma:.3g}. If this is other footage, finetune on it or use the original "
+                "model."
             )
         return noise
 
@@ -442,11 +454,6 @@ class Denoiser:
         self.report.messages.append(message)
         if self._on_message is not None:
             self._on_message(message)
-
-
-def is_repeat(frame: np.ndarray, shown: np.ndarray) -> bool:
-    """Whether two frames are equal value for value; some rows suffice for most pairs."""
-    return np.array_equal(frame[::32], shown[::32]) and np.array_equal(frame, shown)
 
 
 def _some(frames: list[Tensor]) -> list[Tensor]:

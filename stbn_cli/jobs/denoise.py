@@ -13,7 +13,7 @@ from stbn_cli.jobs.encoding import Encoding, plan_encoding
 from stbn_cli.jobs.events import Events
 from stbn_cli.jobs.noise import measure_clip, with_kind
 from stbn_cli.jobs.options import DenoiserOptions
-from stbn_cli.jobs.resume import kept_words, open_store, room_for, take_over
+from stbn_cli.jobs.resume import kept_words, open_store, room_for, run_key, take_over
 from stbn_cli.pipeline import (
     DenoiseSummary,
     UncertaintyWriter,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from stbn_cli.analysis.analysis import Analysis
-    from stbn_cli.chunkstore import ChunkStore
+    from stbn_cli.chunkstore import ChunkStore, RunKey
     from stbn_cli.inference.denoiser import Denoiser
     from stbn_cli.jobs.model import LoadedDenoiser
     from stbn_cli.video.encoders import EncodeOptions
@@ -59,6 +59,7 @@ class DenoiseJob:
     adapt_minutes: float | None = None  # of finetuning before; None: none
     raw_noise: tuple[float, float] | None = None  # gain and floor in the camera's values
     dry_run: bool = False  # nothing is written, locked or finetuned
+    patience: float = 0.0  # seconds to wait for another run of the same output
     resume_command: str = "Run it again and resume."  # how an interrupted run is resumed, a sentence
     # What to do about one that was interrupted before, a sentence.
     choices: str = "Use --resume to continue it, or --restart to start again."
@@ -82,7 +83,7 @@ class PreparedDenoising:
         from stbn_cli.video.workfolder import WorkFolder
 
         self.job, self.events = job, events
-        self.measured: Analysis | None = None
+        self.measured: Analysis | None = None  # may be set, where it is known
         self.adaptation: Adaptation | None = None
         self.store: ChunkStore | None = None
         self.folder: WorkFolder | None = None
@@ -102,7 +103,7 @@ class PreparedDenoising:
             if job.encode.strict:
                 refuse_changes(self.reader)
             if not job.dry_run and job.output != STANDARD_STREAM:
-                self.folder = stack.enter_context(WorkFolder(job.output))
+                self.folder = stack.enter_context(WorkFolder(job.output, job.patience))
                 take_over(self.folder, resume=job.resume, restart=job.restart, choices=job.choices)
             self._stack = stack.pop_all()
 
@@ -129,7 +130,7 @@ class PreparedDenoising:
             job, options, given = self.job, self._options, self._given
             raw = self.metadata.bayer is not None
             # The noise of raw pictures is measured as they come.
-            if not raw and (given is None or options.open_kind):
+            if self.measured is None and not raw and (given is None or options.open_kind):
                 self.measured = measure_clip(options, job.source, self.events)
             if job.adapt_minutes is not None and not job.dry_run:
                 place = self.folder.path if self.folder is not None else self._temporary()
@@ -184,8 +185,14 @@ class PreparedDenoising:
         wanted = self.job.keep_progress and not self.job.source.is_pipe and self.job.uncertainty is None
         if self.folder is None or self.store is not None or not wanted:
             return
-        if room_for(self.folder, self.metadata, self.events):
+        from stbn_cli.chunkstore import STATE_FILE
+
+        if (self.folder.path / STATE_FILE).exists() or room_for(self.folder, self.metadata, self.events):
             self.store = open_store(self.folder, self.reader, self.denoiser, self._deciding())
+
+    def key(self) -> "RunKey":
+        """What the frames depend on."""
+        return run_key(self.reader, self.denoiser, self._deciding())
 
     def _deciding(self) -> dict[str, Any]:
         """The options that decide on the frames, as plain values."""

@@ -12,7 +12,7 @@ from stbn_cli.jobs.events import Events
 from stbn_cli.words import counted
 
 if TYPE_CHECKING:
-    from stbn_cli.chunkstore import ChunkStore
+    from stbn_cli.chunkstore import ChunkStore, RunKey
     from stbn_cli.jobs.model import LoadedDenoiser
     from stbn_cli.video.frames import FrameReader, VideoMetadata
     from stbn_cli.video.workfolder import WorkFolder
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SAMPLE_BYTES = 1 << 20
 # Pixels along the shorter side: FFV1 refuses some pictures of a few pixels, and they are no work to do again.
 SMALLEST_KEPT = 16
+# What a run on a cluster keeps in the folder before its frames are joined (jobs/parts.py).
+PARTS = "parts"
 # From here on the size that the store will have is reported.
 LARGE_BYTES = 100 << 20
 
@@ -32,7 +34,14 @@ def take_over(folder: "WorkFolder", *, resume: bool, restart: bool, choices: str
     """
     from stbn_cli.chunkstore import STATE_FILE, read_state
 
-    if restart or not (folder.path / STATE_FILE).exists():
+    begun = (folder.path / STATE_FILE).exists()
+    if not begun and not restart and (folder.path / PARTS).exists():
+        folder.keep()
+        raise OutputError(
+            f"An unfinished run with --cluster has kept parts of {folder.output}. Start it again with the same "
+            "options, or discard them with --restart."
+        )
+    if restart or not begun:
         folder.clear()
         return
     if resume:
@@ -52,22 +61,28 @@ def open_store(
 
     options: plain values that decide on the result. Raises OutputError if the interrupted run was another one.
     """
-    from stbn_cli.checkpoints.store import sha256_of
-    from stbn_cli.chunkstore import ChunkStore, RunKey
+    from stbn_cli.chunkstore import ChunkStore
 
-    options = options | {
-        "flow": denoiser.flow_name,
-        "precision": str(denoiser.dtype),
-        "device": denoiser.device.type,
-    }
-    key = RunKey(_fingerprint(reader), sha256_of(denoiser.model_path), options, __version__)
-    store = ChunkStore(folder.path, key)
+    store = ChunkStore(folder.path, run_key(reader, denoiser, options))
     try:
         store.load()
     except OutputError:
         folder.keep()  # it is somebody's work
         raise
     return store
+
+
+def run_key(reader: "FrameReader", denoiser: "LoadedDenoiser", options: dict[str, Any]) -> "RunKey":
+    """What a run's frames depend on; `options`: plain values."""
+    from stbn_cli.checkpoints.store import sha256_of
+    from stbn_cli.chunkstore import RunKey
+
+    options = options | {
+        "flow": denoiser.flow_name,
+        "precision": str(denoiser.dtype),
+        "device": denoiser.device.type,
+    }
+    return RunKey(_fingerprint(reader), sha256_of(denoiser.model_path), options, __version__)
 
 
 def room_for(folder: "WorkFolder", metadata: "VideoMetadata", events: Events) -> bool:

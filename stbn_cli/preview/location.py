@@ -13,7 +13,8 @@ import torch
 
 from stbn_cli.errors import InputError, OptionError
 from stbn_cli.inference.cuts import HISTORY, CutDetector, SceneFrames, scenes_of
-from stbn_cli.inference.denoiser import Denoiser, is_repeat
+from stbn_cli.inference.denoiser import Denoiser
+from stbn_cli.inference.parts import is_repeat
 from stbn_cli.inference.plan import Plan
 from stbn_cli.noise.model import SceneNoise
 from stbn_cli.preview.timing import StageTiming

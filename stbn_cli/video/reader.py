@@ -247,6 +247,14 @@ class VideoReader(FrameReader):
                 clock = Clock(self._timing, self._notes)
         yield from self._frames(self._decoder(), clock, skip=done)
 
+    def since(self, pts: int) -> Iterator[Frame]:
+        """The frames from the one at `pts` on, as iterating gives them, without decoding all that lie before.
+
+        Found by its time, so that a damaged or odd file may give others: check them. Decodes in software.
+        """
+        clock = Clock(self._timing, self._notes)
+        yield from self._frames(self._decoder(), clock, since=pts + self._shift)
+
     def look_through(self) -> int:
         """Decode all frames of the range without looking at their values, and count them.
 
@@ -300,11 +308,16 @@ class VideoReader(FrameReader):
         first = next(clock.stamp(self._whole(self._decoder())), None)
         return fallback if first is None else first.pts * self._timing.base
 
-    def _frames(self, decoder: Decoder, clock: Clock, *, skip: int = 0) -> Iterator[Frame]:
-        """The frames after the first `skip` ones. Raises HardwareError if anything is wrong on a device."""
+    def _frames(
+        self, decoder: Decoder, clock: Clock, *, skip: int = 0, since: int | None = None
+    ) -> Iterator[Frame]:
+        """The frames after the first `skip` ones, of those from `since` (ticks of the stream) on.
+
+        Raises HardwareError if anything is wrong on a device.
+        """
         layout = describe_format(self.metadata.pixel_format)
         finish = None
-        for picture, time, duration in islice(self._shown(decoder, clock), skip, None):
+        for picture, time, duration in islice(self._shown(decoder, clock, since), skip, None):
             pts = time - self._shift
             finish = (pts + (duration or clock.step)) * self.metadata.time_base
             yield Frame(self._rgb(picture, layout.depth), pts, self.metadata.time_base, duration)
@@ -321,13 +334,18 @@ class VideoReader(FrameReader):
             )
         return frame_to_rgb(picture, self.metadata.color, depth, by_fields=self.metadata.by_fields)
 
-    def _shown(self, decoder: Decoder, clock: Clock) -> Iterator[_Shown]:
-        """Pictures of the range in presentation order; damaged packets are skipped and counted."""
+    def _shown(self, decoder: Decoder, clock: Clock, since: int | None = None) -> Iterator[_Shown]:
+        """Pictures of the range in presentation order; damaged packets are skipped and counted.
+
+        since: the first one's ticks, where not all are wanted.
+        """
         base = self._timing.base
         start = None if self._start is None or self._start <= self._origin else self._start
+        if since is not None:
+            start = since * base
         aspect = None
         for picture, pts, following in clock.stamp(self._whole(decoder, start)):
-            if self._start is not None and pts * base < self._start:
+            if (since is not None and pts < since) or (self._start is not None and pts * base < self._start):
                 continue
             if self._end is not None and pts * base >= self._end:
                 break

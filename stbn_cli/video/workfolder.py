@@ -24,11 +24,14 @@ class WorkFolder:
     run holds it or the folder cannot be made.
     """
 
-    def __init__(self, output: str | Path) -> None:
-        """output: a name that `resolve_output` understands. Raises OptionError for others."""
+    def __init__(self, output: str | Path, patience: float = 0.0) -> None:
+        """output: a name that `resolve_output` understands. Raises OptionError for others.
+
+        patience: seconds to wait for another run that holds the folder.
+        """
         self.output = output
         self.path = _hidden_folder(resolve_output(output))
-        self._lock = FileLock(self.path / LOCK, timeout=0)
+        self._lock = FileLock(self.path / LOCK, timeout=patience)
         self._kept = False
 
     def __enter__(self) -> Self:
