@@ -6,8 +6,9 @@ Only what concerns VapourSynth: formats, colour, frame properties, errors. Which
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -17,7 +18,8 @@ from stbn_cli.inference.windows import LEAD, LONGEST_SECTION, SURVEY, SceneDenoi
 from stbn_cli.video.color import untagged_matrix
 
 try:
-    import vapoursynth as vs
+    # Type checkers would take `import vapoursynth` for this file.
+    vs: Any = import_module("vapoursynth")
 except ImportError as error:
     raise ImportError(
         "stbn_cli.vapoursynth needs VapourSynth: install it into this environment with pip install vapoursynth "
@@ -27,6 +29,9 @@ except ImportError as error:
 if TYPE_CHECKING:
     from stbn_cli.jobs.options import DenoiserOptions
     from stbn_cli.noise.kinds import NoiseKind
+
+VideoNode: TypeAlias = Any  # vapoursynth.VideoNode
+VideoFrame: TypeAlias = Any  # vapoursynth.VideoFrame
 
 # H.273's numbers, as in `_Matrix`.
 MATRIX_NUMBERS = {"bt709": 1, "bt601": 6}
@@ -39,7 +44,7 @@ SOURCE_CACHE_BYTES = 2**29
 
 
 def denoise(
-    clip: "vs.VideoNode",
+    clip: VideoNode,
     sigma: float | None = None,
     model: str | Path = "auto",
     *,
@@ -51,7 +56,7 @@ def denoise(
     scene_cuts: bool = True,
     cache_mib: float = CACHE_MIB,
     on_message: Callable[[str], None] | None = None,
-) -> "vs.VideoNode":
+) -> VideoNode:
     """Denoise a clip; the result has its format, size, length and frame properties.
 
     Args:
@@ -87,12 +92,12 @@ def denoise(
 class _Planes(NamedTuple):
     """A clip, the same in RGBS or GRAYS, and how that becomes what the clip is."""
 
-    source: "vs.VideoNode"
-    linear: "vs.VideoNode"  # in RGBS or GRAYS
+    source: VideoNode
+    linear: VideoNode  # in RGBS or GRAYS
     back: dict[str, int]  # arguments of core.resize
 
     @classmethod
-    def of(cls, clip: "vs.VideoNode") -> "_Planes":
+    def of(cls, clip: VideoNode) -> "_Planes":
         """Raises `vs.Error` for formats that there is no way for."""
         _check(clip)
         # What would lead core.resize astray; the result gets the source's properties.
@@ -125,7 +130,7 @@ class _Planes(NamedTuple):
             ) from error
         return cls(clip, linear, back)
 
-    def restored(self, denoised: "vs.VideoNode") -> "vs.VideoNode":
+    def restored(self, denoised: VideoNode) -> VideoNode:
         """A clip in the format of `linear` in the source's format, with its frame properties."""
         if self.back:
             denoised = denoised.resize.Bicubic(**self.back)
@@ -138,15 +143,13 @@ class _Planes(NamedTuple):
             return cv2.merge(parts if len(parts) == 3 else parts * 3)
 
 
-def _filtered(
-    planes: _Planes, denoiser: SceneDenoiser, *, scene_cuts: bool, cache_bytes: int
-) -> "vs.VideoNode":
+def _filtered(planes: _Planes, denoiser: SceneDenoiser, *, scene_cuts: bool, cache_bytes: int) -> VideoNode:
     begins = _scene_changes(planes.source) if scene_cuts else _never
     seekable = SeekableClip(
         planes.read, planes.linear.num_frames, denoiser, begins=begins, cache_bytes=cache_bytes
     )
 
-    def denoised(n: int, f: "vs.VideoFrame") -> "vs.VideoFrame":
+    def denoised(n: int, f: VideoFrame) -> VideoFrame:
         with _one_sentence():
             pixels = seekable.frame(n)
         result = f.copy()
@@ -164,7 +167,7 @@ def _never(number: int) -> bool:
     return False
 
 
-def _scene_changes(clip: "vs.VideoNode") -> Callable[[int], bool] | None:
+def _scene_changes(clip: VideoNode) -> Callable[[int], bool] | None:
     """Whether a scene begins with frame n, by the clip's properties; None if it has none."""
     names = ("_SceneChangePrev", "_SceneChangeNext")
     first = clip.get_frame(0).props
@@ -179,7 +182,7 @@ def _scene_changes(clip: "vs.VideoNode") -> Callable[[int], bool] | None:
     return begins
 
 
-def _check(clip: "vs.VideoNode") -> None:
+def _check(clip: VideoNode) -> None:
     if not isinstance(clip, vs.VideoNode):
         raise vs.Error(f"stbn: expected a video clip, got {type(clip).__name__}.")
     form = clip.format
@@ -206,7 +209,7 @@ def _is_full_range(props: dict[str, Any], *, default: bool) -> bool:
     return default
 
 
-def _matrix(props: dict[str, Any], clip: "vs.VideoNode") -> int:
+def _matrix(props: dict[str, Any], clip: VideoNode) -> int:
     matrix = int(props.get("_Matrix", UNSPECIFIED_MATRIX))
     if matrix == UNSPECIFIED_MATRIX:
         return MATRIX_NUMBERS[untagged_matrix(clip.width, clip.height)]

@@ -179,9 +179,9 @@ class SeekableClip:
         whole = self._survey.begins(section) or section == 0
         start = section if whole else section - LEAD
         run = self._run
-        if run is not None and run.section == section and run.following <= number:
-            if (number - run.following) * chunk <= SKIP_COST * (section - start + number * chunk):
-                return run
+        restart = SKIP_COST * (section - start + number * chunk)
+        if run is not None and run.section == section and 0 <= (number - run.following) * chunk <= restart:
+            return run
         if section not in self._noise:
             opening = list(islice(self._frames(section), self._denoiser.opening))
             self._noise[section] = self._denoiser.noise(opening)
