@@ -101,7 +101,8 @@ class _Planes(NamedTuple):
         """Raises `vs.Error` for formats that there is no way for."""
         _check(clip)
         # What would lead core.resize astray; the result gets the source's properties.
-        held = clip.std.RemoveFrameProps(["_Range", "_ColorRange", "_Transfer", "_Primaries"])
+        astray = ["_Matrix", "_Range", "_ColorRange", "_Transfer", "_Primaries"]
+        held = clip.std.RemoveFrameProps(astray)
         frame_bytes = clip.width * clip.height * 3 * clip.format.bytes_per_sample
         wanted = LONGEST_SECTION // 2 + LEAD + 2 * SURVEY
         most = min(max(SOURCE_CACHE_BYTES // frame_bytes, 2), wanted)
@@ -121,7 +122,7 @@ class _Planes(NamedTuple):
             # The same for all frames, so that each goes back as it came.
             held = held.std.SetFrameProps(_Matrix=told["matrix_in"], _ChromaLocation=told["chromaloc_in"])
         try:
-            linear = held.resize.Bicubic(format=target, **told)
+            linear = held.resize.Spline36(format=target, **told)
             linear.get_frame(0)
         except vs.Error as error:
             raise vs.Error(
@@ -133,7 +134,7 @@ class _Planes(NamedTuple):
     def restored(self, denoised: VideoNode) -> VideoNode:
         """A clip in the format of `linear` in the source's format, with its frame properties."""
         if self.back:
-            denoised = denoised.resize.Bicubic(**self.back)
+            denoised = denoised.resize.Spline36(**self.back)
         return denoised.std.CopyFrameProps(self.source)
 
     def read(self, number: int) -> np.ndarray:
