@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import cv2
 import numpy as np
 
-from stbn_cli.errors import StbnError
+from stbn_cli.errors import InputError, StbnError
 from stbn_cli.inference.windows import LEAD, LONGEST_SECTION, SURVEY, SceneDenoiser, SeekableClip
 from stbn_cli.video.color import untagged_matrix
 
@@ -22,8 +22,8 @@ try:
     vs: Any = import_module("vapoursynth")
 except ImportError as error:
     raise ImportError(
-        "stbn_cli.vapoursynth needs VapourSynth: install it into this environment with pip install vapoursynth "
-        f"(Python 3.12 or newer). ({error})"
+        f"stbn_cli.vapoursynth needs VapourSynth, which cannot be imported ({error}): install it into this environment "
+        "with pip install vapoursynth, on Python 3.12 or newer."
     ) from error
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ def denoise(
     device: str | None = None,
     precision: str | None = None,
     options: "DenoiserOptions | None" = None,
-    scene_cuts: bool = True,
     cache_mib: float = CACHE_MIB,
     on_message: Callable[[str], None] | None = None,
 ) -> VideoNode:
@@ -63,8 +62,8 @@ def denoise(
         clip: RGB, YUV or GRAY of constant format and size: integers of 8 to 16 bits, half or single precision.
         sigma, model, strength, noise_kind, device, precision, options: as `stbn_cli.load_denoiser` takes them. Where
             the kind of noise is left open and the model depends on it, it is measured at once, all over the clip.
-        scene_cuts: begin anew where scenes do: where `_SceneChangePrev` or `_SceneChangeNext` say so, if the first
-            frame has one of them, else where stbn finds cuts.
+            Scenes begin where `_SceneChangePrev` or `_SceneChangeNext` say so, if the first frame has one of them,
+            else where stbn finds cuts.
         cache_mib: MiB that denoised frames may take, beside VapourSynth's own cache.
         on_message: receives sentences, for example about fallbacks; None: VapourSynth's log.
 
@@ -86,6 +85,7 @@ def denoise(
         }
         chosen = {name: value for name, value in given.items() if value is not None}
         denoiser = _load(planes, chosen, options, say)
+        scene_cuts = options is None or options.scene_cuts
         return _filtered(planes, denoiser, scene_cuts=scene_cuts, cache_bytes=int(cache_mib * 2**20))
 
 
@@ -141,7 +141,12 @@ class _Planes(NamedTuple):
         """A frame `(H, W, 3)` float32 RGB; grey as three equal channels."""
         with self.linear.get_frame(number) as frame:
             parts = [np.asarray(frame[plane]) for plane in range(self.linear.format.num_planes)]
-            return cv2.merge(parts if len(parts) == 3 else parts * 3)
+            pixels = cv2.merge(parts if len(parts) == 3 else parts * 3)
+        if self.source.format.sample_type == vs.FLOAT and not np.isfinite(pixels).all():
+            raise InputError(
+                f"Frame {number} holds values that are not finite (NaN or infinity). Check the clip."
+            )
+        return pixels
 
 
 def _filtered(planes: _Planes, denoiser: SceneDenoiser, *, scene_cuts: bool, cache_bytes: int) -> VideoNode:
@@ -261,7 +266,8 @@ def _one_sentence() -> Iterator[None]:
     try:
         yield
     except StbnError as error:
-        raise vs.Error(f"stbn: {error}") from error
+        # What VapourSynth shows of a frame's error is the whole traceback: no longer than it has to be.
+        raise vs.Error(f"stbn: {error}") from None
 
 
 def _last_line(error: Exception) -> str:

@@ -231,6 +231,17 @@ def test_what_fails_later_is_an_error_of_the_frame() -> None:
         filtered(clip_of("RGBS"), Broken()).get_frame(0)
 
 
+def test_values_that_are_not_finite_are_refused() -> None:
+    def spoil(n, f):
+        result = f.copy()
+        np.asarray(result[1])[3, 4] = np.nan if n == 9 else 0.5
+        return result
+
+    clip = clip_of("RGBS")
+    with pytest.raises(vs.Error, match="Frame 9 holds values that are not finite"):
+        filtered(clip.std.ModifyFrame(clip, spoil)).get_frame(3)
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
