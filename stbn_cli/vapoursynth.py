@@ -6,6 +6,7 @@ Only what concerns VapourSynth: formats, colour, frame properties, errors. Which
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -14,7 +15,14 @@ import cv2
 import numpy as np
 
 from stbn_cli.errors import InputError, StbnError
-from stbn_cli.inference.windows import LEAD, LONGEST_SECTION, SURVEY, SceneDenoiser, SeekableClip
+from stbn_cli.inference.windows import (
+    LEAD,
+    LONGEST_SECTION,
+    SURVEY,
+    DenoiserOfScenes,
+    SceneDenoiser,
+    SeekableClip,
+)
 from stbn_cli.video.color import untagged_matrix
 
 try:
@@ -228,9 +236,6 @@ def _load(
     options: "DenoiserOptions | None",
     say: Callable[[str], None],
 ) -> SceneDenoiser:
-    from dataclasses import replace
-
-    from stbn_cli.inference.windows import DenoiserOfScenes
     from stbn_cli.jobs.model import check_fits, load
     from stbn_cli.jobs.options import DenoiserOptions
 
