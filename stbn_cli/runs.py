@@ -93,6 +93,13 @@ def runs_of_clip(
             yield from _scenes(_first(reader, count), first, str(clip), smallest_side)
 
 
+def runs_of_frames(read: Callable[[int], np.ndarray], length: int, places: Places) -> Iterator[Run]:
+    """As `runs_of_clip`, for `length` frames by number: `read(n)` is `(H, W, 3)` float32 RGB, nominal [0, 1]."""
+    height, width = read(0).shape[:2]
+    for first, count in places(length, height * width):
+        yield from _scenes((read(number) for number in range(first, first + count)), first, "the clip", 1)
+
+
 def _first(reader: "FrameReader", count: int) -> Iterator[np.ndarray]:
     """Pixels as the denoiser takes them."""
     from stbn_cli.video.fields import rows_by_field

@@ -14,7 +14,7 @@ from stbn_cli.noise.bars import Bars, find_bars, without_bars
 from stbn_cli.noise.correlation import NoiseCorrelation
 from stbn_cli.noise.level_function import NoiseEstimate
 from stbn_cli.noise.measurement import SceneMeasurement, measure_scene, median_correlation, typical
-from stbn_cli.runs import Clip, Run, runs_of_clip
+from stbn_cli.runs import Clip, Run, runs_of_clip, runs_of_frames
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.source import Source, Span
 
@@ -122,11 +122,30 @@ def analyze(
     at so far. Raises `InputError` if the clip cannot be read or is smaller than `smallest_side` pixels; `ValueError`
     for arrays that are no frames.
     """
+    chosen = _chosen_runs(clip, span or Span(), frames, most_runs, smallest_side)
+    return _analysed(chosen, lambda size: _Coding.of(clip, span or Span(), size), progress)
+
+
+def analyze_frames(read: Callable[[int], np.ndarray], length: int, *, deep: bool) -> Analysis:
+    """As `analyze`, for `length` frames by number: `read(n)` is `(H, W, 3)` float32 RGB, nominal [0, 1].
+
+    deep: they have more than 8 bits a value. Nothing is known of how they were coded. Raises `InputError` for values
+    that are not finite.
+    """
+    runs = _long_enough(runs_of_frames(read, length, lambda length, _: _places(length, MOST_RUNS)))
+    return _analysed(runs, lambda _: _Coding(lossy=False, deep=deep), None)
+
+
+def _analysed(
+    chosen: Iterator[Run],
+    coding_of: "Callable[[tuple[int, int]], _Coding]",
+    progress: Callable[[int], None] | None,
+) -> Analysis:
     runs: list[RunAnalysis] = []
     pictures: list[tuple[int, Bars, tuple[float, float], float, Filled]] = []
     totals = np.zeros(4)  # pairs, same, alike, skipped blocks' share times pairs
     size, seen = (0, 0), 0
-    for run in _chosen_runs(clip, span or Span(), frames, most_runs, smallest_side):
+    for run in chosen:
         size = (run.frames.shape[-1], run.frames.shape[-2])
         seen += len(run.frames)
         bars = find_bars(run.frames)
@@ -146,7 +165,7 @@ def analyze(
     black, white = (sum(w * part[2][i] for w, part in zip(weights, pictures, strict=True)) for i in (0, 1))
     pairs = max(totals[0], 1.0)
     grid = float(np.median([part[3] for part in pictures]))
-    coding = _Coding.of(clip, span or Span(), size)
+    coding = coding_of(size)
     # What codes a single picture, as cameras do, is no video coder: models for what those leave do not fit.
     is_still = seen == 1
     evidence = Evidence(
@@ -177,22 +196,32 @@ def analyze(
 
 
 def _chosen_runs(clip: Clip, span: Span, frames: int | None, most: int, smallest_side: int) -> Iterator[Run]:
-    """Up to `most` runs of up to RUN_FRAMES frames; a single frame only if there is nothing else."""
+    """Up to `most` runs of up to RUN_FRAMES frames."""
 
     def places(length: int | None, size: int) -> list[tuple[int, int]]:
         if frames is not None:
             length = frames if length is None else min(length, frames)
-        if length is None or length <= RUN_FRAMES:
-            return [(0, min(length or RUN_FRAMES, RUN_FRAMES))]
-        count = min(most, max(length // FRAMES_PER_RUN, 1))
-        last = length - RUN_FRAMES
-        # A single one in the middle: clips may fade in, and coders keep more noise in the first frame.
-        starts = np.linspace(0, last, count).round().astype(int).tolist() if count > 1 else [last // 2]
-        return [(start, RUN_FRAMES) for start in starts]
+        return _places(length, most)
 
+    return _long_enough(runs_of_clip(clip, span, places, smallest_side=smallest_side))
+
+
+def _places(length: int | None, most: int) -> list[tuple[int, int]]:
+    """First frames and lengths of up to `most` runs all over a clip of `length` frames; None: unknown."""
+    if length is None or length <= RUN_FRAMES:
+        return [(0, min(length or RUN_FRAMES, RUN_FRAMES))]
+    count = min(most, max(length // FRAMES_PER_RUN, 1))
+    last = length - RUN_FRAMES
+    # A single one in the middle: clips may fade in, and coders keep more noise in the first frame.
+    starts = np.linspace(0, last, count).round().astype(int).tolist() if count > 1 else [last // 2]
+    return [(start, RUN_FRAMES) for start in starts]
+
+
+def _long_enough(runs: Iterator[Run]) -> Iterator[Run]:
+    """Those of several frames; a single frame only if there is nothing else."""
     short: Run | None = None
     found = False
-    for run in runs_of_clip(clip, span, places, smallest_side=smallest_side):
+    for run in runs:
         if len(run.frames) >= FEWEST_FRAMES:
             found = True
             yield run

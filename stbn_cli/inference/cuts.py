@@ -103,7 +103,15 @@ class CutDetector:
         Raises:
             ValueError: the shape is another.
         """
-        thumbnail = _thumbnail(frame)
+        return self.begins_with(thumbnail_of(frame))
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether no frame so far shows anything."""
+        return not self._shown
+
+    def begins_with(self, thumbnail: np.ndarray) -> bool:
+        """As `is_cut`, for what `thumbnail_of` makes of the frame."""
         spread = float(_spread(thumbnail))
         if spread < FLAT_STD:
             return False
@@ -138,8 +146,8 @@ class CutDetector:
         return min(max(FACTOR * max(self._distances), LOWEST_THRESHOLD), HIGHEST_THRESHOLD)
 
 
-def _thumbnail(frame: np.ndarray) -> np.ndarray:
-    """(H, W, C) -> at most (27, 48, C) float32, every pixel the mean of a cell."""
+def thumbnail_of(frame: np.ndarray) -> np.ndarray:
+    """(H, W, C) -> at most (27, 48, C) float32, every pixel the mean of a cell. Raises `ValueError` as `is_cut`."""
     import cv2
 
     if frame.ndim != 3 or frame.shape[2] not in (3, 4):

@@ -23,6 +23,8 @@ LUMA_WEIGHTS: dict[str, tuple[float, float]] = {
     "fcc": (0.30, 0.11),
     "smpte240m": (0.212, 0.087),
 }
+# From here on an untagged picture is taken as high definition, hence BT.709.
+HD_HEIGHT, HD_WIDTH = 720, 1280
 # Pixels of a band, which takes 20 to 30 bytes of intermediate values for each. Fewer cost more in calls; more, and the
 # allocator gives memory back to the system and asks for it again in every picture of less than HD size.
 BAND_PIXELS = 2**16
@@ -53,6 +55,11 @@ class PixelLayout:
         if self.family == "yuv" and index:
             return -(-height // self.sub_y), -(-width // self.sub_x)
         return height, width
+
+
+def untagged_matrix(width: int, height: int) -> str:
+    """The matrix, a key of LUMA_WEIGHTS, that an untagged YUV picture of this size is taken to have."""
+    return "bt709" if height >= HD_HEIGHT or width >= HD_WIDTH else "bt601"
 
 
 def _levels(depth: int, full_range: bool) -> tuple[float, float, float, float]:

@@ -6,7 +6,7 @@ from av.codec import Codec
 from av.codec.codec import UnknownCodecError
 
 from stbn_cli.errors import InputError, OptionError
-from stbn_cli.video.color import PixelLayout
+from stbn_cli.video.color import PixelLayout, untagged_matrix
 from stbn_cli.video.formats import CONTAINER_CODECS, MATROSKA, MP4_MUXERS
 from stbn_cli.video.frames import (
     RANGE_FULL,
@@ -24,7 +24,6 @@ from stbn_cli.video.pixels import (
     has_alpha,
     planar_format,
     require_format,
-    untagged_matrix,
 )
 
 

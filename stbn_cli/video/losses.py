@@ -8,11 +8,12 @@ from pathlib import Path
 
 from stbn_cli.errors import OptionError, OutputError
 from stbn_cli.raw.writer import keeps_mosaic, rendered_note
+from stbn_cli.video.color import untagged_matrix
 from stbn_cli.video.encoders import EncodeOptions, EncoderPlan, plan_encoder
 from stbn_cli.video.formats import JPEG_SUFFIXES, Y4M
 from stbn_cli.video.frames import UNSPECIFIED, FrameReader, Warnings
 from stbn_cli.video.output import OutputTarget, image_pattern, resolve_output
-from stbn_cli.video.pixels import MATRIX_NUMBERS, describe_format, tag_name, untagged_matrix
+from stbn_cli.video.pixels import MATRIX_NUMBERS, describe_format, tag_name
 from stbn_cli.video.stereo import report_stereo
 from stbn_cli.video.streams import StreamCopier
 

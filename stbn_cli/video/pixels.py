@@ -16,7 +16,7 @@ from av.filter import Graph
 from av.video.format import VideoFormat
 
 from stbn_cli.errors import InputError, OptionError
-from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes
+from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes, untagged_matrix
 from stbn_cli.video.frames import (
     RANGE_FULL,
     RANGE_LIMITED,
@@ -58,8 +58,6 @@ TAG_NAMES: dict[str, dict[int, str]] = {
         **{15: "bt2020-12", 16: "smpte2084", 17: "smpte428", 18: "arib-std-b67"},
     },
 }
-# From here on an untagged picture is taken as high definition, hence BT.709.
-HD_HEIGHT, HD_WIDTH = 720, 1280
 # Sample depths for which FFmpeg has planar formats.
 PLANAR_DEPTHS = (8, 9, 10, 12, 14, 16)
 SUBSAMPLING_NAMES = {(1, 1): "444", (2, 1): "422", (2, 2): "420", (4, 1): "411", (1, 2): "440", (4, 4): "410"}
@@ -118,11 +116,6 @@ def planar_format(layout: PixelLayout) -> str:
 def has_alpha(pixel_format: str) -> bool:
     """Whether the format has an alpha component."""
     return any(part.is_alpha for part in VideoFormat(pixel_format, 64, 64).components)
-
-
-def untagged_matrix(width: int, height: int) -> str:
-    """The matrix that an untagged YUV picture of this size is taken to have."""
-    return "bt709" if height >= HD_HEIGHT or width >= HD_WIDTH else "bt601"
 
 
 def is_transparent(frame: av.VideoFrame) -> bool:

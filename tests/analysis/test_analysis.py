@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stbn_cli.analysis.analysis import RUN_FRAMES, Analysis, analyze
+from stbn_cli.analysis.analysis import RUN_FRAMES, Analysis, analyze, analyze_frames
 from stbn_cli.analysis.picture import clipped_shares, find_repeats, grid_strength
 from stbn_cli.noise.bars import Bars, find_bars, without_bars
 from stbn_cli.noise.model import NoiseLevelFunction
@@ -100,6 +100,14 @@ def test_runs_come_from_all_over_a_long_clip_and_no_more_than_asked_for(clean: t
     assert [run.first_frame for run in found.runs] == [0, 20, 40]
     assert all(run.frames <= RUN_FRAMES for run in found.runs)
     assert found.runs[0].noise.level < found.runs[-1].noise.level / 2
+
+
+def test_frames_by_number_are_measured_as_an_array_of_them_is(clean: torch.Tensor) -> None:
+    noisy = torch.cat((clean, clean.flip(0))) + 0.05 * torch.randn(
+        2 * len(clean), *clean.shape[1:], generator=seeded()
+    )
+    frames = frames_of(noisy)
+    assert analyze_frames(frames.__getitem__, len(frames), deep=True) == analyze(frames)
 
 
 def test_bars_are_found_and_left_out(clean: torch.Tensor) -> None:
