@@ -43,7 +43,9 @@ def draw_chroma(
     """Chroma templates (rows, columns, DRAWN) beside the luma templates; sub: (horizontal, vertical)."""
     rows, columns = chroma_template(*sub)
     grain = _white((rows, columns), seed, grain_shift, depth)
-    return _filtered(grain, coefficients[:-1], shift, depth, coefficients[-1] * _beside(luma, sub, (rows, columns)))
+    return _filtered(
+        grain, coefficients[:-1], shift, depth, coefficients[-1] * _beside(luma, sub, (rows, columns))
+    )
 
 
 def used(template: np.ndarray, sub: tuple[int, int] = (1, 1)) -> np.ndarray:

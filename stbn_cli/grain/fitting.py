@@ -21,10 +21,11 @@ from stbn_cli.grain.statistics import COLUMNS, Statistics
 
 # Grain of less than this (root mean square, 0-255 scale) nobody sees, and 8 bits do not hold.
 LEAST_STRENGTH = 0.25
-# Pixels that a point of brightness needs.
-FEWEST_PIXELS = 400
-# A point that the others are so near to, relative to the strongest, is left out.
-POINT_TOLERANCE = 0.015
+# A point of brightness needs so many pixels, and this part of all.
+FEWEST_PIXELS, FEWEST_PART = 2000, 1 / 40
+# A point that the others are so near to, relative to the strongest, is left out, and one that they are so many of its
+# standard errors near to. Neighbours share grain: of so many pixels, one counts.
+POINT_TOLERANCE, POINT_ERRORS, SHARED = 0.015, 2.0, 4
 # Added to the diagonal of the equations: the more, the less the grain runs away, and the less it is what was wanted.
 LOADS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 # Parts that coefficients are rounded to: the finer, unless they get too large for them. No correlation need be nearer
@@ -67,11 +68,19 @@ def fit(statistics: Statistics, sub: tuple[int, int], depth: int, seed: int) -> 
     # What rounding to code values adds, when the source was written and again when the grain is drawn, is not drawn.
     step = 2.0 ** (8 - depth)
     wanted = [
-        [(place, float(np.sqrt(max(strength**2 - step**2 / 12, 0.0)))) for place, strength in curve]
+        [
+            (place, float(np.sqrt(max(strength**2 - step**2 / 12, 0.0))), error)
+            for place, strength, error in curve
+        ]
         for curve in curves
     ]
     highest = max(
-        (strength / grains.sigmas[plane] for plane in range(planes) if heard[plane] for _, strength in wanted[plane]),
+        (
+            strength / grains.sigmas[plane]
+            for plane in range(planes)
+            if heard[plane]
+            for _, strength, _ in wanted[plane]
+        ),
         default=0.0,
     )
     shift = max(
@@ -113,18 +122,19 @@ def _variance(statistics: Statistics, plane: int) -> np.ndarray:
     return np.maximum(statistics.power[plane] - statistics.total[plane] ** 2 / count, 0.0)
 
 
-def _curve(statistics: Statistics, plane: int) -> list[tuple[float, float]]:
-    """(brightness, standard deviation), both on the 0-255 scale, of bins with pixels enough."""
+def _curve(statistics: Statistics, plane: int) -> list[tuple[float, float, float]]:
+    """(brightness, standard deviation, its error), on the 0-255 scale, of bins with pixels enough."""
     count, variance = statistics.count[plane], _variance(statistics, plane)
-    fewest = min(FEWEST_PIXELS, count.sum() / 2)
-    found: list[tuple[float, float]] = []
+    fewest = min(max(FEWEST_PIXELS, FEWEST_PART * count.sum()), count.sum() / 2)
+    found: list[tuple[float, float, float]] = []
     pixels = brightness = power = 0.0
     for place in range(len(count)):
         pixels += count[place]
         brightness += statistics.brightness[plane, place]
         power += variance[place]
         if pixels >= fewest:
-            found.append((brightness / pixels, float(np.sqrt(power / pixels))))
+            sigma = float(np.sqrt(power / pixels))
+            found.append((brightness / pixels, sigma, sigma * float(np.sqrt(SHARED / (2 * pixels)))))
             pixels = brightness = power = 0.0
     return found
 
@@ -141,9 +151,11 @@ def _clean_tones(statistics: Statistics) -> list[int]:
     return [int(tone) for tone in np.flatnonzero(statistics.clean > CLEAN_PART * blocks)]
 
 
-def _points(curve: list[tuple[float, float]], scale: float, most: int, clean: list[int]) -> Points:
+def _points(curve: list[tuple[float, float, float]], scale: float, most: int, clean: list[int]) -> Points:
     """Points of strengths times `scale`, as few as follow the curve."""
-    values = {round(place): min(strength * scale, 255.0) for place, strength in curve}
+    values = {round(place): min(strength * scale, 255.0) for place, strength, _ in curve}
+    least = POINT_TOLERANCE * max(max(values.values()), 1.0)
+    tolerances = {round(place): max(least, POINT_ERRORS * error * scale) for place, _, error in curve}
     for tone in clean:
         nearest = min(values, key=lambda place: abs(place - tone))
         for beside in (tone - 1, tone + 1):
@@ -152,14 +164,14 @@ def _points(curve: list[tuple[float, float]], scale: float, most: int, clean: li
     for tone in clean:
         values[tone] = 0.0
     places = sorted(values)
-    tolerance = POINT_TOLERANCE * max(max(values.values()), 1.0)
     while len(places) > 1:
         errors = {}
         for place in places:
             others = [other for other in places if other != place]
-            errors[place] = abs(np.interp(place, others, [values[other] for other in others]) - values[place])
+            between = np.interp(place, others, [values[other] for other in others])
+            errors[place] = abs(between - values[place]) / tolerances.get(place, least)
         worst = min(errors, key=lambda place: errors[place])
-        if errors[worst] > tolerance and len(places) <= most:
+        if errors[worst] > 1 and len(places) <= most:
             break
         places.remove(worst)
     return tuple((place, round(values[place])) for place in places)
@@ -223,7 +235,9 @@ def _planes(
     shift: int,
 ) -> list[_Plane]:
     """The best of each plane with coefficients in parts of 2**shift."""
-    luma = _best(covariances[0], heard[0], depth, shift, lambda load: _solve(covariances[0], load), draw_luma, (1, 1))
+    luma = _best(
+        covariances[0], heard[0], depth, shift, lambda load: _solve(covariances[0], load), draw_luma, (1, 1)
+    )
     found = [luma]
     for plane in range(1, len(covariances)):
 
@@ -296,7 +310,9 @@ def _solve(covariance: np.ndarray, load: float) -> tuple[np.ndarray, float]:
     return _solved(matrix, target, load)
 
 
-def _solve_chroma(statistics: Statistics, covariance: np.ndarray, plane: int, load: float) -> tuple[np.ndarray, float]:
+def _solve_chroma(
+    statistics: Statistics, covariance: np.ndarray, plane: int, load: float
+) -> tuple[np.ndarray, float]:
     """As `_solve` with one more coefficient, for luma (all of unit variance)."""
     size = len(NEIGHBOURS)
     crossing = statistics.crossing[plane - 1] / np.maximum(statistics.crossing_pairs[plane - 1], 1.0)

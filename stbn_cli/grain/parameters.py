@@ -9,10 +9,7 @@ from fractions import Fraction
 LAG = 3
 # (rows, columns) from a pixel to the neighbours that come before it, in the order of their coefficients.
 NEIGHBOURS = tuple(
-    (row, column)
-    for row in range(-LAG, 1)
-    for column in range(-LAG, LAG + 1)
-    if row < 0 or column < 0
+    (row, column) for row in range(-LAG, 1) for column in range(-LAG, LAG + 1) if row < 0 or column < 0
 )
 MOST_LUMA_POINTS, MOST_CHROMA_POINTS = 14, 10
 COEFFICIENT_RANGE = (-128, 127)

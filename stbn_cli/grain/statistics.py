@@ -56,7 +56,7 @@ def gather(noisy: list[np.ndarray], denoised: list[np.ndarray], sub: tuple[int, 
     """Statistics of one frame.
 
     noisy, denoised: Y', Cb, Cr or Y' alone, (H, W) and chroma size, float32 on the 0-255 scale of 8-bit code values.
-    sub: luma columns and rows of a chroma value. None where the picture has no flat block.
+    sub: luma columns and rows of a chroma value. None where the picture has no flat block that says anything.
     """
     height, width = (size // BLOCK for size in denoised[0].shape)
     if sub[0] > 2 or sub[1] > 2 or not height or not width:
@@ -68,7 +68,7 @@ def gather(noisy: list[np.ndarray], denoised: list[np.ndarray], sub: tuple[int, 
     clean = np.bincount(np.rint(mean[quiet]).astype(int).clip(0, 255), minlength=256).astype(np.float64)
     chosen = _chosen(luma, mean, power, quiet)
     if not len(chosen):
-        return None
+        return _nothing(len(denoised), clean) if 2 * np.count_nonzero(quiet) > len(quiet) else None
     luma, planes = luma[chosen], [removed[chosen]]
     tones = [luma]
     size = (BLOCK // sub[1], BLOCK // sub[0])
@@ -79,7 +79,8 @@ def gather(noisy: list[np.ndarray], denoised: list[np.ndarray], sub: tuple[int, 
     sums = [_by_brightness(tone, plane) for tone, plane in zip(tones, planes, strict=True)]
     count, brightness, total, powers = (np.stack(rows) for rows in zip(*sums, strict=True))
     even = [
-        _evened(tone, plane, *rows) for tone, plane, rows in zip(tones, planes, zip(count, total, powers), strict=True)
+        _evened(tone, plane, *rows)
+        for tone, plane, *rows in zip(tones, planes, count, total, powers, strict=True)
     ]
     covariances = [_covariance(plane) for plane in even]
     beside = _averaged(even[0], sub)
@@ -97,6 +98,13 @@ def gather(noisy: list[np.ndarray], denoised: list[np.ndarray], sub: tuple[int, 
         np.stack([pairs for _, pairs in crossings]) if crossings else empty,
         np.array([np.square(beside).sum(), beside.size], np.float64),
     )
+
+
+def _nothing(planes: int, clean: np.ndarray) -> Statistics:
+    """Of a frame from which nothing was removed."""
+    bins, lags = np.zeros((planes, BINS)), np.zeros((planes, ROWS, 2 * COLUMNS + 1))
+    crossings = np.zeros((planes - 1, len(NEIGHBOURS) + 1))
+    return Statistics(bins, bins, bins, bins, clean, lags, lags, crossings, crossings, np.zeros(2))
 
 
 def _blocks(plane: np.ndarray, size: tuple[int, int], height: int, width: int) -> np.ndarray:

@@ -20,7 +20,7 @@ SEGMENTS = 8
 FEATURES = ((8, True), (6, True), (6, True), (6, True), (6, True), (3, False), (0, False), (0, False))
 IDENTITY, TRANSLATION, ROTZOOM, AFFINE = range(4)
 UNIT = 1 << 16  # of motion parameters
-STILL = (0, 0, UNIT, 0, 0, UNIT)
+STILL: tuple[int, ...] = (0, 0, UNIT, 0, 0, UNIT)
 MAX_TILE_WIDTH, MAX_TILE_AREA, MAX_TILES = 4096, 4096 * 2304, 64
 
 
@@ -74,7 +74,9 @@ class Sequence:
     decoder_model: bool = False
     removal_bits: int = 0
     presentation_bits: int = 0
-    operating_points: list[tuple[int, bool]] = field(default_factory=list)  # layers, and whether removal is timed
+    operating_points: list[tuple[int, bool]] = field(
+        default_factory=list
+    )  # layers, and whether removal is timed
     width_bits: int = 0
     height_bits: int = 0
     width: int = 0
@@ -312,7 +314,9 @@ def _log2_over(size: int, target: int) -> int:
 class _FrameParser:
     """Reads one frame's header."""
 
-    def __init__(self, stream: Av1Reader, sequence: Sequence, bits: _Bits, temporal: int, spatial: int) -> None:
+    def __init__(
+        self, stream: Av1Reader, sequence: Sequence, bits: _Bits, temporal: int, spatial: int
+    ) -> None:
         self._stream, self._sequence, self._bits = stream, sequence, bits
         self._layers = temporal, spatial
         self._frame = _Slot()
