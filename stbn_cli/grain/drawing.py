@@ -10,8 +10,8 @@ import numpy as np
 
 from stbn_cli.grain.parameters import LAG, NEIGHBOURS
 
-# Of the Gaussian numbers, which have 12 bits.
-GAUSSIAN_SIGMA = 512
+# Of the Gaussian numbers, which have 12 bits, as dav1d draws them.
+GAUSSIAN_SIGMA = 509
 GAUSSIAN_BITS = 12
 LUMA_TEMPLATE = (73, 82)  # rows and columns
 # Blocks of the picture are cut from the templates from here on (luma pixels).

@@ -25,7 +25,7 @@ LEAST_STRENGTH = 0.25
 FEWEST_PIXELS, FEWEST_PART = 2000, 1 / 40
 # A point that the others are so near to, relative to the strongest, is left out, and one that they are so many of its
 # standard errors near to. Neighbours share grain: of so many pixels, one counts.
-POINT_TOLERANCE, POINT_ERRORS, SHARED = 0.015, 2.0, 4
+POINT_TOLERANCE, POINT_ERRORS, SHARED = 0.015, 1.0, 4
 # Added to the diagonal of the equations: the more, the less the grain runs away, and the less it is what was wanted.
 LOADS = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 # Parts that coefficients are rounded to: the finer, unless they get too large for them. No correlation need be nearer
@@ -35,6 +35,7 @@ SHIFTS, CLOSE, WORSE = (7, 6), 0.03, 1.5
 MOST_GROWTH, MOST_CLIPPED = 1.25, 0.002
 # A template of about this standard deviation (0-255 scale) has room for outliers.
 LARGEST_TEMPLATE = 36.0
+LARGEST_VALUE = 255  # of a strength
 # Blocks without noise at one brightness, of all: from here on they keep none (bars of black).
 CLEAN_PART = 0.02
 
@@ -63,8 +64,6 @@ def fit(statistics: Statistics, sub: tuple[int, int], depth: int, seed: int) -> 
         heard[1:] = [heard[0] and any(heard[1:])] * 2
     if not any(heard):
         return None
-    covariances = _normalised(statistics)
-    grains = _grains(statistics, covariances, heard, sub, depth)
     # What rounding to code values adds, when the source was written and again when the grain is drawn, is not drawn.
     step = 2.0 ** (8 - depth)
     wanted = [
@@ -74,17 +73,15 @@ def fit(statistics: Statistics, sub: tuple[int, int], depth: int, seed: int) -> 
         ]
         for curve in curves
     ]
-    highest = max(
-        (
-            strength / grains.sigmas[plane]
-            for plane in range(planes)
-            if heard[plane]
-            for _, strength, _ in wanted[plane]
-        ),
-        default=0.0,
-    )
+    highest = [
+        max(strength for _, strength, _ in curve) if is_heard else 0.0
+        for curve, is_heard in zip(wanted, heard, strict=False)
+    ]
+    grains = _grains(statistics, _normalised(statistics), highest, sub, depth)
+    largest = max(strength / sigma for strength, sigma in zip(highest, grains.sigmas, strict=True))
     shift = max(
-        (shift for shift in SCALING_SHIFTS if round(highest * 2**shift) <= 255), default=SCALING_SHIFTS[0]
+        (shift for shift in SCALING_SHIFTS if round(largest * 2**shift) <= LARGEST_VALUE),
+        default=SCALING_SHIFTS[0],
     )
     clean = _clean_tones(statistics)
     points = [
@@ -106,7 +103,7 @@ def fit(statistics: Statistics, sub: tuple[int, int], depth: int, seed: int) -> 
         grains.grain_shift,
         seed,
     )
-    luma = covariances[0]
+    luma = _normalised(statistics)[0]
     beside = tuple(round(float(luma[0, COLUMNS + lag]), 3) for lag in range(1, LAG + 1))
     below = tuple(round(float(luma[lag, COLUMNS]), 3) for lag in range(1, LAG + 1))
     return Fitted(grain, (strengths[0], strengths[1], strengths[2]), (beside, below))
@@ -199,31 +196,54 @@ class _Plane:
 
 
 def _grains(
-    statistics: Statistics, covariances: np.ndarray, heard: list[bool], sub: tuple[int, int], depth: int
+    statistics: Statistics,
+    covariances: np.ndarray,
+    highest: list[float],
+    sub: tuple[int, int],
+    depth: int,
 ) -> _Grains:
-    """Coefficients with which the grain of the planes is like the covariances say, and does not run away."""
+    """Coefficients with which the grain of the planes is like the covariances say, and does not run away.
+
+    highest: the largest strength of each plane, 0-255 scale; 0: no grain.
+    """
+    heard = [strength > 0 for strength in highest]
     best: list[_Plane] = []
-    least, best_shift = np.inf, SHIFTS[0]
-    for shift in SHIFTS:
-        found = _planes(statistics, covariances, heard, sub, depth, shift)
+    least, shift = np.inf, SHIFTS[0]
+    for tried in SHIFTS:
+        found = _planes(statistics, covariances, heard, sub, depth, tried)
         error = max(plane.error for plane in found)
         if error < least:
-            best, least, best_shift = found, error, shift
+            best, least, shift = found, error, tried
         if error <= CLOSE:
             break
-    # One for all planes.
-    grain_shift = max(plane.grain_shift for plane in best)
     rows = [plane.coefficients for plane in best]
-    templates = [draw_luma(rows[0], best_shift, grain_shift, depth)]
-    for plane in range(1, len(covariances)):
-        templates.append(draw_chroma(rows[plane], best_shift, grain_shift, depth, templates[0], sub, plane))
-    unit = 2.0 ** (depth - 8)
-    sigmas = [
-        max(float(used(template, sub if plane else (1, 1)).std()) / unit, 1e-3)
-        for plane, template in enumerate(templates)
-    ]
+    # One for all planes; less where it leaves one too little to be scaled to its strength, and others room enough.
+    grain_shift = max(plane.grain_shift for plane in best)
+    templates = _templates(rows, shift, grain_shift, sub, depth)
+    sigmas = _sigmas(templates, depth)
+    while grain_shift and any(strength > sigma for strength, sigma in zip(highest, sigmas, strict=True)):
+        larger = _templates(rows, shift, grain_shift - 1, sub, depth)
+        if not all(_is_calm(template, 2.0 ** (depth - 8)) for template in larger):
+            break
+        grain_shift, sigmas = grain_shift - 1, _sigmas(larger, depth)
     rows += [np.zeros(len(NEIGHBOURS) + 1, int)] * (3 - len(rows))
-    return _Grains(rows, best_shift, grain_shift, sigmas)
+    return _Grains(rows, shift, grain_shift, sigmas)
+
+
+def _templates(
+    rows: list[np.ndarray], shift: int, grain_shift: int, sub: tuple[int, int], depth: int
+) -> list[np.ndarray]:
+    """What of the planes' templates gets into pictures, drawn by a decoder."""
+    luma = draw_luma(rows[0], shift, grain_shift, depth)
+    chroma = [
+        used(draw_chroma(row, shift, grain_shift, depth, luma, sub, plane), sub)
+        for plane, row in enumerate(rows[1:], 1)
+    ]
+    return [used(luma), *chroma]
+
+
+def _sigmas(templates: list[np.ndarray], depth: int) -> list[float]:
+    return [max(float(template.std()) / 2.0 ** (depth - 8), 1e-3) for template in templates]
 
 
 def _planes(

@@ -10,11 +10,11 @@ from stbn_cli.grain.parameters import LAG, NEIGHBOURS
 BLOCK = 32
 # Blocks of a frame that are looked at: more say nothing new.
 MOST_BLOCKS = 400
-# Brightness is counted in steps of 4 of 256, and blocks are chosen in groups of 16 such steps.
+# Brightness is counted in steps of 4 of 256, and blocks are chosen in groups of two such steps.
 BINS, STEP = 64, 4
-GROUP = 16
+GROUP = 8
 # Of the blocks of a group of brightness, the share that is flat enough, but not fewer than FEWEST.
-FLAT_PART, FEWEST = 0.3, 6
+FLAT_PART, FEWEST = 0.3, 4
 # Standard deviation (0-255 scale) of what a plane leaves of a block in the denoised luma; above, it is texture.
 MOST_STRUCTURE = 8.0
 # Where so many times the group's usual noise power was removed, it was texture that went.
@@ -131,7 +131,7 @@ def _chosen(luma: np.ndarray, mean: np.ndarray, power: np.ndarray, quiet: np.nda
     structure = np.sqrt(np.maximum(luma.var(axis=(1, 2)) - explained, 0.0))
     # Where some noise is left, the denoised luma is not flat either.
     flat = ~quiet & (structure <= np.maximum(MOST_STRUCTURE, 0.5 * np.sqrt(power)))
-    groups = np.floor(mean / (GROUP * STEP / 4)).astype(int)
+    groups = np.floor(mean / GROUP).astype(int)
     found = []
     for group in np.unique(groups[flat]):
         index = np.flatnonzero(flat & (groups == group))
