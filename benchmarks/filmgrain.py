@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from finetuning import add_noise, middle
 
-from stbn_cli.api import DenoiserOptions, denoise_file, load_denoiser
+from stbn_cli.api import denoise_file, load_denoiser
 from stbn_cli.bench.clips import find_clips, load_clean
 from stbn_cli.jobs.denoise import write_denoised
 from stbn_cli.noise.model import NoiseLevelFunction
@@ -147,7 +147,7 @@ def check_size(folder: Path, options: argparse.Namespace) -> None:
             write_lossless(given, noisy)
             write(given, source, noisy, EncodeOptions("ffv1", pix_fmt=options.pix_fmt, dither=False))
             write(source, plain, noisy, encode)
-            denoiser = load_denoiser(DenoiserOptions(model=options.model, noise_kind="camera"))
+            denoiser = load_denoiser(options.model, noise_kind="camera")
             summary = denoise_file(source, grained, denoiser, encode=replace(encode, film_grain=True))
             denoise_file(source, denoised, denoiser, encode=encode)
             sizes = [file.stat().st_size / 1000 for file in (plain, denoised, grained)]

@@ -20,7 +20,7 @@ from stbn_cli.grain.parameters import (
 from stbn_cli.grain.statistics import COLUMNS, Statistics
 
 # Grain of less than this (root mean square, 0-255 scale) nobody sees, and 8 bits do not hold.
-LEAST_STRENGTH = 0.25
+LEAST_STRENGTH = 0.35
 # A point of brightness needs so many pixels, and this part of all.
 FEWEST_PIXELS, FEWEST_PART = 2000, 1 / 40
 # A point that the others are so near to, relative to the strongest, is left out, and one that they are so many of its
@@ -56,7 +56,6 @@ def fit(statistics: Statistics, sub: tuple[int, int], depth: int, seed: int) -> 
     """
     depth = min(depth, 12)
     planes = len(statistics.count)
-    curves = [_curve(statistics, plane) for plane in range(planes)]
     strengths = [_overall(statistics, plane) for plane in range(planes)] + [0.0] * (3 - planes)
     heard = [strength >= LEAST_STRENGTH for strength in strengths]
     if sub == (2, 2):
@@ -64,6 +63,7 @@ def fit(statistics: Statistics, sub: tuple[int, int], depth: int, seed: int) -> 
         heard[1:] = [heard[0] and any(heard[1:])] * 2
     if not any(heard):
         return None
+    curves = [_curve(statistics, plane) for plane in range(planes)]
     # What rounding to code values adds, when the source was written and again when the grain is drawn, is not drawn.
     step = 2.0 ** (8 - depth)
     wanted = [

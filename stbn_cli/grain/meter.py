@@ -16,11 +16,14 @@ from stbn_cli.grain.fitting import Fitted, fit
 from stbn_cli.grain.parameters import SEEDS, GrainSegment
 from stbn_cli.grain.statistics import BLOCK, Statistics, gather
 from stbn_cli.video.color import PixelLayout, planes_to_rgb, rgb_to_planes
+from stbn_cli.video.formats import FALLBACK_RATE
 from stbn_cli.video.frames import ColorSpec, Frame
 
 # A frame is looked at every so many seconds: grain does not change from one to the next. Of pictures with fewer blocks
 # than this there are more.
 SAMPLE_SECONDS, SAMPLE_BLOCKS = Fraction(1, 2), 200
+# Of a long film fewer are kept than this (each takes about 14 kB), at longer intervals.
+MOST_SAMPLES = 4000
 # No segment is longer than this.
 SEGMENT_SECONDS = 5
 # Both pictures are compared with more bits than they are written with: rounding and dithering are no grain.
@@ -47,7 +50,8 @@ class GrainMeter:
         self._end = Fraction(0)
         self._next: Fraction | None = None
         self._waiting: dict[int, list[np.ndarray]] = {}
-        self._samples: list[tuple[int, Statistics | None]] = []
+        self._samples: list[tuple[int, Statistics]] = []
+        self._sparse = 1  # times as long are the intervals
 
     def noisy(self, number: int, frame: Frame) -> None:
         """See a frame before it is denoised; number: from 0 on."""
@@ -56,11 +60,11 @@ class GrainMeter:
         if frame.duration:
             self._end = time + frame.duration * frame.time_base
         elif len(self._times) > 1:
-            self._end = 2 * time - self._times[-2]
+            self._end = 2 * time - self._times[len(self._times) - 2]
         if self._next is None or time >= self._next:
             height, width = frame.rgb.shape[:2]
             blocks = (height // BLOCK) * (width // BLOCK)
-            self._next = time + SAMPLE_SECONDS * min(Fraction(blocks, SAMPLE_BLOCKS), 1)
+            self._next = time + SAMPLE_SECONDS * min(Fraction(blocks, SAMPLE_BLOCKS), 1) * self._sparse
             self._waiting[number] = self._planes(frame.rgb)
 
     def denoised(self, number: int, rgb: np.ndarray) -> None:
@@ -69,7 +73,11 @@ class GrainMeter:
         if before is not None:
             sub = self._layout.sub_x, self._layout.sub_y
             after = _bytes(self._planes(rgb))
-            self._samples.append((number, gather(_bytes(before), after, sub)))
+            found = gather(_bytes(before), after, sub)
+            if found is not None:
+                self._samples.append((number, found))
+            if len(self._samples) >= MOST_SAMPLES:
+                self._samples, self._sparse = self._samples[::2], 2 * self._sparse
 
     def kept(self, number: int, planes: Sequence[np.ndarray]) -> None:
         """See the same frame denoised, as the planes that are written."""
@@ -91,13 +99,15 @@ class GrainMeter:
             statistics = self._statistics(first, stop)
             if statistics is not None:
                 found[index] = self._fitted(index, statistics)
+        last = self._times[len(self._times) - 1]
+        last = self._end if self._end > last else last + 1 / FALLBACK_RATE
         segments = []
         for index, (first, stop) in enumerate(pairwise(bounds)):
             # Where nothing flat was seen, it is as it was before, else as it is after.
             known = [other for other in found if other <= index] or list(found)[:1]
             fitted = found[known[-1]] if known else None
             if fitted is not None:
-                end = self._times[stop] if stop < len(self._times) else max(self._end, self._times[-1])
+                end = self._times[stop] if stop < len(self._times) else last
                 segments.append(
                     GrainSegment(self._times[first], end, fitted.grain, fitted.strengths, fitted.correlation)
                 )
@@ -110,7 +120,7 @@ class GrainMeter:
         bounds = []
         for first, stop in pairwise((*starts, count)):
             start = self._times[first]
-            length = (self._times[stop] if stop < count else self._times[-1]) - start
+            length = (self._times[stop] if stop < count else self._times[count - 1]) - start
             parts = max(math.ceil(length / SEGMENT_SECONDS), 1)
             bounds.append(first)
             for part in range(1, parts):
@@ -121,7 +131,7 @@ class GrainMeter:
 
     def _statistics(self, first: int, stop: int) -> Statistics | None:
         """Of frames first to stop - 1; None: nothing is known."""
-        seen = [sample for number, sample in self._samples if first <= number < stop and sample is not None]
+        seen = [sample for number, sample in self._samples if first <= number < stop]
         return reduce(add, seen) if seen else None
 
     def _fitted(self, index: int, statistics: Statistics) -> Fitted | None:

@@ -100,7 +100,7 @@ class PreparedDenoising:
                 if output is not None:
                     check_output(job.source.path, output, job.overwrite)
             if job.grain_table is not None:
-                check_file(Path(job.grain_table), job.overwrite)
+                _check_table(Path(job.grain_table), job)
             refuse_known_losses(self.reader, job.output, job.encode)
             self.metadata: VideoMetadata = self.reader.metadata
             self._options = self._options_for(job)
@@ -288,6 +288,14 @@ class DenoiseResult:
     encoding: Encoding
     measured: "Analysis | None" = None  # the clip's noise; None where it was not measured
     adaptation: Adaptation | None = field(default=None)
+
+
+def _check_table(path: Path, job: DenoiseJob) -> None:
+    """Refuse a table that could not be written, or would take the place of something else. Raises `StbnError`."""
+    check_file(path, job.overwrite)
+    for other in (job.source.path, job.output, job.uncertainty):
+        if other is not None and path.absolute() == Path(other).absolute():
+            raise OptionError(f"--grain-table {path} is another file of this run. Name another one.")
 
 
 def write_denoised(

@@ -1,6 +1,7 @@
 """Film grain for a stream that is encoded already: its packets wait in a file until the grain is known."""
 
 import struct
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +26,9 @@ NONE = -(2**63)
 # Decoders that draw film grain, and with this option say it instead.
 DECODER = "libdav1d"
 WITHOUT_GRAIN = {"export_side_data": "film_grain"}
+CHANGED = "its pictures would not be the same with film grain"
+# About so many pictures are compared, of parts from one key frame to the next all over the stream.
+COMPARED = 3000
 
 
 class GrainedPackets:
@@ -56,11 +60,11 @@ class GrainedPackets:
     def with_grain(self, segments: Sequence[GrainSegment]) -> Iterator[Packet]:
         """All packets, in their order, with the grain of the segments; frames in none of them have none.
 
-        Each packet is decoded before and after: without the grain the pictures must be the same. Raises OSError, and
+        Packets are decoded before and after: without the grain the pictures must be the same. Raises OSError, and
         OutputError if they are not.
         """
         inserter = GrainInserter(lambda frame: self._grain(segments, frame))
-        check = _Comparison()
+        check = _Comparison(-(-len(self._times) // COMPARED))
         self._file.seek(0)
         while header := self._file.read(HEADER.size):
             pts, dts, duration, is_key, size = HEADER.unpack(header)
@@ -69,16 +73,16 @@ class GrainedPackets:
                 grained = inserter.insert(data)
             except StreamError as error:
                 raise self._not_understood(error) from error
-            if not check.same(data, grained):
-                raise self._not_understood(StreamError("its pictures would not be the same with film grain"))
+            if not check.same(data, grained, is_key):
+                raise self._not_understood(StreamError(CHANGED))
             packet = Packet(grained)
             packet.pts = None if pts == NONE else pts
             packet.dts = None if dts == NONE else dts
             packet.duration, packet.is_keyframe = duration, is_key
             packet.time_base = self._base
             yield packet
-        if not check.same(None, None):
-            raise self._not_understood(StreamError("its pictures would not be the same with film grain"))
+        if not check.ends():
+            raise self._not_understood(StreamError(CHANGED))
 
     def close(self) -> None:
         """Remove the file."""
@@ -86,13 +90,13 @@ class GrainedPackets:
         self._path.unlink(missing_ok=True)
 
     def _grain(self, segments: Sequence[GrainSegment], frame: int) -> tuple[int, FilmGrain] | None:
+        """Of the frame of this number."""
         time = self._times[self._scanner.shown[frame]] if frame in self._scanner.shown else None
         if time is None:
             return None  # it is never shown
-        for index, segment in enumerate(segments):
-            if segment.start <= time < segment.end:
-                return index, segment.grain
-        return None
+        index = bisect_right(segments, time, key=lambda segment: segment.start) - 1
+        found = index >= 0 and time < segments[index].end
+        return (index, segments[index].grain) if found else None
 
     def _not_understood(self, error: StreamError) -> OutputError:
         return OutputError(
@@ -102,29 +106,50 @@ class GrainedPackets:
 
 
 class _Comparison:
-    """Two decoders side by side that draw no grain."""
+    """Two decoders side by side that draw no grain, for every `every`-th part from one key frame to the next."""
 
-    def __init__(self) -> None:
-        try:
-            found = [CodecContext.create(DECODER, "r") for _ in range(2)]
-            self._decoders = [decoder for decoder in found if isinstance(decoder, VideoCodecContext)]
-        except (FFmpegError, ValueError):  # this build has none
-            self._decoders = []
-        for decoder in self._decoders:
-            decoder.options = WITHOUT_GRAIN
+    def __init__(self, every: int) -> None:
+        self._every, self._parts = every, 0
+        self._decoders: list[VideoCodecContext] = []
 
-    def same(self, first: bytes | None, second: bytes | None) -> bool:
-        """Whether two packets decode to the same pictures; None: the stream's end."""
+    def same(self, first: bytes, second: bytes, is_key: bool) -> bool:
+        """Whether two packets decode to the same pictures."""
+        if is_key:
+            if not self.ends():
+                return False
+            if self._parts % self._every == 0:
+                self._decoders = _decoders()
+            self._parts += 1
+        return self._decode(Packet(first), Packet(second))
+
+    def ends(self) -> bool:
+        """Whether what the decoders still hold is the same."""
+        same = self._decode(None, None)
+        self._decoders = []
+        return same
+
+    def _decode(self, *packets: Packet | None) -> bool:
         if not self._decoders:
             return True
         try:
-            pairs = [
-                decoder.decode(None if data is None else Packet(data))
-                for decoder, data in zip(self._decoders, (first, second), strict=True)
+            pictures = [
+                decoder.decode(packet) for decoder, packet in zip(self._decoders, packets, strict=True)
             ]
         except FFmpegError:
             return False
-        return len(pairs[0]) == len(pairs[1]) and all(map(_is_same, *pairs))
+        return len(pictures[0]) == len(pictures[1]) and all(map(_is_same, *pictures))
+
+
+def _decoders() -> list[VideoCodecContext]:
+    """Two; none where this build has none."""
+    try:
+        found = [CodecContext.create(DECODER, "r") for _ in range(2)]
+    except (FFmpegError, ValueError):
+        return []
+    decoders = [decoder for decoder in found if isinstance(decoder, VideoCodecContext)]
+    for decoder in decoders:
+        decoder.options = WITHOUT_GRAIN
+    return decoders
 
 
 def _is_same(first: VideoFrame, second: VideoFrame) -> bool:
