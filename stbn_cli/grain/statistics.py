@@ -15,8 +15,8 @@ BINS, STEP = 64, 4
 GROUP = 8
 # Of the blocks of a group of brightness, the share that is flat enough, but not fewer than FEWEST.
 FLAT_PART, FEWEST = 0.3, 4
-# Standard deviation (0-255 scale) of what a plane leaves of a block in the denoised luma; above, it is texture.
-MOST_STRUCTURE = 8.0
+# Standard deviation (0-255 scale) of what planes leave of the denoised luma; above, it is texture.
+MOST_STRUCTURE = 5.0
 # Where so many times the group's usual noise power was removed, it was texture that went.
 MOST_POWER = 2.5
 # Rows down and columns to the left and right of the autocovariance: between any two of NEIGHBOURS.
@@ -124,13 +124,9 @@ def _averaged(blocks: np.ndarray, sub: tuple[int, int]) -> np.ndarray:
 
 def _chosen(luma: np.ndarray, mean: np.ndarray, power: np.ndarray, quiet: np.ndarray) -> np.ndarray:
     """Indices of flat blocks with noise, of every brightness."""
-    ramp = np.arange(BLOCK) - (BLOCK - 1) / 2
-    slopes = np.stack(((luma @ ramp).sum(axis=1), (ramp @ luma).sum(axis=1)))
-    slopes /= BLOCK * np.square(ramp).sum()
-    explained = np.square(slopes).sum(axis=0) * np.square(ramp).mean()
-    structure = np.sqrt(np.maximum(luma.var(axis=(1, 2)) - explained, 0.0))
+    structure = _structure(luma)
     # Where some noise is left, the denoised luma is not flat either.
-    flat = ~quiet & (structure <= np.maximum(MOST_STRUCTURE, 0.5 * np.sqrt(power)))
+    flat = ~quiet & (structure <= np.maximum(MOST_STRUCTURE, np.sqrt(power)))
     groups = np.floor(mean / GROUP).astype(int)
     found = []
     for group in np.unique(groups[flat]):
@@ -143,6 +139,17 @@ def _chosen(luma: np.ndarray, mean: np.ndarray, power: np.ndarray, quiet: np.nda
     # Each brightness has its share.
     share = max(MOST_BLOCKS // len(found), 1)
     return np.concatenate([index[:: -(-len(index) // share)] for index in found])
+
+
+def _structure(luma: np.ndarray) -> np.ndarray:
+    """(n,): standard deviations of what planes leave of the blocks' quarters; shading is none."""
+    side = BLOCK // 2
+    parts = luma.reshape(-1, 2, side, 2, side).transpose(0, 1, 3, 2, 4)
+    ramp = np.arange(side) - (side - 1) / 2
+    length = float(np.square(ramp).sum())
+    slopes = (parts @ ramp).sum(axis=-1), (ramp @ parts).sum(axis=-1)
+    explained = sum(np.square(slope) for slope in slopes) / (side * length * side * side)
+    return np.sqrt(np.maximum(parts.var(axis=(3, 4)) - explained, 0.0).mean(axis=(1, 2)))
 
 
 def _bins(tone: np.ndarray) -> np.ndarray:
