@@ -81,6 +81,7 @@ def denoise_file(
     resume: bool = False,
     restart: bool = False,
     adapt_minutes: float | None = None,
+    grain_table: str | Path | None = None,
 ) -> "DenoiseSummary":
     """Denoise a video file or an image sequence. `output` appears whole and verified, or not at all.
 
@@ -99,6 +100,8 @@ def denoise_file(
         resume: go on where an interrupted call with the same options ended, if there was one; keeps progress.
         restart: drop what an interrupted call has kept; without this or `resume`, that is an `OutputError`.
         adapt_minutes: finetune the model on this input first, for about so long.
+        grain_table: a file to write the grain that was removed to, as a film-grain table that AV1 encoders read. With
+            `EncodeOptions(film_grain=True)` an AV1 output states it too; the summary's `grain` has what was measured.
 
     Raises:
         StbnError: one of its classes, with a sentence that says what to do.
@@ -119,6 +122,7 @@ def denoise_file(
         resume=resume,
         restart=restart,
         adapt_minutes=adapt_minutes,
+        grain_table=grain_table,
         resume_command="Call denoise_file again with resume=True.",
         choices="Use resume=True to continue it, or restart=True to start again.",
     )
@@ -135,6 +139,7 @@ def denoise_file(
             job.encode,
             overwrite=overwrite,
             uncertainty=uncertainty,
+            grain_table=grain_table,
             folder=prepared.folder,
             progress=progress,
         )

@@ -19,6 +19,7 @@ from stbn_cli.video.frames import Damage, Frame, FrameReader, FrameWriter
 
 if TYPE_CHECKING:
     from stbn_cli.chunkstore import ChunkStore
+    from stbn_cli.grain.parameters import GrainSegment
     from stbn_cli.inference.resume import StreamState
 
 Item = TypeVar("Item")
@@ -56,6 +57,25 @@ class UncertaintyWriter:
     gain: float
 
 
+class FrameWatch(Protocol):
+    """Sees each frame before and after it is denoised, in order; numbers begin with 0.
+
+    What is noisy comes in one thread, and what is denoised in another.
+    """
+
+    def noisy(self, number: int, frame: Frame) -> None:
+        """Before; the pixels are not its own to keep."""
+        ...
+
+    def denoised(self, number: int, rgb: np.ndarray) -> None:
+        """After."""
+        ...
+
+    def kept(self, number: int, planes: list[np.ndarray]) -> None:
+        """After, of a frame that an earlier run has denoised: as it is written."""
+        ...
+
+
 class FrameDenoiser(Protocol):
     """Anything that turns a stream of noisy frames into as many denoised ones."""
 
@@ -75,6 +95,7 @@ class DenoiseSummary:
     frames: int
     seconds: float  # wall clock, decoding to verified output
     warnings: tuple[str, ...] = ()
+    grain: "tuple[GrainSegment, ...] | None" = None  # that was removed; None: it was not measured
     damage: Damage = field(default_factory=Damage)  # of the source
 
     @property
@@ -89,6 +110,7 @@ def denoise_video(
     writer: FrameWriter,
     *,
     spread: UncertaintyWriter | None = None,
+    watch: FrameWatch | None = None,
     progress: Callable[[int], None] | None = None,
     verifying: Callable[[], None] = lambda: None,
 ) -> DenoiseSummary:
@@ -99,7 +121,14 @@ def denoise_video(
     reader, denoiser or writer raise, KeyboardInterrupt included; the threads have ended by then.
     """
     return _run(
-        reader, lambda frames, encoded: denoiser.stream(frames), writer, None, progress, verifying, spread
+        reader,
+        lambda frames, encoded: denoiser.stream(frames),
+        writer,
+        None,
+        progress,
+        verifying,
+        spread,
+        watch,
     )
 
 
@@ -109,6 +138,7 @@ def denoise_video_resumably(
     writer: FrameWriter,
     store: "ChunkStore",
     *,
+    watch: FrameWatch | None = None,
     progress: Callable[[int], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
     verifying: Callable[[], None] = lambda: None,
@@ -130,7 +160,7 @@ def denoise_video_resumably(
         return denoiser.stream(frames, resume=store.state, on_chunk=on_chunk)
 
     try:
-        return _run(reader, stream, writer, store, progress, verifying)
+        return _run(reader, stream, writer, store, progress, verifying, watch=watch)
     finally:
         store.close()
 
@@ -143,13 +173,18 @@ def _run(
     progress: Callable[[int], None] | None,
     verifying: Callable[[], None],
     spread: UncertaintyWriter | None = None,
+    watch: FrameWatch | None = None,
 ) -> DenoiseSummary:
     begin = time.perf_counter()
     decoded: _Channel[Frame] = _Channel()
     encoded: _Channel[Frame | StreamState] = _Channel()
     threads = [
-        threading.Thread(target=_decode, args=(reader, decoded, encoded), name="stbn-decode", daemon=True),
-        threading.Thread(target=_encode, args=(writer, store, encoded), name="stbn-encode", daemon=True),
+        threading.Thread(
+            target=_decode, args=(reader, decoded, encoded, watch), name="stbn-decode", daemon=True
+        ),
+        threading.Thread(
+            target=_encode, args=(writer, store, encoded, watch), name="stbn-encode", daemon=True
+        ),
     ]
     spreads: _Channel[Frame | StreamState] = _Channel()
     if spread is not None:
@@ -264,10 +299,15 @@ _NO_PIXELS = np.empty((0, 0, 3), np.float32)
 
 
 def _decode(
-    reader: FrameReader, decoded: "_Channel[Frame]", encoded: "_Channel[Frame | StreamState]"
+    reader: FrameReader,
+    decoded: "_Channel[Frame]",
+    encoded: "_Channel[Frame | StreamState]",
+    watch: FrameWatch | None,
 ) -> None:
     try:
-        for frame in reader:
+        for number, frame in enumerate(reader):
+            if watch is not None:
+                watch.noisy(number, frame)
             decoded.put(frame, frame.rgb.nbytes)
         decoded.finish()
     except BaseException as error:
@@ -277,23 +317,35 @@ def _decode(
 
 
 def _encode(
-    writer: FrameWriter, store: "ChunkStore | None", encoded: "_Channel[Frame | StreamState]"
+    writer: FrameWriter,
+    store: "ChunkStore | None",
+    encoded: "_Channel[Frame | StreamState]",
+    watch: FrameWatch | None = None,
 ) -> None:
     """Encodes frames; those without pixels are the store's, in their order."""
     try:
         kept = store.stored() if store is not None else iter(())
+        number = 0
         for item in encoded:
             if not isinstance(item, Frame):
                 assert store is not None
                 store.commit(item)
             elif item.rgb is _NO_PIXELS:
-                writer.write_planes(next(kept), item)
-            elif store is None:
-                writer.write(item)
-            else:
-                planes = writer.to_planes(item.rgb)
-                store.add(planes)
+                planes = next(kept)
+                if watch is not None:
+                    watch.kept(number, planes)
                 writer.write_planes(planes, item)
+                number += 1
+            else:
+                if watch is not None:
+                    watch.denoised(number, item.rgb)
+                if store is None:
+                    writer.write(item)
+                else:
+                    planes = writer.to_planes(item.rgb)
+                    store.add(planes)
+                    writer.write_planes(planes, item)
+                number += 1
             encoded.done()
     except BaseException as error:
         encoded.stop(error)

@@ -38,6 +38,7 @@ from stbn_cli.jobs.events import Events
 from stbn_cli.source import Source
 from stbn_cli.stopping import StopRequest
 from stbn_cli.video.formats import STANDARD_STREAM, WRITABLE_SUFFIXES
+from stbn_cli.words import counted
 
 if TYPE_CHECKING:
     from stbn_cli.finetuning.result import FinetuneResult
@@ -96,6 +97,8 @@ def denoise(
     adapt_minutes: opt.AdaptMinutesOpt = None,
     hardware: opt.HardwareOpt = None,
     raw_noise: opt.RawNoiseOpt = None,
+    film_grain: opt.FilmGrainOpt = False,
+    grain_table: opt.GrainTableOpt = None,
 ) -> None:
     """Remove noise from videos. Sound, subtitles, timing and colours stay as they are.
 
@@ -133,7 +136,10 @@ def denoise(
             output=item.output,
             options=options,
             encode=encoding.options(
-                dither=fidelity.dither, drop_alpha=fidelity.drop_alpha, strict=fidelity.strict
+                dither=fidelity.dither,
+                drop_alpha=fidelity.drop_alpha,
+                strict=fidelity.strict,
+                film_grain=film_grain,
             ),
             overwrite=naming.overwrite,
             uncertainty=None if uncertainty is None else str(uncertainty),
@@ -142,6 +148,7 @@ def denoise(
             restart=kept.restart,
             adapt_minutes=adapt_minutes,
             raw_noise=raw_values,
+            grain_table=grain_table,
             dry_run=dry_run,
             resume_command=f"Resume with: {_command()}",
         )
@@ -158,6 +165,10 @@ def denoise(
     if uncertainty is not None and batch.many:
         raise OptionError(
             "--uncertainty names one file, but there are several inputs. Denoise them one at a time."
+        )
+    if grain_table is not None and batch.many:
+        raise OptionError(
+            "--grain-table names one file, but there are several inputs. Denoise them one at a time."
         )
     for item in batch.items:
         check_pipes(item.source, item.output, adapt=adapt_minutes is not None, json=logging.json)
@@ -257,12 +268,12 @@ def _report_of(prepared: "PreparedDenoising") -> RunReport:
 def _plan(prepared: "PreparedDenoising", logging: LoggingFlags, config: str | None) -> dict[str, Any]:
     from stbn_cli.chunkstore import estimated_bytes
 
-    job, counted = prepared.job, prepared.count()
+    job, found = prepared.job, prepared.count()
     report = _report_of(prepared)
-    metadata = replace(prepared.metadata, frame_count=counted.frames)
+    metadata = replace(prepared.metadata, frame_count=found.frames)
     kept = estimated_bytes(metadata) if job.keep_progress else None
     plan = {
-        **report.plan(counted),
+        **report.plan(found),
         "adapt_minutes": job.adapt_minutes,
         "progress_bytes": kept,
         "config": config,
@@ -294,9 +305,43 @@ def _tell(report: RunReport, result: "DenoiseResult", verbosity: int) -> dict[st
     if verbosity >= NORMAL:
         say(report.summary(result.summary))
     document = report.result(result.summary, verbose=verbosity >= VERBOSE)
+    if result.summary.grain is not None:
+        document["film_grain"] = _describe_grain(result)
+        if verbosity >= NORMAL and result.summary.grain:
+            say(_grain_line(document["film_grain"]))
     adapted = None if result.adaptation is None else result.adaptation.result
     if adapted is not None:
         document["adaptation"] = describe(adapted)
         if adapted.improved:
             document["model_file"] = None  # it was a temporary one
     return document
+
+
+def _describe_grain(result: "DenoiseResult") -> dict[str, Any]:
+    """What was measured of the grain, on the 0-255 scale, and where it was written."""
+    job, grain = result.job, result.summary.grain or ()
+    return {
+        "in_stream": job.encode.film_grain and bool(grain),
+        "table": None if job.grain_table is None or not grain else str(job.grain_table),
+        "segments": [
+            {
+                "start": round(float(segment.start), 6),
+                "end": round(float(segment.end), 6),
+                **{
+                    name: round(value, 3)
+                    for name, value in zip(("luma", "cb", "cr"), segment.strengths, strict=True)
+                },
+                "correlation_right": list(segment.correlation[0]),
+                "correlation_below": list(segment.correlation[1]),
+            }
+            for segment in grain
+        ],
+    }
+
+
+def _grain_line(grain: dict[str, Any]) -> str:
+    levels = [segment["luma"] for segment in grain["segments"]]
+    span = f"{min(levels):.3g} to {max(levels):.3g}" if max(levels) > min(levels) else f"{levels[0]:.3g}"
+    places = ["in the video"] if grain["in_stream"] else []
+    places += [f"in {grain['table']}"] if grain["table"] else []
+    return f"Film grain of strength {span} in {counted(len(levels), 'segment')}, {' and '.join(places)}"

@@ -148,13 +148,26 @@ class EncodingFlags:
     lossless: opt.LosslessOpt = False
 
     def options(
-        self, *, dither: bool = True, drop_alpha: bool = False, strict: bool = False
+        self,
+        *,
+        dither: bool = True,
+        drop_alpha: bool = False,
+        strict: bool = False,
+        film_grain: bool = False,
     ) -> "EncodeOptions":
         """For the writers of videos."""
         from stbn_cli.video.encoders import EncodeOptions
 
         return EncodeOptions(
-            self.codec, self.crf, self.preset, self.pix_fmt, self.lossless, dither, drop_alpha, strict
+            self.codec,
+            self.crf,
+            self.preset,
+            self.pix_fmt,
+            self.lossless,
+            dither,
+            drop_alpha,
+            strict,
+            film_grain,
         )
 
 

@@ -506,6 +506,24 @@ PixFmtOpt = Annotated[
         default="as the input",
     ),
 ]
+FilmGrainOpt = Annotated[
+    bool,
+    option(
+        ENCODING,
+        "--film-grain",
+        help="Measure the grain that is removed, and state it in the AV1 output: players draw it again.",
+    ),
+]
+GrainTableOpt = Annotated[
+    Path | None,
+    option(
+        INPUT_OUTPUT,
+        "--grain-table",
+        metavar="OUT.tbl",
+        help="Also write the grain that is removed as a film-grain table, which AV1 encoders read.",
+        default=False,
+    ),
+]
 DitherOpt = Annotated[
     bool, option(ENCODING, "--dither/--no-dither", help="Dither if the output has fewer bits than the input.")
 ]

@@ -8,6 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
 from stbn_cli.errors import InterruptedByUserError, OptionError, StbnError
+from stbn_cli.files import check_file, whole_file
+from stbn_cli.grain.parameters import table_text
 from stbn_cli.jobs.adapt import Adaptation, adapt
 from stbn_cli.jobs.encoding import Encoding, plan_encoding
 from stbn_cli.jobs.events import Events
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 # What standard deviations are multiplied by in an uncertainty video: 32 of 255 is white.
 UNCERTAINTY_GAIN = 8.0
+NO_GRAIN = "Hardly any noise was removed, or nowhere flat enough to measure it: no film grain and no table is written."
 
 
 def _never() -> bool:
@@ -58,6 +61,7 @@ class DenoiseJob:
     restart: bool = False
     adapt_minutes: float | None = None  # of finetuning before; None: none
     raw_noise: tuple[float, float] | None = None  # gain and floor in the camera's values
+    grain_table: str | Path | None = None  # file that says what grain was removed
     dry_run: bool = False  # nothing is written, locked or finetuned
     patience: float = 0.0  # seconds to wait for another run of the same output
     resume_command: str = "Run it again and resume."  # how an interrupted run is resumed, a sentence
@@ -96,9 +100,12 @@ class PreparedDenoising:
             for output in (job.output, job.uncertainty):
                 if output is not None:
                     check_output(job.source.path, output, job.overwrite)
+            if job.grain_table is not None:
+                _check_table(Path(job.grain_table), job)
             refuse_known_losses(self.reader, job.output, job.encode)
             self.metadata: VideoMetadata = self.reader.metadata
             self._options = self._options_for(job)
+            self._check_grain()
             self.encoding: Encoding = plan_encoding(self.metadata, job.output, job.encode, events)
             if job.encode.strict:
                 refuse_changes(self.reader)
@@ -176,6 +183,27 @@ class PreparedDenoising:
             ) from None
         return replace(options, raw_noise=(noise.gain, noise.floor))
 
+    def _check_grain(self) -> None:
+        """Raises `OptionError` where film grain makes no sense."""
+        from stbn_cli.video.output import resolve_output
+
+        if not self.job.encode.film_grain and self.job.grain_table is None:
+            return
+        if self.metadata.bayer is not None:
+            raise OptionError(
+                "--film-grain and --grain-table are for video, not for raw pictures. Leave them out."
+            )
+        if not self.job.encode.film_grain:
+            return
+        if resolve_output(self.job.output).kind in ("images", "image"):
+            raise OptionError(
+                "--film-grain is part of AV1 video; images cannot hold it. Use --grain-table alone."
+            )
+        if self._options.keep_grain:
+            raise OptionError(
+                "--keep-grain leaves grain in the picture that --film-grain takes out of it. Give one of them."
+            )
+
     def _temporary(self) -> Path:
         return Path(self._stack.enter_context(TemporaryDirectory()))
 
@@ -231,6 +259,7 @@ class PreparedDenoising:
                 self.job.encode,
                 overwrite=self.job.overwrite,
                 uncertainty=self.job.uncertainty,
+                grain_table=self.job.grain_table,
                 folder=self.folder,
                 store=self.store,
                 progress=progress,
@@ -268,6 +297,14 @@ class DenoiseResult:
     adaptation: Adaptation | None = field(default=None)
 
 
+def _check_table(path: Path, job: DenoiseJob) -> None:
+    """Refuse a table that could not be written, or would take the place of something else. Raises `StbnError`."""
+    check_file(path, job.overwrite)
+    for other in (job.source.path, job.output, job.uncertainty):
+        if other is not None and path.absolute() == Path(other).absolute():
+            raise OptionError(f"--grain-table {path} is another file of this run. Name another one.")
+
+
 def write_denoised(
     reader: "FrameReader",
     output: str | Path,
@@ -276,6 +313,7 @@ def write_denoised(
     *,
     overwrite: bool = False,
     uncertainty: str | Path | None = None,
+    grain_table: str | Path | None = None,
     folder: "WorkFolder | None" = None,
     store: "ChunkStore | None" = None,
     progress: Callable[[int], None] | None = None,
@@ -285,15 +323,31 @@ def write_denoised(
     """Denoise the frames of an open reader into a new output, which appears whole and verified, or not at all.
 
     folder: the locked place of what is not finished; None: hidden files beside the output. store: where finished chunks
-    are kept; `stop` is asked after each, and True ends the run with KeyboardInterrupt.
+    are kept; `stop` is asked after each, and True ends the run with KeyboardInterrupt. grain_table: file for the grain
+    that was removed; the summary has it too.
     """
     from stbn_cli.video.adapted_reader import without_streams
     from stbn_cli.video.encoders import EncodeOptions
-    from stbn_cli.video.writer import create_video
+    from stbn_cli.video.writer import VideoWriter, create_video
 
     hidden = None if folder is None else folder.path
     with ExitStack() as stack:
         writer = stack.enter_context(create_video(output, reader, encode, overwrite=overwrite, folder=hidden))
+        meter, grain = None, None
+        if grain_table is not None or encode.film_grain:
+            from stbn_cli.grain.meter import GrainMeter
+
+            meter = GrainMeter(writer.layout, writer.color)
+
+        def encoded() -> None:
+            nonlocal grain
+            if meter is not None:
+                scenes = getattr(getattr(denoiser, "report", None), "scenes", ())
+                grain = tuple(meter.segments([scene.first_frame for scene in scenes]))
+                if encode.film_grain and isinstance(writer, VideoWriter):
+                    writer.add_grain(grain)
+            verifying()
+
         if store is None:
             spread = None
             if uncertainty is not None:
@@ -301,13 +355,20 @@ def write_denoised(
                 made = create_video(uncertainty, without_streams(reader), coding, overwrite=overwrite)
                 spread = UncertaintyWriter(stack.enter_context(made), UNCERTAINTY_GAIN)
             summary = denoise_video(
-                reader, denoiser, writer, spread=spread, progress=progress, verifying=verifying
+                reader, denoiser, writer, spread=spread, watch=meter, progress=progress, verifying=encoded
             )
         else:
             store.begin(writer.layout, asdict(writer.color))
             summary = denoise_video_resumably(
-                reader, denoiser, writer, store, progress=progress, stop=stop, verifying=verifying
+                reader, denoiser, writer, store, watch=meter, progress=progress, stop=stop, verifying=encoded
             )
+    if meter is not None:
+        summary = replace(summary, grain=grain)
+        if grain and grain_table is not None:
+            with whole_file(Path(grain_table)) as partial:
+                partial.write_text(table_text(grain))
+        if not grain:
+            summary = replace(summary, warnings=(*summary.warnings, NO_GRAIN))
     # Only video files have damage to live with; a damaged image ends the run.
     damage = getattr(reader, "damage", None)
     return summary if damage is None else replace(summary, damage=damage)

@@ -39,6 +39,7 @@ class EncodeOptions:
     dither: bool = True  # where the output has fewer bits than the source
     drop_alpha: bool = False  # instead of refusing a source with transparency
     strict: bool = False  # a loss against the source is an error (see `losses`)
+    film_grain: bool = False  # state in the stream what grain was removed, for players to draw it; AV1 alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ ALIASES = {
     **{encoder: name for name, family in FAMILIES.items() for encoder in family.encoders},
     **HARDWARE_ENCODERS,
 }
+# Codecs whose streams can say what grain players are to draw.
+FILM_GRAIN_FAMILIES = ("av1",)
 # The layouts that a y4m header can name; its encoder takes anything and says nothing.
 Y4M_FORMATS = (
     *("gray", "gray9le", "gray10le", "gray12le", "gray16le", "yuv411p"),
@@ -140,6 +143,8 @@ def plan_encoder(source: VideoMetadata, muxer: str, options: EncodeOptions, note
 
     Raises OptionError for contradictory or impossible options.
     """
+    if options.film_grain:
+        _check_film_grain(_choose_family(source, muxer, options), options)
     named = _named_hardware(options)
     if named is not None and not has_encoder(named):
         options = software_options(options)
@@ -258,6 +263,17 @@ def _check_options(encoder: str, family: str, options: EncodeOptions) -> None:
     if options.preset not in (*X26X_PRESETS, *own):
         ladder = ", ".join((*X26X_PRESETS, *own) if encoder in HARDWARE_ENCODERS else X26X_PRESETS)
         raise OptionError(f"Unknown preset {options.preset!r}. Choose one of {ladder}.")
+
+
+def _check_film_grain(family: str, options: EncodeOptions) -> None:
+    if family not in FILM_GRAIN_FAMILIES:
+        raise OptionError(
+            f"Film grain is part of AV1, and {family} cannot hold it. Give --codec av1, or use --grain-table alone."
+        )
+    if options.lossless:
+        raise OptionError(
+            "--lossless keeps every value, and --film-grain has players change them. Give one of them."
+        )
 
 
 def _encoder_options(

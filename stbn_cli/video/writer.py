@@ -1,6 +1,7 @@
 """Encode frames with their own times, copy the other streams beside them, verify, and only then rename."""
 
 import os
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from av.video.stream import VideoStream
 
 from stbn_cli.errors import OptionError, OutputError
 from stbn_cli.files import create_private, partial_path, put_in_place
+from stbn_cli.grain.parameters import GrainSegment
 from stbn_cli.raw.reader import RawReader
 from stbn_cli.raw.rendering import Rendering
 from stbn_cli.raw.writer import RawWriter, RenderingWriter, keeps_mosaic, refuse_foreign_dng
 from stbn_cli.video.alpha import ALPHA_TAG
+from stbn_cli.video.av1 import StreamError, with_grain_flag
 from stbn_cli.video.encoders import (
     EncodeOptions,
     EncoderPlan,
@@ -27,6 +30,7 @@ from stbn_cli.video.encoders import (
 )
 from stbn_cli.video.formats import FALLBACK_RATE, MATROSKA, MP4_MUXERS, STANDARD_STREAM, Y4M
 from stbn_cli.video.frames import Frame, FrameReader, FrameWriter, VideoMetadata, Warnings
+from stbn_cli.video.graining import GrainedPackets
 from stbn_cli.video.images import ImageWriter
 from stbn_cli.video.losses import (
     refuse_found_losses,
@@ -59,6 +63,8 @@ __all__ = ["EncodeOptions", "VideoWriter", "check_output", "create_video"]
 # The largest clock MP4 and MOV hold: 31 bits.
 MAX_TIMESCALE = 2**31 - 1
 MIN_MOVIE_CLOCK = 1000
+# Of packets that wait for their film grain, behind the name of what is being written.
+WAITING_SUFFIX = ".packets"
 # Muxers that keep a display matrix; for the others a right-angled rotation is applied to the pixels.
 ROTATING_MUXERS = (*MP4_MUXERS, MATROSKA, "webm")
 
@@ -140,8 +146,13 @@ class VideoWriter(PictureWriter):
         self._copier: StreamCopier | None = None
         self._partial = partial_path(self.path, folder)
         self._output: OutputContainer | None = None
+        self._waiting: GrainedPackets | None = None
+        self._grain: tuple[GrainSegment, ...] = ()
         try:
             create_private(self._partial)
+            if options.film_grain:
+                path = self._partial.with_name(self._partial.name + WAITING_SUFFIX)
+                self._waiting = GrainedPackets(path, self._plan, self.path)
             self._stream = self._open(reader)
         except (FFmpegError, OSError, ValueError) as error:
             self._discard()
@@ -149,6 +160,10 @@ class VideoWriter(PictureWriter):
         except BaseException:
             self._discard()
             raise
+
+    def add_grain(self, segments: Sequence[GrainSegment]) -> None:
+        """Say before `finish` what grain players are to draw, for a writer that was asked for film grain."""
+        self._grain = tuple(segments)
 
     def write_planes(self, planes: list[np.ndarray], frame: Frame) -> None:
         picture = planes_to_frame(planes, frame, self._plan.pix_fmt, self._plan.color)
@@ -165,6 +180,11 @@ class VideoWriter(PictureWriter):
         assert self._output is not None
         self._mux(None)
         try:
+            if self._waiting is not None:
+                for packet in self._waiting.with_grain(self._grain):
+                    packet.stream = self._stream
+                    self._put(packet)
+                self._waiting.close()
             if self._copier is not None:
                 self._copier.mux_until(None, self._output)
                 self._copier.report_refused()
@@ -206,16 +226,23 @@ class VideoWriter(PictureWriter):
             if picture is None and not self._muxed and self._plan.family == "hevc":
                 _assign_dts(packets)
             for packet in packets:
-                seconds = packet_seconds(packet)
-                if self._copier is not None and seconds is not None:
-                    self._copier.mux_until(seconds, self._output)
                 if packet.pts is not None:
                     # Some encoders lose it, and the last frame's is what the file's length is made of.
                     packet.duration = self._durations.pop(packet.pts, None) or packet.duration
-                self._output.mux(packet)
-                self._muxed += 1
+                if self._waiting is not None:
+                    self._waiting.add(packet)
+                else:
+                    self._put(packet)
         except (FFmpegError, OSError) as error:
             raise _cannot_write(self.path, error) from error
+
+    def _put(self, packet: Packet) -> None:
+        assert self._output is not None
+        seconds = packet_seconds(packet)
+        if self._copier is not None and seconds is not None:
+            self._copier.mux_until(seconds, self._output)
+        self._output.mux(packet)
+        self._muxed += 1
 
     def _choose(self, options: EncodeOptions) -> EncoderPlan:
         """The plan for `options`, in software where they name an encoder that does not open on this machine."""
@@ -284,10 +311,23 @@ class VideoWriter(PictureWriter):
             assert stream is not None
         # SVT-AV1 prints its settings to stderr by itself; 1 = errors only.
         os.environ.setdefault("SVT_LOG", "1")
+        if self._waiting is not None:
+            self._announce_grain(stream.codec_context)
         output.start_encoding()
         if self._copier is not None:
             self._copier.start()
         return stream
+
+    def _announce_grain(self, context: VideoCodecContext) -> None:
+        """Open the encoder, and have the container say what the stream's packets will say."""
+        context.open()
+        if context.extradata:
+            try:
+                context.extradata = with_grain_flag(context.extradata)
+            except StreamError as error:
+                raise OptionError(
+                    f"Film grain cannot be written behind {self._plan.encoder} ({error}). Use --grain-table alone."
+                ) from error
 
     def _add_video(self, output: OutputContainer, tags: dict[str, str]) -> VideoStream:
         metadata, plan = self._metadata, self._plan
@@ -315,6 +355,8 @@ class VideoWriter(PictureWriter):
                     part.close()
             except (FFmpegError, OSError):
                 pass  # the file is removed anyway, and the first error is the one to show
+        if self._waiting is not None:
+            self._waiting.close()
         self._partial.unlink(missing_ok=True)
 
 

@@ -201,3 +201,47 @@ def test_the_uncertainty_video(stbn, white_clip: Path, tiny_model_path: Path, tm
     assert deviations.min() > 0.0 and deviations.max() < 12.2
     again = stbn(*arguments, "-o", tmp_path / "again.mkv", "--uncertainty", spread)
     assert again.code == 6 and not (tmp_path / "again.mkv").exists()
+
+
+def test_film_grain(stbn, tiny_model_path: Path, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mkv", SensorNoise(NoiseLevelFunction.white(5 / 255)))
+    out, table = tmp_path / "out.mkv", tmp_path / "out.tbl"
+    arguments = ("denoise", clip, "-m", tiny_model_path, "-s", "5")
+    grained = ("--codec", "av1", "--preset", "superfast", "--film-grain")
+    done = stbn(*arguments, "-o", out, *grained, "--grain-table", table, "--json")
+    assert done.code == 0
+    said = json.loads(done.out)["film_grain"]
+    assert said["in_stream"] and said["table"] == str(table)
+    assert said["segments"][0]["start"] == 0 and said["segments"][0]["luma"] > 0.35
+    assert table.read_text().startswith("filmgrn1\nE 0 ")
+    # The table alone goes with any codec, and replaces nothing.
+    again = stbn(*arguments, "-o", tmp_path / "h264.mkv", "--grain-table", table)
+    assert again.code == 6 and "out.tbl exists already" in again.err
+    other = tmp_path / "other.tbl"
+    assert stbn(*arguments, "-o", tmp_path / "h264.mkv", "--grain-table", other).code == 0
+    assert other.read_text().startswith("filmgrn1\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("-o", "out.mkv", "--codec", "h264", "--film-grain"), "Film grain is part of AV1"),
+        (("-o", "images/", "--film-grain"), "images cannot hold it"),
+        (("-o", "out.mkv", "--codec", "av1", "--film-grain", "--keep-grain", "20"), "Give one of them"),
+        (("-o", "out.mkv", "--codec", "av1", "--film-grain", "--lossless"), "Give one of them"),
+        (("-o", "out.mkv", "--grain-table", "out.mkv"), "another file of this run"),
+    ],
+)
+def test_where_film_grain_makes_no_sense(
+    stbn,
+    white_clip: Path,
+    tiny_model_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = stbn("denoise", white_clip, "-m", tiny_model_path, *options)
+    assert done.code == 2 and words in done.err
+    assert not any(tmp_path.glob("out*")) and not (tmp_path / "images").exists()
