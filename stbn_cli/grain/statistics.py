@@ -33,8 +33,8 @@ class Statistics:
     BINS). total, power: sums of what was removed, and of its squares. clean: blocks without noise by the luma value
     that they have (256,). covariance: (planes, ROWS, 2 * COLUMNS + 1) sums of products, of values that are divided by
     the strength at their brightness, with their neighbours down and to the left or right; pairs: how many. crossing:
-    (planes - 1, len(NEIGHBOURS) + 1) the same of chroma's NEIGHBOURS, and the pixel itself, with luma. shared: that of
-    luma at chroma's size with itself, and the number of these values.
+    (planes - 1, len(NEIGHBOURS) + 1) the same of chroma's NEIGHBOURS, and the pixel itself, with luma;
+    crossing_pairs: how many. shared: that of luma at chroma's size with itself, and the number of these values.
     """
 
     count: np.ndarray
