@@ -393,8 +393,8 @@ ClusterOpt = Annotated[
         CLUSTER,
         "--cluster",
         metavar="auto|ADDRESS",
-        help="Share the files, and the scenes of long ones, between the machines of a Ray cluster. auto: the cluster "
-        "that this machine belongs to, or this machine alone.",
+        help="Share the files, and the scenes of long ones, between the machines of a Ray cluster. auto: the one "
+        "that RAY_ADDRESS names, or this machine alone.",
         default=False,
     ),
 ]

@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -51,7 +51,7 @@ class ClusterError(StbnError):
 class ClusterOptions:
     """Where and how to work.
 
-    address: of a Ray cluster; "auto": the one that this machine belongs to, else this machine alone.
+    address: of a Ray cluster; "auto": the one that RAY_ADDRESS names, else this machine alone.
     workers: how many; None: as many as have room now. cores: of a worker where there are no GPUs.
     shortest: frames; files of fewer than two such parts are not cut. gpus: use them where there are some.
     verbose: let Ray and its workers print.
@@ -128,25 +128,24 @@ def connected(options: ClusterOptions) -> Iterator[ModuleType]:
         ) from None
     level = logging.INFO if options.verbose else logging.CRITICAL
     common: dict[str, Any] = {"log_to_driver": options.verbose, "logging_level": level}
+    # Not what Ray takes for "auto": any cluster on this machine, which may be another run's and end with that.
+    address = os.environ.get(ADDRESS_VARIABLE) if options.address == AUTO else options.address
     try:
-        try:
-            ray.init(address=options.address, **common)
-        except ConnectionError:
-            if options.address != AUTO or os.environ.get(ADDRESS_VARIABLE):
-                raise
-            cores = max(available_cores(), (options.workers or 1) * (options.cores or 1))
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                num_cpus=cores,
-                object_store_memory=STORE_BYTES,
-                **common,
-            )
+        with nullcontext() if options.verbose else _nothing_on_stderr():
+            if address:
+                ray.init(address=address, **common)
+            else:
+                cores = max(available_cores(), (options.workers or 1) * (options.cores or 1))
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    num_cpus=cores,
+                    object_store_memory=STORE_BYTES,
+                    **common,
+                )
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        where = (
-            options.address if options.address != AUTO else os.environ.get(ADDRESS_VARIABLE, "this machine")
-        )
+        where = address or "this machine"
         raise ClusterError(
             f"No Ray cluster can be used at {where} ({reason}). Check the address and that ray status answers there."
         ) from error
@@ -156,6 +155,20 @@ def connected(options: ClusterOptions) -> Iterator[ModuleType]:
             yield ray
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _nothing_on_stderr() -> Iterator[None]:
+    """Ray's own libraries write there past Python, a line a second where nothing answers."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def denoise_archive(
