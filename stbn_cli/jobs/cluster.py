@@ -121,7 +121,7 @@ def connected(options: ClusterOptions) -> Iterator[ModuleType]:
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a warning of a coming default
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports] - an extra
     except ImportError:
         raise OptionError(
             "--cluster needs Ray, which is not installed. Install it: pip install 'stbn-cli[cluster]'"
@@ -450,7 +450,7 @@ def _cut(tally: str, name: str, job: DenoiseJob, opened: Opened, shortest: int) 
 
 def _reporter(tally: str, name: str) -> Report:
     """tally: its name."""
-    import ray
+    import ray  # pyright: ignore[reportMissingImports] - an extra
 
     actor = None
     with suppress(ValueError):  # where it is being started again, nothing is shown
