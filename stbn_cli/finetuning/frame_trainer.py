@@ -59,7 +59,7 @@ FEWEST_COUNTING = 0.05  # of the pixels of all pairs; with fewer nothing can be 
 CHECKS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 # A gain by less than this is none, in dB: with noise taken for stronger than it is, a loss was said to gain 0.13.
 LEAST_GAIN = 0.2
-# Mirrored passes that the result takes, if they gain at least so much, in dB: their mean is never worse.
+# Mirrored passes that the result takes, if they gain at least so much, in dB.
 RESULT_PASSES, LEAST_PASSES_GAIN = 4, 0.05
 
 

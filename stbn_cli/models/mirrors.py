@@ -1,7 +1,7 @@
-"""Mirrored passes of a network over a clip, whose mean is better than each of them.
+"""Mirrored passes of a network over a clip, whose mean is better than they are on average.
 
 A network that learned on a few hours of footage answers a mirrored clip a little differently. Those differences are
-errors that have nothing to do with each other, and the mean loses most of them.
+errors, and the mean loses most of them.
 """
 
 from dataclasses import dataclass
