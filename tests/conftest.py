@@ -4,6 +4,7 @@ Clips are at most 64 pixels wide and a few frames long, so that a test costs mil
 """
 
 import importlib.util
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,6 +34,12 @@ LOSSLESS = {
 AUDIO_RATE = 48000
 AUDIO_BLOCK = 1024
 B_FRAME_OPTIONS = {"qp": "0", "preset": "veryfast", "bf": "3", "b-adapt": "0"}
+
+
+# Processes that test side by side share the cores. Read when torch is first imported, also by programs under test.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    threads = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(threads, 1)))
 
 
 def pytest_configure() -> None:

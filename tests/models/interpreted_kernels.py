@@ -241,7 +241,8 @@ def test_warp(channels: int, dtype: torch.dtype, height: int, width: int) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, HALF])
 @pytest.mark.parametrize(
-    "sigma", [0.1, *(torch.rand(shape, generator=DRAWN) / 5 for shape in [(3, 7, 11), (2, 1, 1, 1), (2, 3, 7, 11)])]
+    "sigma",
+    [0.1, *(torch.rand(shape, generator=DRAWN) / 5 for shape in [(3, 7, 11), (2, 1, 1, 1), (2, 3, 7, 11)])],
 )
 def test_posterior_mean(sigma: Tensor | float, dtype: torch.dtype) -> None:
     torch.manual_seed(1)

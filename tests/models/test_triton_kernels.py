@@ -46,7 +46,7 @@ def test_every_shape_has_a_tile_that_fits() -> None:
 @pytest.mark.skipif(installed() < (3, 9), reason="triton's interpreter before 3.9 fails with numpy 2.4")
 def test_results_in_the_interpreter() -> None:
     """In a process of its own: the interpreter is chosen when triton is imported, for everyone."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(INTERPRETED)]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(INTERPRETED)]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
