@@ -274,6 +274,10 @@ def _plan(prepared: "PreparedDenoising", logging: LoggingFlags, config: str | No
     kept = estimated_bytes(metadata) if job.keep_progress else None
     plan = {
         **report.plan(found),
+        "film_grain": {
+            "in_stream": job.encode.film_grain,
+            "table": None if job.grain_table is None else str(job.grain_table),
+        },
         "adapt_minutes": job.adapt_minutes,
         "progress_bytes": kept,
         "config": config,

@@ -238,6 +238,10 @@ def plan_rows(plan: dict[str, Any]) -> Iterator[tuple[str, str]]:
     else:
         options = "".join(f", {name} {value}" for name, value in (coding["options"] or {}).items())
         yield "", f"{coding['encoder']} in {coding['container']}, {coding['pix_fmt']}{options}"
+    grain = plan["film_grain"]
+    places = [place for place in ("the video" if grain["in_stream"] else None, grain["table"]) if place]
+    if places:
+        yield "film grain", f"measured, and written to {' and '.join(places)}"
     noise = plan["noise"]
     given = plan["sigma"]
     bayer = plan["bayer"]

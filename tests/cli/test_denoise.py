@@ -66,6 +66,8 @@ def test_dry_run_prints_the_plan_and_writes_nothing(stbn, make_clip, tiny_model_
     document = json.loads(stbn(*arguments, "--json").out)
     assert document["plan"]["chunk"] == 3 and document["plan"]["tile"] == 64
     assert document["sigma"] == "auto"
+    grain = stbn(*arguments, "--grain-table", clip.with_name("grain.tbl"))
+    assert re.search(r"^film grain +measured, and written to .*grain.tbl$", grain.out, re.MULTILINE)
     assert only_files(clip.parent) == {clip.name}
 
 
