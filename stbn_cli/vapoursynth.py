@@ -32,7 +32,7 @@ except ImportError as error:
     raise ImportError(
         f"stbn_cli.vapoursynth needs VapourSynth, which cannot be imported ({error}): install it into this environment "
         "with pip install vapoursynth, on Python 3.12 or newer."
-    ) from error
+    ) from None
 
 if TYPE_CHECKING:
     from stbn_cli.jobs.options import DenoiserOptions

@@ -85,7 +85,8 @@ def test_several_intel_gpus_do_not_share(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ("xpu", None, None, ("not built for Intel GPUs", "download.pytorch.org/whl/xpu", "--device cpu")),
         ("xpu:1", "20250101", None, ("finds 0 Intel XPU devices", "--device cpu", "stbn doctor")),
-        ("cuda", None, None, ("finds 0 CUDA devices", "--device cpu", "stbn doctor")),
+        ("cuda", None, None, ("built without CUDA", "README.md", "--device cpu")),
+        ("cuda", "12.8", None, ("finds 0 CUDA devices", "--device cpu", "stbn doctor")),
         ("cuda", None, "7.0", ("finds 0 ROCm devices", "--device cpu", "stbn doctor")),
         ("mps", None, None, ("not available here", "--device cpu")),
         ("hpu", None, None, ("choose auto, cuda[:N], xpu[:N], mps or cpu",)),
@@ -97,7 +98,8 @@ def test_what_is_not_there_is_one_sentence(
 ) -> None:
     set_up_cuda(monkeypatch, count=0, hip=hip)
     set_up_xpu(monkeypatch, count=0)
-    monkeypatch.setattr(torch.version, "xpu", version, raising=False)
+    for build in ("xpu", "cuda"):
+        monkeypatch.setattr(torch.version, build, version, raising=False)
     with pytest.raises(OptionError) as caught:
         resolve_device(name)
     message = str(caught.value)

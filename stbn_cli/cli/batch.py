@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from stbn_cli.cli.console import say, show_json
+from stbn_cli.cli.console import say, show_json, warn
 from stbn_cli.cli.exits import sentence
 from stbn_cli.cli.parsing import DENOISED, default_output
 from stbn_cli.cli.progress import BatchPlace
@@ -139,9 +139,12 @@ def _members(name: str) -> list[str] | None:
         if not path.is_dir() or is_image_source(path):
             return None
         found = [str(path / child) for child in os.listdir(path)]
-        empty = f"The folder {name} holds neither images nor videos. Name a video file or another folder."
+        empty = (
+            f"The folder {name} itself holds neither images nor videos, and its subfolders are not searched. Name a "
+            "video file or another folder, or a pattern: 'FOLDER/**/*.mp4'."
+        )
     elif glob.has_magic(name) and path.suffix.lower() not in IMAGE_SUFFIXES:
-        matches = glob.glob(name)
+        matches = glob.glob(name, recursive=True)
         if any(match.lower().endswith(IMAGE_SUFFIXES) for match in matches):
             return None
         found = matches
@@ -153,7 +156,17 @@ def _members(name: str) -> list[str] | None:
         return None
     if not videos:
         raise InputError(empty)
+    if path.is_dir() and (left := [child.name for child in path.iterdir() if _holds_videos(child)]):
+        warn(
+            f"Subfolders are not searched: {', '.join(sorted(left, key=natural_key))}. A pattern does: "
+            f"'{path / '**' / '*'}{Path(videos[0]).suffix}'"
+        )
     return sorted(videos, key=natural_key)
+
+
+def _holds_videos(folder: Path) -> bool:
+    shown = folder.is_dir() and not folder.name.startswith(".")
+    return shown and os.access(folder, os.R_OK) and any(_is_new_video(str(file)) for file in folder.iterdir())
 
 
 def _is_new_video(file: str) -> bool:

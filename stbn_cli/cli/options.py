@@ -337,7 +337,7 @@ PassesOpt = Annotated[
         DENOISING,
         "--passes",
         metavar="1|2|4",
-        help="Average so many mirrored passes: better, in so many times the time.",
+        help="Average so many mirrored passes: better, but each takes the time of one.",
         default="1; 4 with --quality best",
     ),
 ]

@@ -223,14 +223,13 @@ def fields(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 def plan_rows(plan: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """A plan (`RunReport.plan`, with what the command adds) for people: what, and how."""
-    size = plan["plan"]["frame"] if plan["bayer"] is None else plan["input_size"]
     yield "input", plan["input"]
     count = plan["frames"]
     frames = "unknown number of frames" if count is None else counted(count, "frame")
     about = "" if plan["frames_exact"] or count is None else "about "
     rate = "" if plan["input_fps"] is None else f", {plan['input_fps']:g} fps"
     fields = ", interlaced (denoised by fields)" if plan["by_fields"] else ""
-    yield "", f"{about}{frames} of {size}{rate}, {plan['input_format']}{fields}"
+    yield "", f"{about}{frames} of {plan['input_size']}{rate}, {plan['input_format']}{fields}"
     yield "output", plan["output"]
     coding = plan["encoding"]
     if "images" in coding:

@@ -86,6 +86,11 @@ class GrainMeter:
             rgb = planes_to_rgb(list(planes), self._written, color.matrix, color.full_range)
             self.denoised(number, rgb)
 
+    @property
+    def has_measured(self) -> bool:
+        """Whether any place was flat enough."""
+        return bool(self._samples)
+
     def segments(self, scenes: Sequence[int]) -> list[GrainSegment]:
         """The grain of all frames seen, by segments of time that no scene cut divides; none where there is hardly any.
 

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from stbn_cli import devices
-from stbn_cli.devices import CPU, KINDS, XPU, DeviceKind, kind_named, kind_of
+from stbn_cli.devices import CPU, CUDA, KINDS, XPU, DeviceKind, kind_named, kind_of
 from stbn_cli.errors import OptionError
 from stbn_cli.machine import free_memory
 
@@ -56,6 +56,11 @@ def _what_is_missing(kind: DeviceKind) -> str:
         return (
             "this torch is not built for Intel GPUs; install torch from https://download.pytorch.org/whl/xpu, or use "
             "--device cpu"
+        )
+    if kind is CUDA and torch.version.cuda is None:
+        return (
+            "this torch is built without CUDA; install the CUDA build for an NVIDIA GPU (see README.md), or use --device "
+            "cpu"
         )
     found = devices.count(kind)
     return (

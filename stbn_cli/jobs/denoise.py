@@ -39,7 +39,11 @@ if TYPE_CHECKING:
 
 # What standard deviations are multiplied by in an uncertainty video: 32 of 255 is white.
 UNCERTAINTY_GAIN = 8.0
-NO_GRAIN = "Hardly any noise was removed, or nowhere flat enough to measure it: no film grain and no table is written."
+NO_GRAIN = "Hardly any noise was removed, so no film grain is written."
+NOWHERE_FLAT = (
+    "Film grain is measured where the picture is flat, and no place was: none is written. --keep-grain keeps some of "
+    "the noise in the picture instead."
+)
 
 
 def _never() -> bool:
@@ -368,7 +372,8 @@ def write_denoised(
             with whole_file(Path(grain_table)) as partial:
                 partial.write_text(table_text(grain))
         if not grain:
-            summary = replace(summary, warnings=(*summary.warnings, NO_GRAIN))
+            missing = NO_GRAIN if meter.has_measured else NOWHERE_FLAT
+            summary = replace(summary, warnings=(*summary.warnings, missing))
     # Only video files have damage to live with; a damaged image ends the run.
     damage = getattr(reader, "damage", None)
     return summary if damage is None else replace(summary, damage=damage)

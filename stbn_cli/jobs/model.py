@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from stbn_cli.checkpoints.flow import build_flow_network, load_flow_checkpoint
-from stbn_cli.checkpoints.registry import BALANCED
+from stbn_cli.checkpoints.registry import AUTO, BALANCED
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, load_checkpoint
 from stbn_cli.checkpoints.store import find_flow, resolve
 from stbn_cli.devices import kind_of
@@ -106,11 +106,7 @@ def _conditioned_for(checkpoint: Checkpoint, options: DenoiserOptions) -> NoiseK
 def load(options: DenoiserOptions, on_message: Callable[[str], None] | None = None) -> LoadedDenoiser:
     """A denoiser; see `stbn_cli.load_denoiser`. The model "auto" for an open kind of noise is that for white noise."""
     options = options.with_tier()
-    options.for_engine()  # refuses what is out of range before anything is read
-    options.check_kind()
-    with checked_options():
-        PoissonGaussian(*(options.raw_noise or (0.0, 0.0)))
-    devices = resolve_devices(options.device)
+    devices = check(options)
     loaded = load_model(
         options.model, options.flow, devices[0], options.noise_kind or "white", options.quality
     )
@@ -130,6 +126,18 @@ def load(options: DenoiserOptions, on_message: Callable[[str], None] | None = No
         on_message(warning)
     warn_if_emulated(denoiser.dtype, devices[0], on_message)
     return denoiser
+
+
+def check(options: DenoiserOptions) -> tuple[torch.device, ...]:
+    """Raise for options out of range, devices that are not there and models that are unknown; else the devices."""
+    options.for_engine()
+    options.check_kind()
+    with checked_options():
+        PoissonGaussian(*(options.raw_noise or (0.0, 0.0)))
+    devices = resolve_devices(options.device)
+    if str(options.model) != AUTO:
+        resolve(str(options.model), device=devices[0])
+    return devices
 
 
 def with_passes(checkpoint: Checkpoint, passes: int | None) -> Checkpoint:

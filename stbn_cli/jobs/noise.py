@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def measure_clip(options: DenoiserOptions, source: Source, events: Events) -> "Analysis | None":
     """The clip's noise, where its level or the model depends on it; None where all is given, and for pipes.
 
-    A pipe passes once, and cannot be measured all over.
+    A pipe passes once, and cannot be measured all over. Raises for a device or model that is not there before it
+    measures, as that takes a while.
     """
     if source.is_pipe and options.open_kind:
         events.say(
@@ -24,7 +25,9 @@ def measure_clip(options: DenoiserOptions, source: Source, events: Events) -> "A
     if source.is_pipe or not options.needs_measuring:
         return None
     from stbn_cli.analysis.analysis import analyze
+    from stbn_cli.jobs.model import check
 
+    check(options)
     with events.analysing() as progress:
         found = analyze(source.path, source.span, progress=progress)
     if found.verdict.hint is not None:

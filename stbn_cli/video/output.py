@@ -85,6 +85,12 @@ def check_output(source: str | Path, output: str | Path, overwrite: bool) -> Non
         raise OutputError(
             f"The output {output} is the input itself. Name another file; the input is never replaced."
         )
+    if os.path.lexists(output) and not (
+        os.path.isfile(output) or os.path.isdir(output) or os.path.islink(output)
+    ):
+        raise OutputError(
+            f"The output {output} is a device or a pipe. Name a file, or pipe on what -o - writes."
+        )
     folder = target.path.parent if target.kind == "video" or not target.path.is_dir() else target.path
     if not folder.is_dir():
         raise OutputError(f"The folder {folder} does not exist. Create it or name another one.")

@@ -14,6 +14,7 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from stbn_cli.errors import OutputError
+from stbn_cli.video.formats import CONTAINER_CODECS, MUXERS
 from stbn_cli.video.frames import (
     RANGE_FULL,
     RANGE_LIMITED,
@@ -26,6 +27,8 @@ from stbn_cli.video.names import media_name
 from stbn_cli.video.pixels import field_order, is_full_range, tag_name, to_fraction
 from stbn_cli.video.probe import error_reason
 from stbn_cli.video.times import Times
+
+MP4 = MUXERS[".mp4"]
 
 # Containers whose muxer moves all streams by one common offset, because they hold no negative times.
 OFFSET_MUXERS = ("mpegts",)
@@ -106,7 +109,8 @@ def _lost_tags(container: InputContainer, stream: VideoStream, expected: Expecte
         if wanted not in (unset, found)
     ]
     aspect, order = expected.aspect or Fraction(1), expected.field_order
-    if aspect not in (1, to_fraction(stream.sample_aspect_ratio) or 1):
+    squeezed = aspect not in (1, to_fraction(stream.sample_aspect_ratio) or 1)
+    if squeezed:
         lost.append(f"pixel aspect ({aspect.numerator}:{aspect.denominator})")
     if expected.rotation % 360 not in (0, first.rotation % 360):
         lost.append(f"rotation ({expected.rotation % 360} degrees)")
@@ -114,7 +118,10 @@ def _lost_tags(container: InputContainer, stream: VideoStream, expected: Expecte
         lost.append(f"field order ({order} field first)")
     if not lost:
         return []
-    return [f"The output's codec and container do not keep the source's {', '.join(lost)}."]
+    # Only codecs that state it themselves bring it through Matroska and WebM: PyAV cannot set that of the container.
+    fits = expected.muxer != MP4 and stream.codec_context.codec.canonical_name in CONTAINER_CODECS[MP4]
+    hint = " An .mp4 output keeps the pixel aspect." if squeezed and fits else ""
+    return [f"The output's codec and container do not keep the source's {', '.join(lost)}.{hint}"]
 
 
 def _found_range(first: av.VideoFrame) -> int:

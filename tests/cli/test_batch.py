@@ -45,6 +45,17 @@ def test_a_folder_gives_its_videos_in_natural_order(folder) -> None:
     assert pairs(["c/a2.denoised.mkv"])[0][0] == "c/a2.denoised.mkv"
 
 
+def test_subfolders_are_named_and_a_pattern_reaches_them(folder, capsys) -> None:
+    touch(folder, "c/a.mp4", "c/sub/deep/b.mp4", "c/more/d.mp4", "c/empty/notes.txt", "c/.kept/e.mp4")
+    assert [source for source, _ in pairs(["c"])] == ["c/a.mp4"]
+    told = capsys.readouterr().err
+    assert "not searched: more" in told and "'c/**/*.mp4'" in told
+    found = [source for source, _ in pairs(["c/**/*.mp4"])]
+    assert found == ["c/a.mp4", "c/more/d.mp4", "c/sub/deep/b.mp4"]
+    with pytest.raises(InputError, match="subfolders are not searched"):
+        pairs(["c/sub"])
+
+
 def test_a_folder_of_images_stays_one_sequence(folder) -> None:
     touch(folder, "c/a.png", "c/b.png", "c/film.mp4")
     assert not plan_batch(["c"], Naming(), WRITABLE).many

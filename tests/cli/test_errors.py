@@ -40,6 +40,17 @@ def test_folder_without_images(stbn, tmp_path) -> None:
     assert_refused(stbn("denoise", folder, "-o", tmp_path / "out.mkv"), 3, "nothing")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="devices have no paths there")
+def test_a_device_as_output(stbn, make_clip) -> None:
+    assert_refused(stbn("denoise", make_clip(), "-o", "/dev/null", "--dry-run"), 6, "/dev/null", "-o -")
+
+
+def test_an_unknown_model_is_told_before_the_noise_is_measured(stbn, make_clip, monkeypatch) -> None:
+    monkeypatch.setattr("stbn_cli.analysis.analysis.analyze", None)
+    assert_refused(stbn("denoise", make_clip(), "-m", "nope"), 4, "nope")
+    assert_refused(stbn("denoise", make_clip(name="b.mkv"), "--device", "foo"), 2, "foo")
+
+
 def test_audio_only(stbn, tmp_path) -> None:
     import av
     import numpy as np
