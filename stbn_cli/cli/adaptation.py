@@ -1,5 +1,6 @@
 """What the commands that finetune a model say about it."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from stbn_cli.cli.progress import clock
@@ -67,6 +68,13 @@ def explanation(result: "FinetuneResult") -> str | None:
         return f"{spread}. Learning from such noise takes at least six frames of one scene. {kept}"
     if result.outcome is Outcome.NOTHING_NEW:
         return f"{spread}. Learning from it takes frames that show the same under new noise; hardly any do. {kept}"
+    tried = result.outcome in (Outcome.NO_GAIN, Outcome.AVERAGED)
+    if tried and result.steps == 0 and not (result.finished or result.interrupted):
+        minutes = math.ceil(result.seconds / 30.0)  # twice as many
+        return (
+            f"Looking at the noise took {clock(result.seconds)} and left no time to learn. Give at least "
+            f"{counted(minutes, 'minute')}."
+        )
     if result.outcome is not Outcome.CORRELATED_NOISE:
         return None
     where, cure = "", "use the original recording if you have it, or halve the picture first"

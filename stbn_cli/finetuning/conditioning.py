@@ -28,10 +28,14 @@ class Conditioning:
     judgement: Judgement
 
 
-def search(levels: Levels, judge: Callable[[Levels, Judgement | None], Judgement]) -> Conditioning:
+def search(
+    levels: Levels,
+    judge: Callable[[Levels, Judgement | None], Judgement],
+    enough: Callable[[], bool] = lambda: False,
+) -> Conditioning:
     """The levels that `judge` likes best, from `levels` on by steps of STEP.
 
-    `judge` receives levels, and what it found with the first ones.
+    `judge` receives levels, and what it found with the first ones. `enough`: whether to keep what was found so far.
     """
     best = Conditioning(levels, (1.0, 1.0), judge(levels, None))
     first = best.judgement
@@ -39,6 +43,8 @@ def search(levels: Levels, judge: Callable[[Levels, Judgement | None], Judgement
         for factor in (STEP, 1.0 / STEP):
             moved = False
             for candidate in _steps(best, rows, factor):
+                if enough():
+                    return best
                 found = Conditioning(*candidate, judge(candidate[0], first))
                 if not best.judgement.gain_of(found.judgement).is_certain:
                     break

@@ -57,6 +57,9 @@ SMALLEST_ERROR = 1e-6  # [0, 1] scale squared, of a sequence in the loss
 FEWEST_COUNTING = 0.05  # of the pixels of all pairs; with fewer nothing can be learned
 # When the weights are judged, as shares of the steps: soon, since lessons teach most at first, and may go too far.
 CHECKS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+# When the search for levels ends, as a share of the whole time. And what has to be left of that after the last step: the
+# last check, and what several passes gain.
+SEARCH_SHARE, CHECKS_AT_THE_END = 0.4, 2.0
 # A gain by less than this is none, in dB: with noise taken for stronger than it is, a loss was said to gain 0.13.
 LEAST_GAIN = 0.2
 # Mirrored passes that the result takes, if they gain at least so much, in dB.
@@ -137,11 +140,13 @@ class FrameTrainer:
         self._hooks.report_progress("judging the start")
         self._reference = self._judge.judge(self._reference_estimates())
         assert self._noise.levels is not None
+        self._hooks.report_progress("trying noise levels")
         self._conditioning = search(
             self._noise.levels,
             lambda levels, first: tutor.judge(
                 self._estimates(self._start_network, levels), None if first is None else (first, first)
             )[0],
+            lambda: self._hooks.out_of_time(0.0, SEARCH_SHARE),
         )
         self._keep(self._judge_weights(self._start_network), self._network.state_dict(), 0)
         self._lessons = self._prepare_lessons(texture)
@@ -156,7 +161,7 @@ class FrameTrainer:
         checks = {max(1, round(share * steps)) for share in CHECKS}
         saved = self._hooks.seconds()
         while self._optimisation.step < steps and not stop():
-            if self._hooks.out_of_time(self._check_seconds):
+            if self._hooks.out_of_time(CHECKS_AT_THE_END * self._check_seconds):
                 break
             step = self._optimisation.step
             loss = partial(lesson_loss, self._network, self._lessons.lesson(step), self._levels)
@@ -401,7 +406,7 @@ class FrameTrainer:
         start = model.checkpoint
         info = replace(
             start.info,
-            name=finetuned_name(start.info.name),
+            name=start.info.name if best is None else finetuned_name(start.info.name),
             flow=model.flow.name,
             training={
                 **start.info.training,

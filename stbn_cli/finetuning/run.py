@@ -149,9 +149,12 @@ class FinetuneRun:
         """Since the run began."""
         return time.monotonic() - self._begun
 
-    def _out_of_time(self, needed: float) -> bool:
-        """Whether less than `needed` seconds are left. A run whose steps were counted takes as long as it takes."""
-        return self.options.steps is None and self._seconds + needed > MINUTE * self.options.minutes
+    def _out_of_time(self, needed: float, share: float = 1.0) -> bool:
+        """Whether less than `needed` seconds are left of this share of the time.
+
+        A run whose steps were counted takes as long as it takes.
+        """
+        return self.options.steps is None and self._seconds + needed > share * MINUTE * self.options.minutes
 
     def _report_progress(self, phase: str, step: int = 0, steps: int = 0, gain: Gain | None = None) -> None:
         """Tell how far the run is."""

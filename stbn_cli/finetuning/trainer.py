@@ -72,13 +72,19 @@ class ProgressReport(Protocol):
     def __call__(self, phase: str, step: int = 0, steps: int = 0, gain: Gain | None = None) -> None: ...
 
 
+class OutOfTime(Protocol):
+    """Whether less than `needed` seconds are left of a share of the run's time."""
+
+    def __call__(self, needed: float, share: float = 1.0) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """What the trainer needs of the run around it."""
 
     report_progress: ProgressReport
     save: Callable[[RunState], None]
-    out_of_time: Callable[[float], bool]  # whether less than so many seconds are left
+    out_of_time: OutOfTime
     seconds: Callable[[], float]  # since the run began
 
 

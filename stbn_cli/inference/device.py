@@ -59,8 +59,8 @@ def _what_is_missing(kind: DeviceKind) -> str:
         )
     if kind is CUDA and torch.version.cuda is None:
         return (
-            "this torch is built without CUDA; install the CUDA build for an NVIDIA GPU (see README.md), or use --device "
-            "cpu"
+            "this torch is built without CUDA; install its CUDA build for an NVIDIA GPU (see README.md), or use "
+            "--device cpu"
         )
     found = devices.count(kind)
     return (

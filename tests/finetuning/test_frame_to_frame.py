@@ -140,6 +140,7 @@ def test_mirrored_passes_are_kept_where_nothing_is_learned(
     )
     assert result.gain is not None and 0.0 < result.gain.decibel < after - before + 0.1
     assert again == pytest.approx(before, abs=0.02)
+    assert result.checkpoint.info.name == "real"
     # Those who denoise in four passes anyway gain nothing by it.
     again_result = finetune_with(noisy, output, model=output, **options, overwrite=True)
     assert again_result.outcome is Outcome.NO_GAIN and not again_result.improved
@@ -370,6 +371,9 @@ def test_levels_are_changed_only_where_that_is_better_by_more_than_chance() -> N
     found = search(((0.1,), (0.1,)), judge((0.05, 0.1), 1e-3))
     assert found.factors == pytest.approx((0.5, 1.0))
     assert search(((0.1,), (0.1,)), judge((0.2, 0.1), 0.0)).factors == (1.0, 1.0)
+    tries = iter((False, True))
+    hurried = search(((0.1,), (0.1,)), judge((0.4, 0.4), 1e-3), lambda: next(tries))
+    assert hurried.factors == pytest.approx((2**0.5, 2**0.5))
 
 
 def test_what_changes_with_brightness_alone_is_no_detail() -> None:
