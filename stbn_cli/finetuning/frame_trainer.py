@@ -57,7 +57,7 @@ SMALLEST_ERROR = 1e-6  # [0, 1] scale squared, of a sequence in the loss
 FEWEST_COUNTING = 0.05  # of the pixels of all pairs; with fewer nothing can be learned
 # When the weights are judged, as shares of the steps: soon, since lessons teach most at first, and may go too far.
 CHECKS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-# When the search for levels ends, as a share of the whole time. And what has to be left of that after the last step: the
+# When the search for levels ends, as a share of the whole time. What has to be left of that after the last step: the
 # last check, and what several passes gain.
 SEARCH_SHARE, CHECKS_AT_THE_END = 0.4, 2.0
 # A gain by less than this is none, in dB: with noise taken for stronger than it is, a loss was said to gain 0.13.

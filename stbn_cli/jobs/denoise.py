@@ -85,7 +85,7 @@ class PreparedDenoising:
     """A job that can be done: its source is open, its output's place is checked and locked."""
 
     def __init__(self, job: DenoiseJob, events: Events, denoiser: "Denoiser | None" = None) -> None:
-        from stbn_cli.video.losses import refuse_known_losses
+        from stbn_cli.video.losses import check_known_losses
         from stbn_cli.video.output import check_output
         from stbn_cli.video.reader import refuse_changes
         from stbn_cli.video.workfolder import WorkFolder
@@ -106,13 +106,14 @@ class PreparedDenoising:
                     check_output(job.source.path, output, job.overwrite)
             if job.grain_table is not None:
                 _check_table(Path(job.grain_table), job)
-            refuse_known_losses(self.reader, job.output, job.encode)
+            losses = check_known_losses(self.reader, job.output, job.encode)
             self.metadata: VideoMetadata = self.reader.metadata
             self._options = self._options_for(job)
             self._check_grain()
             self.encoding: Encoding = plan_encoding(self.metadata, job.output, job.encode, events)
             if job.encode.strict:
                 refuse_changes(self.reader)
+            events.warn_all(losses)  # before a long film is denoised, and not at its end
             if not job.dry_run and job.output != STANDARD_STREAM:
                 self.folder = stack.enter_context(WorkFolder(job.output, job.patience))
                 take_over(self.folder, resume=job.resume, restart=job.restart, choices=job.choices)

@@ -77,13 +77,15 @@ def report_y4m_losses(reader: FrameReader, plan: EncoderPlan, notes: Warnings) -
         notes.lose(f"y4m does not keep the source's {', '.join(untold)}. An .mkv output does.")
 
 
-def refuse_known_losses(reader: FrameReader, output: str | Path, options: EncodeOptions) -> None:
-    """With `options.strict`, refuse an output that would lose something of the source. Raises OptionError."""
-    if options.strict and (losses := known_losses(reader, output, options)):
+def check_known_losses(reader: FrameReader, output: str | Path, options: EncodeOptions) -> list[str]:
+    """`known_losses`. With `options.strict`, an output that would lose something is refused: raises OptionError."""
+    losses = known_losses(reader, output, options)
+    if options.strict and losses:
         raise OptionError(
             f"--strict: {Path(output).name} would lose something of the source. {' '.join(losses)} "
             "Leave out --strict to accept that."
         )
+    return losses
 
 
 def refuse_found_losses(path: Path, losses: list[str], options: EncodeOptions) -> None:

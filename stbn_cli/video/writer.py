@@ -33,8 +33,8 @@ from stbn_cli.video.frames import Frame, FrameReader, FrameWriter, VideoMetadata
 from stbn_cli.video.graining import GrainedPackets
 from stbn_cli.video.images import ImageWriter
 from stbn_cli.video.losses import (
+    check_known_losses,
     refuse_found_losses,
-    refuse_known_losses,
     report_jpeg_loss,
     report_left_out,
 )
@@ -90,7 +90,7 @@ def create_video(
     source = STANDARD_STREAM if source_reader.from_pipe else source_reader.path
     check_output(source, path, overwrite)
     check_alpha(source_reader.metadata, options)
-    refuse_known_losses(source_reader, path, options)
+    check_known_losses(source_reader, path, options)
     target = resolve_output(path)
     refuse_foreign_dng(source_reader.metadata, target)
     if isinstance(source_reader, RawReader) and not keeps_mosaic(source_reader.metadata, target):

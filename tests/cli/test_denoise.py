@@ -71,6 +71,16 @@ def test_dry_run_prints_the_plan_and_writes_nothing(stbn, make_clip, tiny_model_
     assert only_files(clip.parent) == {clip.name}
 
 
+def test_what_the_output_cannot_hold_is_told_before_the_work(stbn, make_clip, tiny_model_path) -> None:
+    clip = make_clip(audio="aac")
+    output = clip.with_suffix(".webm")
+    plan = stbn("denoise", clip, "-o", output, "-m", tiny_model_path, "--dry-run")
+    assert plan.code == 0 and "aac" in plan.err.lower(), plan.err
+    result = stbn("denoise", clip, "-o", output, "-m", tiny_model_path)
+    assert result.code == 0 and result.err.lower().count("aac") == 1, result.err
+    assert result.err.lower().index("aac") < result.err.index("Denoising")
+
+
 def test_options_reach_the_encoder_and_the_range(stbn, make_clip, tiny_model_path, content) -> None:
     clip = make_clip(frames=10)
     output = clip.with_name("part.mkv")
