@@ -63,6 +63,20 @@ def test_a_real_clip_gains_at_every_noise_level_and_unknown_noise_costs_little(
     assert gains[1] - gain(25, None) < 0.2
 
 
+@pytest.mark.parametrize("model", ["real", "real-fast", "stbn-xs", "stbn-xs-camera"])
+def test_long_scenes_end_as_they_begin(model: str, bikes_clip: Path) -> None:
+    """What is carried from frame to frame must not grow. Still scenes show it first, after some twenty frames."""
+    clean = as_tensor(load_clip(bikes_clip, 1)[:, 92:156, 232:328]).float() / 255
+    clean = clean.expand(60, -1, -1, -1)
+    noise = torch.nn.functional.avg_pool2d(protocol_noise(torch.zeros_like(clean), 1.0), 3, 1, 1)
+    noisy = clean + 30 / 255 * noise
+    kind = "camera" if model.startswith("real") else None  # the others know one kind
+    denoiser = stbn_cli.load_denoiser(model, sigma=10, noise_kind=kind, precision="fp32")
+    denoised = as_tensor(denoiser(noisy.permute(0, 2, 3, 1).numpy()))
+    gains = psnr(denoised, clean) - psnr(noisy, clean)
+    assert gains[8:].min() > gains[:8].mean() - 3.0, gains
+
+
 def test_the_large_model_beats_the_small_one(bikes_clip: Path) -> None:
     """Little, since it takes its time on a CPU; the other tests of it are slow ones."""
     clean = as_tensor(load_clip(bikes_clip, 3)[:, 60:156, 220:316]).float() / 255

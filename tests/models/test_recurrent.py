@@ -51,6 +51,24 @@ def denoiser_of(network: Recurrent, **options: int) -> Denoiser:
     )
 
 
+def test_no_state_grows_without_end() -> None:
+    """Even of a network that multiplies what it carries."""
+    torch.manual_seed(0)
+    network = Recurrent(SMALL).eval()
+    with torch.no_grad():
+        network.forwards[0].weight.mul_(20.0)
+    frame = torch.rand(1, 3, 16, 16)
+    seen = network.see(frame, torch.full((1, 2, 1, 1), SIGMA))
+    flow = torch.zeros(1, 2, 8, 8)
+    sizes, state = [], None
+    with torch.inference_mode():
+        for _ in range(60):
+            aligned = None if state is None else network.align(state, frame, flow)
+            state = network.advance("forward", seen, aligned)
+            sizes.append(float(state.abs().max()))
+    assert sizes[10] > 10 * sizes[0] and max(sizes) < 1e4
+
+
 def whole_clip(network: Recurrent, clip: np.ndarray) -> np.ndarray:
     """What `Recurrent.forward` makes of a clip, extended to a multiple of 4 pixels."""
     height, width = clip.shape[1:3]
