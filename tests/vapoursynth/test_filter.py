@@ -242,6 +242,17 @@ def test_values_that_are_not_finite_are_refused() -> None:
         filtered(clip.std.ModifyFrame(clip, spoil)).get_frame(3)
 
 
+@pytest.mark.parametrize("name", ["RGBS", "YUV420P8"])
+def test_a_clip_that_turns_interlaced_is_refused_there(name: str) -> None:
+    # A height that core.resize refuses for interlaced 4:2:0.
+    clip = clip_of(name, _Matrix=1, length=60).std.CropAbs(WIDTH, HEIGHT - 2)
+    mixed = clip[:50] + clip[50:].std.SetFieldBased(2)
+    result = filtered(mixed)
+    np.testing.assert_allclose(planes_of(result, 3)[0], planes_of(clip, 3)[0], atol=1e-6)
+    with pytest.raises(vs.Error, match=r"stbn: the clip is marked as interlaced; .*SetFieldBased"):
+        result.get_frame(52)
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
