@@ -58,7 +58,7 @@ INTERLACED = (
 def denoise(
     clip: VideoNode,
     sigma: float | None = None,
-    model: str | Path = "auto",
+    model: str | Path | None = None,
     *,
     strength: float | None = None,
     noise_kind: "NoiseKind | None" = None,
