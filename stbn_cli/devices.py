@@ -25,7 +25,8 @@ class DeviceKind:
     name: str  # torch's, and that of --device
     title: str  # for people
     precision: str | None = None  # of --precision auto; None: asked of the processor
-    bfloat16: bool = True  # a flow network computes in it, where everything else is half precision
+    # Training and flow networks compute in it in place of half precision, unless `multiplies_bfloat16` says no.
+    bfloat16: bool = True
     float64: Literal["yes", "some", "no"] = "yes"
     # The project's own. "proven": only where all of them were compared with PyTorch's on this very device.
     kernels: Literal["tried", "proven", "no"] = "no"
@@ -229,13 +230,13 @@ def synchronise(device: "torch.device") -> None:
 
 
 def multiplies_bfloat16(device: "torch.device") -> bool:
-    """Whether a GPU computes in bfloat16 without the way by float32; True if unknown."""
+    """Whether a GPU computes in bfloat16 without the way by float32; what the table says if unknown."""
     kind = kind_of(device)
     if kind.capability:
         return api_of(kind).get_device_capability(device) >= MINIMUM_CAPABILITY
     if kind is XPU:
         return getattr(api_of(kind).get_device_properties(device), "has_bfloat16_conversions", True)
-    return True
+    return kind.bfloat16
 
 
 def with_float64(device: "torch.device") -> "torch.device":

@@ -49,12 +49,16 @@ MOST_BITS = 16  # of integers
 CACHE_MIB = 1024
 # Bytes that VapourSynth may keep of the source, which is read twice: for cuts and noise, and for denoising.
 SOURCE_CACHE_BYTES = 2**29
+INTERLACED = (
+    "the clip is marked as interlaced; deinterlace it before, or mark it as progressive with "
+    "std.SetFieldBased(clip, 0) if it is."
+)
 
 
 def denoise(
     clip: VideoNode,
     sigma: float | None = None,
-    model: str | Path = "auto",
+    model: str | Path | None = None,
     *,
     strength: float | None = None,
     noise_kind: "NoiseKind | None" = None,
@@ -101,6 +105,7 @@ class _Planes(NamedTuple):
     """A clip, the same in RGBS or GRAYS, and how that becomes what the clip is."""
 
     source: VideoNode
+    held: VideoNode  # the source in VapourSynth's cache, without what would lead core.resize astray
     linear: VideoNode  # in RGBS or GRAYS
     back: dict[str, int]  # arguments of core.resize
 
@@ -118,26 +123,28 @@ class _Planes(NamedTuple):
         gray = clip.format.color_family == vs.GRAY
         target = vs.GRAYS if gray else vs.RGBS
         if clip.format.id == target:
-            return cls(clip, held, {})
+            return cls(clip, held, held, {})
         props = dict(clip.get_frame(0).props)
         back: dict[str, int] = {"format": clip.format.id}
         told: dict[str, int] = {}
+        # `read` refuses interlaced frames. core.resize would do so in its own words, where it has to.
+        plain = held.std.RemoveFrameProps("_FieldBased")
         full = _is_full_range(props, default=clip.format.color_family == vs.RGB)
         told["range_in"] = back["range"] = int(full)
         if clip.format.color_family == vs.YUV:
             back["matrix"] = told["matrix_in"] = _matrix(props, clip)
             back["chromaloc"] = told["chromaloc_in"] = int(props.get("_ChromaLocation", CHROMA_LEFT))
             # The same for all frames, so that each goes back as it came.
-            held = held.std.SetFrameProps(_Matrix=told["matrix_in"], _ChromaLocation=told["chromaloc_in"])
+            plain = plain.std.SetFrameProps(_Matrix=told["matrix_in"], _ChromaLocation=told["chromaloc_in"])
         try:
-            linear = held.resize.Spline36(format=target, **told)
+            linear = plain.resize.Spline36(format=target, **told)
             linear.get_frame(0)
         except vs.Error as error:
             raise vs.Error(
                 f"stbn: {clip.format.name} with these colour properties cannot be converted to RGB "
                 f"({_last_line(error)}). Convert it before."
             ) from error
-        return cls(clip, linear, back)
+        return cls(clip, held, linear, back)
 
     def restored(self, denoised: VideoNode) -> VideoNode:
         """A clip in the format of `linear` in the source's format, with its frame properties."""
@@ -146,7 +153,13 @@ class _Planes(NamedTuple):
         return denoised.std.CopyFrameProps(self.source)
 
     def read(self, number: int) -> np.ndarray:
-        """A frame `(H, W, 3)` float32 RGB; grey as three equal channels."""
+        """A frame `(H, W, 3)` float32 RGB; grey as three equal channels.
+
+        Raises `InputError` if it is marked as interlaced or holds values that are not finite.
+        """
+        with self.held.get_frame(number) as frame:
+            if _is_interlaced(frame):
+                raise InputError(INTERLACED)
         with self.linear.get_frame(number) as frame:
             parts = [np.asarray(frame[plane]) for plane in range(self.linear.format.num_planes)]
             pixels = cv2.merge(parts if len(parts) == 3 else parts * 3)
@@ -207,11 +220,12 @@ def _check(clip: VideoNode) -> None:
             f"stbn: {form.name} has integers of more than {MOST_BITS} bits; convert it to 16 bits or to single "
             "precision before."
         )
-    if clip.get_frame(0).props.get("_FieldBased", 0):
-        raise vs.Error(
-            "stbn: the clip is marked as interlaced; deinterlace it before, or mark it as progressive with "
-            "std.SetFieldBased(clip, 0) if it is."
-        )
+    if _is_interlaced(clip.get_frame(0)):
+        raise vs.Error(f"stbn: {INTERLACED}")
+
+
+def _is_interlaced(frame: VideoFrame) -> bool:
+    return bool(frame.props.get("_FieldBased", 0))
 
 
 def _is_full_range(props: dict[str, Any], *, default: bool) -> bool:

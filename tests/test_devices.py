@@ -69,6 +69,10 @@ def test_numbers_count_from_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_device("xpu:1") == torch.device("xpu", 1) and resolve_device("xpu") == torch.device("xpu")
     with pytest.raises(OptionError, match="xpu:2"):
         resolve_device("xpu:2")
+    set_up_mps(monkeypatch)
+    assert resolve_device("mps:0") == torch.device("mps", 0) and resolve_device("mps") == torch.device("mps")
+    with pytest.raises(OptionError, match="mps:1"):
+        resolve_device("mps:1")
 
 
 def test_several_intel_gpus_do_not_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +93,8 @@ def test_several_intel_gpus_do_not_share(monkeypatch: pytest.MonkeyPatch) -> Non
         ("cuda", "12.8", None, ("finds 0 CUDA devices", "--device cpu", "stbn doctor")),
         ("cuda", None, "7.0", ("finds 0 ROCm devices", "--device cpu", "stbn doctor")),
         ("mps", None, None, ("not available here", "--device cpu")),
+        ("mps:1", None, None, ("not available here", "--device cpu")),
+        ("cpu:3", None, None, ("not available here", "--device cpu")),
         ("hpu", None, None, ("choose auto, cuda[:N], xpu[:N], mps or cpu",)),
         ("intel", None, None, ("choose auto, cuda[:N], xpu[:N], mps or cpu",)),
     ],
@@ -142,6 +148,11 @@ def test_intel_gpus_tell_whether_they_emulate_bf16(native: bool, monkeypatch: py
     set_up_xpu(monkeypatch, bfloat16=native)
     assert is_emulated(torch.bfloat16, ARC) != native and not is_emulated(torch.float16, ARC)
     assert (emulation_warning(torch.bfloat16, ARC) is None) == native
+
+
+def test_the_table_decides_on_bf16_where_the_device_does_not_tell() -> None:
+    mps = torch.device("mps")
+    assert is_emulated(torch.bfloat16, mps) and not is_emulated(torch.float16, mps)
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,7 @@ def resolve_device(name: str) -> torch.device:
     if device is None or kind is None:
         *names, last = devices.CHOICES
         raise OptionError(f"There is no device {name!r}; choose {', '.join(names)} or {last}.")
-    index = device.index or 0 if kind.numbered else 0
-    if index >= devices.count(kind):
+    if (device.index or 0) >= devices.count(kind):
         raise OptionError(f"The device {name!r} was asked for, but {_what_is_missing(kind)}.")
     return device
 

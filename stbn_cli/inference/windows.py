@@ -29,9 +29,12 @@ SHORTEST_SECTION = LONGEST_SECTION // 2
 LEAD = 32
 # What a frame costs that only carries the recurrence on, in denoised frames (`real` on a CPU).
 SKIP_COST = 0.5
-# Frames in which cuts are looked for at once, and those before them that show the detector how things move.
+# Frames in which cuts are looked for at once, and those before them, repeats not counted, that show the detector how
+# things move.
 SURVEY = 16
 SURVEY_LEAD = 16
+# Frames before them that are looked at for those: a still picture may last.
+FURTHEST_LEAD = 8 * SURVEY_LEAD
 THUMBNAILS = 1024  # kept; 15 kB each
 
 
@@ -119,6 +122,7 @@ class SeekableClip:
         self._cache_bytes = cache_bytes
         self._windows: OrderedDict[tuple[int, int], list[np.ndarray]] = OrderedDict()
         self._noise: dict[int, Any] = {}  # by section; small
+        self._located: dict[int, tuple[int, int]] = {}  # what `_locate` found, at some of the frames
         self._run: _Run | None = None
         self._lock = Lock()
 
@@ -135,22 +139,40 @@ class SeekableClip:
         if not 0 <= number < self._length:
             raise IndexError(f"there is no frame {number} in a clip of {self._length} frames")
         with self._lock:
-            section = self._section(number)
-            # A frame that repeats the one before gets the same result, and is shown to nobody.
-            place = sum(not self._survey.repeats(other) for other in range(section + 1, number + 1))
+            section, place = self._locate(number)
             window, slot = divmod(place, self._denoiser.chunk)
             return self._window(section, window)[slot]
 
-    def _section(self, number: int) -> int:
-        """The first frame of the section that a frame lies in: depends on nothing but the clip."""
-        for first in range(number, 0, -1):
-            if self._survey.begins(first):
-                return first
-            if first % LONGEST_SECTION or self._survey.repeats(first):
-                continue
-            if not any(self._survey.begins(other) for other in range(first - SHORTEST_SECTION + 1, first)):
-                return first
-        return 0
+    def _locate(self, number: int) -> tuple[int, int]:
+        """The first frame of the section that a frame lies in, and the frame's place there: both by the clip alone.
+
+        A frame that repeats the one before gets the same result, is shown to nobody, and has no place of its own.
+        """
+        passed: list[tuple[int, int]] = []  # frames, and the distinct ones behind them
+        behind = 0
+        section, place = 0, 0
+        # Back to where a section begins, or to what is known: through a still picture only once.
+        for frame in range(number, 0, -1):
+            if self._begins_section(frame):
+                section = frame
+                break
+            if frame in self._located:
+                section, place = self._located[frame]
+                break
+            if frame % SURVEY == 0:
+                passed.append((frame, behind))
+            behind += not self._survey.repeats(frame)
+        place += behind
+        self._located.update((frame, (section, place - behind)) for frame, behind in passed)
+        return section, place
+
+    def _begins_section(self, number: int) -> bool:
+        """Whether one begins with this frame; not asked of the first."""
+        if self._survey.begins(number):
+            return True
+        if number % LONGEST_SECTION or self._survey.repeats(number):
+            return False
+        return not any(self._survey.begins(other) for other in range(number - SHORTEST_SECTION + 1, number))
 
     def _window(self, section: int, number: int) -> list[np.ndarray]:
         window = self._windows.get((section, number))
@@ -212,37 +234,52 @@ class _Survey:
         self, read: Callable[[int], np.ndarray], length: int, begins: Callable[[int], bool] | None
     ) -> None:
         self._read, self._length, self._told = read, length, begins
-        self._blocks: dict[int, tuple[list[bool], list[bool]]] = {}  # begins, repeats
+        self._begins: dict[int, list[bool]] = {}  # by block
+        self._repeats: dict[int, list[bool]] = {}
         self._thumbnails: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def begins(self, number: int) -> bool:
         """Whether a scene begins with this frame; not asked of the first."""
-        return self._flags(number)[0][number % SURVEY]
+        block, place = divmod(number, SURVEY)
+        if block not in self._begins:
+            frames = self._frames(block)
+            told = self._told
+            self._begins[block] = self._cuts(frames) if told is None else [told(frame) for frame in frames]
+        return self._begins[block][place]
 
     def repeats(self, number: int) -> bool:
         """Whether this frame is the one before, value for value."""
-        return self._flags(number)[1][number % SURVEY]
+        block, place = divmod(number, SURVEY)
+        if block not in self._repeats:
+            self._repeats[block] = [self._is_repeat(frame) for frame in self._frames(block)]
+        return self._repeats[block][place]
 
-    def _flags(self, number: int) -> tuple[list[bool], list[bool]]:
-        block = number // SURVEY
-        if block not in self._blocks:
-            first, stop = block * SURVEY, min((block + 1) * SURVEY, self._length)
-            begins = (
-                self._cuts(first, stop) if self._told is None else [self._told(i) for i in range(first, stop)]
-            )
-            self._blocks[block] = begins, [self._is_repeat(i) for i in range(first, stop)]
-        return self._blocks[block]
+    def _frames(self, block: int) -> range:
+        return range(block * SURVEY, min((block + 1) * SURVEY, self._length))
 
-    def _cuts(self, first: int, stop: int) -> list[bool]:
+    def _cuts(self, frames: range) -> list[bool]:
+        """Whether each of them begins a scene. Repeats begin none, and the detector is not shown them."""
         detector = CutDetector()
-        start = max(first - SURVEY_LEAD, 0)
+        start = self._lead(frames.start)
         found = []
-        for number in range(start, stop):
+        for number in range(start, frames.stop):
+            if number > start and self.repeats(number):
+                found.append(False)
+                continue
             # A picture behind black that lasted longer than the detector has looked: nothing to compare it with.
-            blank = detector.is_blank and start > 0 and number >= first
+            blank = detector.is_blank and start > 0 and number in frames
             cut = detector.begins_with(self._thumbnail(number))
             found.append(cut or (blank and not detector.is_blank))
-        return found[first - start :]
+        return found[frames.start - start :]
+
+    def _lead(self, first: int) -> int:
+        """The first frame that the detector is shown before `first`."""
+        wanted = SURVEY_LEAD
+        for number in range(first - 1, max(first - FURTHEST_LEAD, 0), -1):
+            wanted -= not self.repeats(number)
+            if not wanted:
+                return number
+        return max(first - FURTHEST_LEAD, 0)
 
     def _is_repeat(self, number: int) -> bool:
         if number == 0 or not np.array_equal(self._thumbnail(number - 1), self._thumbnail(number)):

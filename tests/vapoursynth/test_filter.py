@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -242,6 +243,17 @@ def test_values_that_are_not_finite_are_refused() -> None:
         filtered(clip.std.ModifyFrame(clip, spoil)).get_frame(3)
 
 
+@pytest.mark.parametrize("name", ["RGBS", "YUV420P8"])
+def test_a_clip_that_turns_interlaced_is_refused_there(name: str) -> None:
+    # A height that core.resize refuses for interlaced 4:2:0.
+    clip = clip_of(name, _Matrix=1, length=60).std.CropAbs(WIDTH, HEIGHT - 2)
+    mixed = clip[:50] + clip[50:].std.SetFieldBased(2)
+    result = filtered(mixed)
+    np.testing.assert_allclose(planes_of(result, 3)[0], planes_of(clip, 3)[0], atol=1e-6)
+    with pytest.raises(vs.Error, match=r"stbn: the clip is marked as interlaced; .*SetFieldBased"):
+        result.get_frame(52)
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
@@ -274,6 +286,26 @@ def test_vspipe_writes_y4m(tmp_path: Path) -> None:
     header, _, rest = output.read_bytes().partition(b"\n")
     assert re.match(rb"YUV4MPEG2 C420\w* W96 H64 ", header)
     assert len(rest) == LENGTH * (len("FRAME\n") + WIDTH * HEIGHT * 3 // 2)
+
+
+def test_arguments_go_before_options_where_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stbn_cli.jobs.options import DenoiserOptions
+
+    wanted: list[DenoiserOptions] = []
+
+    def load(options: DenoiserOptions, say: object) -> SimpleNamespace:
+        wanted.append(options)
+        return SimpleNamespace(plan_for=lambda height, width: SimpleNamespace(chunk=4, chunk_overlap=1))
+
+    module = SimpleNamespace(load=load, check_fits=lambda loaded, raw: None)
+    monkeypatch.setitem(sys.modules, "stbn_cli.jobs.model", module)
+    options = DenoiserOptions(model="stbn-xs", sigma=5.0, quality="fast")
+    stbn.denoise(clip_of("RGBS"), options=options)
+    stbn.denoise(clip_of("RGBS"), 9, "stbn-s", options=options)
+    assert [(o.model, o.sigma, o.quality) for o in wanted] == [
+        ("stbn-xs", 5.0, "fast"),
+        ("stbn-s", 9, "fast"),
+    ]
 
 
 @needs_torch
