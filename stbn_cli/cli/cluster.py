@@ -194,7 +194,11 @@ def denoise_on_cluster(
                 refuse_hopeless(jobs.values())
                 if not logging.quiet:
                     address = address_of(options.address)
-                    say("Starting Ray on this machine" if address is None else f"Connecting to {address}")
+                    say(
+                        "Starting a cluster on this machine"
+                        if address is None
+                        else f"Connecting to {address}"
+                    )
                 with connected(options) as ray:
                     connecting = False
                     if not logging.quiet:

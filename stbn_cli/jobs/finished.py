@@ -119,7 +119,9 @@ def is_finished(job: DenoiseJob) -> Finished | None:
         return None
     # Renamed, and killed before more could be noted.
     known = {"input": str(job.source.path), "output": str(job.output)}
-    return Finished(f"{job.output}: finished by an earlier run", known)
+    missing = job.grain_table is not None and not Path(job.grain_table).exists()
+    warning = f"{job.grain_table} was not written. Denoise again with --overwrite if you need it."
+    return Finished(f"{job.output}: finished by an earlier run", known, (warning,) if missing else ())
 
 
 def _path(job: DenoiseJob) -> Path:

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from threading import Event
 from types import ModuleType, SimpleNamespace
 
 import av
@@ -19,18 +20,20 @@ import pytest
 
 from stbn_cli import devices
 from stbn_cli.errors import OptionError
+from stbn_cli.jobs import cluster
 from stbn_cli.jobs.cluster import (
     ADDRESS_VARIABLE,
     RETRIES,
     ClusterError,
     ClusterOptions,
+    FileDone,
     address_of,
     denoise_archive,
 )
 from stbn_cli.jobs.denoise import DenoiseJob
 from stbn_cli.jobs.finished import FOLDER
 from stbn_cli.jobs.options import DenoiserOptions
-from stbn_cli.jobs.parts import DONE_FILE
+from stbn_cli.jobs.parts import DONE_FILE, ArchiveWorker, Tell
 from stbn_cli.source import Source
 from stbn_cli.video.encoders import EncodeOptions
 from tests.cluster.conftest import same_frames
@@ -116,6 +119,59 @@ def test_where_nothing_listens_it_says_so_at_once(
     assert result.code == 1 and f"No Ray cluster can be used at {address}" in result.err
     assert f"Connecting to {address}" in result.err and "Starting the workers" not in result.err
     assert not out.exists()
+
+
+def test_film_grain_is_told_of_and_its_table_lies_where_the_command_ran(
+    make_scenes, tiny_model_path: Path, stbn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = make_scenes(scenes=(6,))
+    monkeypatch.chdir(clip.parent)
+    handed_over: list[DenoiseJob] = []
+
+    def in_this_process(ray: object, jobs: list[DenoiseJob], options: object, tell: Tell, look: object):
+        handed_over.extend(jobs)
+        for index, job in enumerate(jobs):
+            yield FileDone(index, ArchiveWorker(tell).whole(job, None, lambda count: None))
+
+    monkeypatch.setattr(cluster, "connected", lambda options: nullcontext(ModuleType("ray")))
+    monkeypatch.setattr(cluster, "denoise_archive", in_this_process)
+    options = ("--grain-table", "grain.tbl", "--output-dir", "out", "--cluster", "auto", "--json", *ENGINE)
+    result = stbn("denoise", clip.name, "-m", tiny_model_path, *options)
+    assert result.code == 0, result.err
+    table = clip.with_name("grain.tbl")
+    assert handed_over[0].grain_table == str(table)
+    grain = json.loads(result.out)["results"][0]["result"]["film_grain"]
+    assert grain["table"] == str(table) and grain["segments"] and not grain["in_stream"]
+    assert table.is_file() and "Film grain of strength" in result.err
+
+
+def test_ctrl_c_while_connecting_promises_nothing(
+    make_scenes, tiny_model_path: Path, stbn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(options: object) -> None:
+        raise KeyboardInterrupt
+
+    clip = make_scenes(scenes=(4,))
+    monkeypatch.setattr(cluster, "connected", interrupted)
+    out = clip.parent / "out"
+    result = stbn("denoise", clip, "-m", tiny_model_path, "--cluster", "auto", "--output-dir", out)
+    assert result.code == 130 and "kept" not in result.err and not out.exists()
+
+
+def test_a_ray_that_never_starts_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = ModuleType("ray")
+    ray.__dict__["init"] = lambda **options: Event().wait(5)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(cluster, "START_SECONDS", 0)
+    monkeypatch.setenv(ADDRESS_VARIABLE, "")
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")
+    with (
+        pytest.raises(ClusterError, match="cannot be started on this machine"),
+        cluster.connected(ClusterOptions()),
+    ):
+        pass
 
 
 class DyingRay(ModuleType):
