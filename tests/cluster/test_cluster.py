@@ -34,8 +34,11 @@ from stbn_cli.jobs.denoise import DenoiseJob
 from stbn_cli.jobs.finished import FOLDER
 from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.jobs.parts import DONE_FILE, ArchiveWorker, Tell
+from stbn_cli.noise.model import NoiseLevelFunction
 from stbn_cli.source import Source
+from stbn_cli.synthesis.sensor import SensorNoise
 from stbn_cli.video.encoders import EncodeOptions
+from tests.cli.test_analyze import write_clip as write_smooth_clip
 from tests.cluster.conftest import same_frames
 from tests.conftest import ClipSpec, write_clip
 
@@ -122,10 +125,10 @@ def test_where_nothing_listens_it_says_so_at_once(
 
 
 def test_film_grain_is_told_of_and_its_table_lies_where_the_command_ran(
-    make_scenes, tiny_model_path: Path, stbn, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_model_path: Path, stbn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clip = make_scenes(scenes=(6,))
-    monkeypatch.chdir(clip.parent)
+    clip = write_smooth_clip(tmp_path / "smooth.mkv", SensorNoise(NoiseLevelFunction.white(5 / 255)))
+    monkeypatch.chdir(tmp_path)
     handed_over: list[DenoiseJob] = []
 
     def in_this_process(ray: object, jobs: list[DenoiseJob], options: object, tell: Tell, look: object):
@@ -136,7 +139,7 @@ def test_film_grain_is_told_of_and_its_table_lies_where_the_command_ran(
     monkeypatch.setattr(cluster, "connected", lambda options: nullcontext(ModuleType("ray")))
     monkeypatch.setattr(cluster, "denoise_archive", in_this_process)
     options = ("--grain-table", "grain.tbl", "--output-dir", "out", "--cluster", "auto", "--json", *ENGINE)
-    result = stbn("denoise", clip.name, "-m", tiny_model_path, *options)
+    result = stbn("denoise", clip.name, "-m", tiny_model_path, "--sigma", "5", *options)
     assert result.code == 0, result.err
     table = clip.with_name("grain.tbl")
     assert handed_over[0].grain_table == str(table)
