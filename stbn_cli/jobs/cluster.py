@@ -226,7 +226,11 @@ def _no_cluster(address: str | None, error: Exception) -> ClusterError:
 
 
 class _Connecting:
-    """A call in a thread of its own, for one that Ctrl-C does not reach and that may never end."""
+    """A call in a thread of its own, so that Ctrl-C and a limit end the waiting for it.
+
+    Not where Ray waits for its first worker on this machine without letting Python run: there Ctrl-C alone helps, which
+    a terminal sends to Ray's processes as well.
+    """
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self._ended: Future[Any] = Future()
