@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,9 @@ from stbn_cli.cli.flags import (
     ProgressFlags,
 )
 from stbn_cli.cli.progress import FORECAST_SECONDS, Display, clock
-from stbn_cli.cli.report import RunReport
-from stbn_cli.errors import InterruptedByUserError, OptionError
+from stbn_cli.cli.report import RunReport, describe_grain, grain_line
+from stbn_cli.errors import InterruptedByUserError, OptionError, OutputError
+from stbn_cli.jobs.events import Events
 from stbn_cli.video.formats import STANDARD_STREAM
 from stbn_cli.words import counted
 
@@ -42,11 +43,14 @@ def check_cluster(
     dry_run: bool,
 ) -> None:
     """Refuse what cannot work on a cluster, before Ray is started. Raises OptionError."""
+    from stbn_cli.jobs.cluster import address_of
+
     if flags.cluster is None:
         raise OptionError(
             "--cluster-workers, --cluster-cpus and --cluster-part are for --cluster. Add --cluster auto, or leave them "
             "out."
         )
+    address = address_of(flags.cluster)
     if any(STANDARD_STREAM in (item.source, item.output) for item in batch.items):
         raise OptionError("--cluster works on files, and a pipe passes one process. Leave out --cluster.")
     if uncertainty is not None:
@@ -68,6 +72,25 @@ def check_cluster(
         raise OptionError(
             f"--device {machine.device}: each worker of a cluster has a device of its own. Give auto, cuda or cpu."
         )
+    if address is None:  # what other machines have is theirs to say
+        from stbn_cli.inference.device import resolve_devices
+
+        resolve_devices(machine.device)
+
+
+def refuse_hopeless(jobs: "Iterable[DenoiseJob]") -> None:
+    """Raises OptionError where the options fit none of the files. What is wrong with one file alone comes later."""
+    found: OptionError | None = None
+    for job in jobs:
+        try:
+            with replace(job, dry_run=True).prepare(Events()):
+                return
+        except OptionError as error:
+            found = found or error
+        except Exception:
+            return
+    if found is not None:
+        raise found
 
 
 def tell(prepared: "PreparedDenoising", result: "DenoiseResult") -> tuple[str, dict[str, Any]]:
@@ -84,7 +107,12 @@ def tell(prepared: "PreparedDenoising", result: "DenoiseResult") -> tuple[str, d
     )
     if warning := report.strong_noise():
         prepared.events.warn(warning)
-    return report.summary(result.summary), report.result(result.summary)
+    summary, document = report.summary(result.summary), report.result(result.summary)
+    if result.summary.grain is not None:
+        document["film_grain"] = describe_grain(result)
+        if result.summary.grain:
+            summary += f"\n{grain_line(document['film_grain'])}"
+    return summary, document
 
 
 class ArchiveProgress(Display):
@@ -128,7 +156,7 @@ def denoise_on_cluster(
 
     Raises as `run_batch`, and ClusterError where the cluster cannot be used.
     """
-    from stbn_cli.jobs.cluster import ClusterOptions, FileDone, connected, denoise_archive
+    from stbn_cli.jobs.cluster import ClusterOptions, FileDone, address_of, connected, denoise_archive
     from stbn_cli.jobs.finished import ArchiveFolder, is_finished
     from stbn_cli.jobs.parts import SHORTEST_PART, discard
 
@@ -142,7 +170,7 @@ def denoise_on_cluster(
     )
     outcomes = [Outcome(item.source, item.output, LEFT) for item in items]
     jobs: dict[int, DenoiseJob] = {}
-    interrupted = False
+    connecting = interrupted = False
     with ArchiveFolder(Path(items[0].output).absolute().parent) as folder:
         if restart:
             folder.forget()
@@ -151,7 +179,8 @@ def denoise_on_cluster(
             if restart:
                 discard(job)
             if (found := is_finished(job)) is not None:
-                discard(job)
+                with suppress(OutputError):  # where a worker of that run has not noticed
+                    discard(job)
                 _note(outcome, FileDone(index, found), logging)
                 outcome.reason = "finished by an earlier run"
             elif naming.skip_existing and exists(item.output):
@@ -161,24 +190,35 @@ def denoise_on_cluster(
         numbers = list(jobs)
         try:
             if jobs:
+                connecting = True
+                refuse_hopeless(jobs.values())
                 if not logging.quiet:
-                    say(f"Starting the workers for {counted(len(jobs), 'file')}")
-                with (
-                    connected(options) as ray,
-                    ArchiveProgress(len(jobs), quiet=logging.quiet) as progress,
-                    closing(denoise_archive(ray, list(jobs.values()), options, tell, progress)) as files,
-                ):
-                    for done in files:
-                        progress.file_over()
-                        outcome = outcomes[numbers[done.index]]
-                        _note(outcome, done, logging)
-                        if naming.fail_fast and outcome.status == FAILED:
-                            break
+                    address = address_of(options.address)
+                    say(
+                        "Starting a cluster on this machine"
+                        if address is None
+                        else f"Connecting to {address}"
+                    )
+                with connected(options) as ray:
+                    connecting = False
+                    if not logging.quiet:
+                        say(f"Starting the workers for {counted(len(jobs), 'file')}")
+                    with (
+                        ArchiveProgress(len(jobs), quiet=logging.quiet) as progress,
+                        closing(denoise_archive(ray, list(jobs.values()), options, tell, progress)) as files,
+                    ):
+                        for done in files:
+                            progress.file_over()
+                            outcome = outcomes[numbers[done.index]]
+                            _note(outcome, done, logging)
+                            if naming.fail_fast and outcome.status == FAILED:
+                                break
         except (KeyboardInterrupt, InterruptedByUserError):
             interrupted = True
         if all(outcome.status in (DONE, SKIPPED) for outcome in outcomes):
             folder.forget()
-    hint = " What is finished is kept: start the same command again to go on." if interrupted else ""
+    kept = interrupted and not connecting
+    hint = " What is finished is kept: start the same command again to go on." if kept else ""
     conclude(outcomes, interrupted=interrupted, quiet=logging.quiet, json=logging.json, hint=hint)
 
 
@@ -193,6 +233,7 @@ def _for_workers(job: "DenoiseJob", item: Item) -> "DenoiseJob":
         job,
         source=replace(job.source, path=os.path.abspath(item.source)),
         output=os.path.abspath(item.output) + end,
+        grain_table=None if job.grain_table is None else os.path.abspath(job.grain_table),
         options=options,
         resume=True,
         restart=False,

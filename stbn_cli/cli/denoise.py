@@ -32,13 +32,12 @@ from stbn_cli.cli.flags import (
 )
 from stbn_cli.cli.parsing import check_pipes, parse_raw_noise
 from stbn_cli.cli.progress import BatchPlace, FinetuneDisplay, FrameProgress
-from stbn_cli.cli.report import RunReport, fields, plan_rows
+from stbn_cli.cli.report import RunReport, describe_grain, fields, grain_line, plan_rows
 from stbn_cli.errors import InterruptedByUserError, OptionError
 from stbn_cli.jobs.events import Events
 from stbn_cli.source import Source
 from stbn_cli.stopping import StopRequest
 from stbn_cli.video.formats import STANDARD_STREAM, WRITABLE_SUFFIXES
-from stbn_cli.words import counted
 
 if TYPE_CHECKING:
     from stbn_cli.finetuning.result import FinetuneResult
@@ -310,42 +309,12 @@ def _tell(report: RunReport, result: "DenoiseResult", verbosity: int) -> dict[st
         say(report.summary(result.summary))
     document = report.result(result.summary, verbose=verbosity >= VERBOSE)
     if result.summary.grain is not None:
-        document["film_grain"] = _describe_grain(result)
+        document["film_grain"] = describe_grain(result)
         if verbosity >= NORMAL and result.summary.grain:
-            say(_grain_line(document["film_grain"]))
+            say(grain_line(document["film_grain"]))
     adapted = None if result.adaptation is None else result.adaptation.result
     if adapted is not None:
         document["adaptation"] = describe(adapted)
         if adapted.improved:
             document["model_file"] = None  # it was a temporary one
     return document
-
-
-def _describe_grain(result: "DenoiseResult") -> dict[str, Any]:
-    """What was measured of the grain, on the 0-255 scale, and where it was written."""
-    job, grain = result.job, result.summary.grain or ()
-    return {
-        "in_stream": job.encode.film_grain and bool(grain),
-        "table": None if job.grain_table is None or not grain else str(job.grain_table),
-        "segments": [
-            {
-                "start": round(float(segment.start), 6),
-                "end": round(float(segment.end), 6),
-                **{
-                    name: round(value, 3)
-                    for name, value in zip(("luma", "cb", "cr"), segment.strengths, strict=True)
-                },
-                "correlation_right": list(segment.correlation[0]),
-                "correlation_below": list(segment.correlation[1]),
-            }
-            for segment in grain
-        ],
-    }
-
-
-def _grain_line(grain: dict[str, Any]) -> str:
-    levels = [segment["luma"] for segment in grain["segments"]]
-    span = f"{min(levels):.3g} to {max(levels):.3g}" if max(levels) > min(levels) else f"{levels[0]:.3g}"
-    places = ["in the video"] if grain["in_stream"] else []
-    places += [f"in {grain['table']}"] if grain["table"] else []
-    return f"Film grain of strength {span} in {counted(len(levels), 'segment')}, {' and '.join(places)}"

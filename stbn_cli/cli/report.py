@@ -11,6 +11,7 @@ from stbn_cli.words import counted
 
 if TYPE_CHECKING:
     from stbn_cli.analysis.analysis import Analysis
+    from stbn_cli.jobs.denoise import DenoiseResult
     from stbn_cli.jobs.encoding import Encoding
     from stbn_cli.jobs.model import LoadedDenoiser
     from stbn_cli.pipeline import DenoiseSummary
@@ -278,3 +279,34 @@ def plan_rows(plan: dict[str, Any]) -> Iterator[tuple[str, str]]:
         megabytes = plan["progress_bytes"] / 1e6
         yield "kept progress", f"up to {megabytes:.3g} MB beside the output until it is done"
     yield "config file", plan["config"] or "none"
+
+
+def describe_grain(result: "DenoiseResult") -> dict[str, Any]:
+    """What was measured of the grain, on the 0-255 scale, and where it was written."""
+    job, grain = result.job, result.summary.grain or ()
+    return {
+        "in_stream": job.encode.film_grain and bool(grain),
+        "table": None if job.grain_table is None or not grain else str(job.grain_table),
+        "segments": [
+            {
+                "start": round(float(segment.start), 6),
+                "end": round(float(segment.end), 6),
+                **{
+                    name: round(value, 3)
+                    for name, value in zip(("luma", "cb", "cr"), segment.strengths, strict=True)
+                },
+                "correlation_right": list(segment.correlation[0]),
+                "correlation_below": list(segment.correlation[1]),
+            }
+            for segment in grain
+        ],
+    }
+
+
+def grain_line(grain: dict[str, Any]) -> str:
+    """What `describe_grain` found, in a line."""
+    levels = [segment["luma"] for segment in grain["segments"]]
+    span = f"{min(levels):.3g} to {max(levels):.3g}" if max(levels) > min(levels) else f"{levels[0]:.3g}"
+    places = ["in the video"] if grain["in_stream"] else []
+    places += [f"in {grain['table']}"] if grain["table"] else []
+    return f"Film grain of strength {span} in {counted(len(levels), 'segment')}, {' and '.join(places)}"

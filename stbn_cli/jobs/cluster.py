@@ -1,16 +1,21 @@
 """Many files on a cluster: hands the steps of `jobs/parts.py` to workers. The only module that knows Ray.
 
-Ray places the workers (actors, one GPU or some processor cores each), starts them again where they die and repeats what
-they were at. What is here keeps the steps in order: what frees storage first, and nothing before what it needs.
+Ray places the workers (actors, one GPU or some processor cores each) and says when one has died. What is here starts
+others in their place, repeats what they were at, and keeps the steps in order: what frees storage first, and nothing
+before what it needs.
 """
 
 import heapq
 import logging
 import os
+import re
+import socket
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +31,22 @@ from stbn_cli.machine import available_cores, share_memory
 
 AUTO = "auto"
 ADDRESS_VARIABLE = "RAY_ADDRESS"
+ADDRESS = re.compile(
+    r"(?:ray://)?(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:/@\[\]]+)):(?P<port>[0-9]{1,5})"
+)
+LARGEST_PORT = 65535
+# Seconds until something must answer at an address, then until that has proved to be a cluster; and until Ray has
+# started on this machine, which takes long where others keep it busy.
+ANSWER_SECONDS = 10.0
+JOIN_SECONDS = 120.0
+START_SECONDS = 600
 # Processor cores of a worker where there are no GPUs: from there on more of them add little to a network this small.
 WORKER_CORES = 4
-# How often a step is repeated whose worker died; each time it goes on after the chunk that was finished last.
+# How often a step is repeated whose worker died; each time it goes on after the chunk that was finished last. As many
+# workers in a row may die as they start and be replaced at once.
 RETRIES = 3
+# Seconds until another worker is tried after that, beside those that are at work.
+START_PAUSE = 60.0
 # Seconds between two looks at what the workers have done, and until a worker that has nothing to do gives back its
 # place, which one that was lost with its machine may wait for.
 LOOK_SECONDS = 0.5
@@ -110,16 +127,40 @@ class _Step:
         return f"{self.index}/{self.kind}/{self.number}"
 
 
+def address_of(named: str) -> str | None:
+    """The cluster's address for `--cluster NAMED`; None: this machine alone. Raises OptionError for what is none."""
+    option, address = f"--cluster {named}", named
+    if named == AUTO:
+        address = os.environ.get(ADDRESS_VARIABLE, "")
+        option = f"{ADDRESS_VARIABLE}={address}"
+        if address in ("", "local"):
+            return None
+        if address == AUTO:
+            return address  # what Ray takes for it: whatever cluster this machine is part of
+    found = ADDRESS.fullmatch(address)
+    if found is None or not 0 < int(found["port"]) <= LARGEST_PORT:
+        raise OptionError(f"{option} is no address of a cluster. Give auto, HOST:PORT or ray://HOST:PORT.")
+    return address
+
+
 @contextmanager
 def connected(options: ClusterOptions) -> Iterator[ModuleType]:
     """Ray, connected to the cluster or to one of this machine alone, which ends with the context.
 
     Raises OptionError where Ray is not installed, and ClusterError where nothing answers at the address.
     """
+    # Not what Ray takes for "auto": any cluster on this machine, which may be another run's and end with that.
+    address = address_of(options.address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Workers on this machine are as urgent as the command would be without them.
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a warning of a coming default
+    if address is None:
+        # Where one is later than that, Ray waits for ever.
+        os.environ.setdefault("RAY_worker_register_timeout_seconds", str(START_SECONDS))
+    elif _has_token():
+        # As `ray start` does, but not ray.init with an address.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray  # pyright: ignore[reportMissingImports] - an extra
     except ImportError:
@@ -127,34 +168,89 @@ def connected(options: ClusterOptions) -> Iterator[ModuleType]:
             "--cluster needs Ray, which is not installed. Install it: pip install 'stbn-cli[cluster]'"
         ) from None
     level = logging.INFO if options.verbose else logging.CRITICAL
-    common: dict[str, Any] = {"log_to_driver": options.verbose, "logging_level": level}
-    # Not what Ray takes for "auto": any cluster on this machine, which may be another run's and end with that.
-    address = os.environ.get(ADDRESS_VARIABLE) if options.address == AUTO else options.address
+    given: dict[str, Any] = {"log_to_driver": options.verbose, "logging_level": level}
+    if address is None:
+        cores = max(available_cores(), (options.workers or 1) * (options.cores or 1))
+        given |= {"include_dashboard": False, "num_cpus": cores, "object_store_memory": STORE_BYTES}
+    else:
+        _expect_answer(address)
+    connecting = _Connecting(lambda: ray.init(address=address or "local", **given))
     try:
         with nullcontext() if options.verbose else _nothing_on_stderr():
-            if address:
-                ray.init(address=address, **common)
-            else:
-                cores = max(available_cores(), (options.workers or 1) * (options.cores or 1))
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    num_cpus=cores,
-                    object_store_memory=STORE_BYTES,
-                    **common,
-                )
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        where = address or "this machine"
-        raise ClusterError(
-            f"No Ray cluster can be used at {where} ({reason}). Check the address and that ray status answers there."
-        ) from error
+            connecting.wait(START_SECONDS if address is None else JOIN_SECONDS)
+    except Exception as error:  # Ray's are of all kinds
+        raise _no_cluster(address, error) from error
     # What Ray tells of workers that die goes there, and stdout is for results.
     with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stderr if options.verbose else nowhere):
         try:
             yield ray
         finally:
             ray.shutdown()
+            connecting.close()
+
+
+def _has_token() -> bool:
+    """Whether Ray would find a token for clusters that ask for one."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser().is_file()
+
+
+def _expect_answer(address: str) -> None:
+    """Raises ClusterError where nothing answers at the address: Ray itself would wait for minutes."""
+    found = ADDRESS.fullmatch(address)
+    if found is None:
+        return
+    try:
+        socket.create_connection((found["ipv6"] or found["host"], int(found["port"])), ANSWER_SECONDS).close()
+    except OSError as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str | None, error: Exception) -> ClusterError:
+    if isinstance(error, TimeoutError):
+        reason = "nothing answers in time"
+    elif isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
+    else:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    if address is None:
+        return ClusterError(
+            f"Ray cannot be started on this machine ({reason}). Try again when it has memory and time to spare, or "
+            "leave out --cluster."
+        )
+    return ClusterError(
+        f"No Ray cluster can be used at {address} ({reason}). Check the address, that ray status answers there, and "
+        "that the cluster's token, where it has one, is in ~/.ray/auth_token or RAY_AUTH_TOKEN here."
+    )
+
+
+class _Connecting:
+    """A call in a thread of its own, so that Ctrl-C and a limit end the waiting for it.
+
+    Not where Ray waits for its first worker on this machine without letting Python run: there Ctrl-C alone helps, which
+    a terminal sends to Ray's processes as well.
+    """
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._ended: Future[Any] = Future()
+        self._over = threading.Event()
+        threading.Thread(target=self._work, args=(call,), name="stbn-connect", daemon=True).start()
+
+    def wait(self, seconds: float) -> None:
+        """Raises what the call raises, and TimeoutError."""
+        self._ended.result(timeout=seconds)
+
+    def close(self) -> None:
+        """Let the thread end. What Ray has started on this machine ends with it."""
+        self._over.set()
+
+    def _work(self, call: Callable[[], Any]) -> None:
+        try:
+            self._ended.set_result(call())
+        except BaseException as error:
+            self._ended.set_exception(error)
+        self._over.wait()
 
 
 @contextmanager
@@ -212,14 +308,15 @@ class _Archive:
         make = ray.remote(
             num_gpus=1 if self._gpus else 0,
             num_cpus=self._cores,
-            max_restarts=-1,
-            max_task_retries=RETRIES,
         )(_Worker)
         self._make = lambda: make.remote(tell, options.shortest, name, __version__, threads, sharers)
+        self._deaths: dict[_Step, int] = {}  # of workers at a step
+        self._failed = 0  # workers that have died as they started since the last one was ready
+        self._next_start = 0.0  # when to try another one all the same
         # Looking for scenes needs no GPU; a worker with one has better things to do.
         cpus = ray.cluster_resources().get("CPU", 0)
         spare = self._gpus and cpus > ray.cluster_resources().get("GPU", 0)
-        self._cut = ray.remote(num_cpus=1, max_retries=RETRIES)(_cut) if spare else None
+        self._cut = ray.remote(num_cpus=1, max_retries=0)(_cut) if spare else None
         self._starting: dict[Any, Any] = {}  # worker by what says that it is ready
         self._idle: dict[Any, float] = {}  # since when, by worker
         self._busy: dict[Any, tuple[Any, _Step]] = {}  # worker (None: none of ours) and step by result
@@ -231,6 +328,9 @@ class _Archive:
                 return None
             self._hand_out()
             waited = [*self._busy, *self._starting]
+            if not waited:
+                time.sleep(LOOK_SECONDS)
+                continue
             ready, _ = self._ray.wait(waited, num_returns=1, timeout=LOOK_SECONDS)
             for result in ready:
                 self._take(result)
@@ -241,8 +341,7 @@ class _Archive:
         """End all workers, whatever they are at."""
         for worker in [*self._idle, *self._starting.values(), *(worker for worker, _ in self._busy.values())]:
             if worker is not None:
-                with suppress(Exception):  # the cluster may be gone
-                    self._ray.kill(worker)
+                self._kill(worker)
 
     def _worker_cores(self) -> tuple[int, int, int]:
         """Cores that a worker asks for, threads that it computes with, and how many fit on the largest machine."""
@@ -253,7 +352,9 @@ class _Archive:
             with_gpus = [machine for machine in machines if machine.get("GPU", 0) >= 1]
             threads = min(int(machine.get("CPU", 1) // machine["GPU"]) for machine in with_gpus)
             return 1, max(threads, 1), max(int(machine["GPU"]) for machine in with_gpus)
-        cores = self._options.cores or max(min(WORKER_CORES, largest), 1)
+        # As many workers as were asked for have to fit.
+        sharing = -(-(self._options.workers or 1) // max(len(machines), 1))
+        cores = self._options.cores or max(min(WORKER_CORES, largest // sharing), 1)
         if cores > largest:
             raise OptionError(
                 f"--cluster-cpus {cores}: no machine of the cluster has more than {largest}. Give a smaller number."
@@ -288,19 +389,22 @@ class _Archive:
                 continue
             worker, _ = self._idle.popitem()  # the one that was at work last
             self._busy[worker.do.remote(step.kind, step.name, *self._arguments(step))] = worker, step
-        workers = (
-            len(self._starting)
-            + len(self._idle)
-            + sum(worker is not None for worker, _ in self._busy.values())
-        )
-        for _ in range(min(len(self._queue) - len(self._starting), self._room() - workers)):
-            worker = self._make()
-            self._starting[worker.ready.remote()] = worker
         now = time.monotonic()
+        if self._failed <= RETRIES or now >= self._next_start:
+            for _ in range(min(len(self._queue) - len(self._starting), self._room() - self._workers())):
+                worker = self._make()
+                self._starting[worker.ready.remote()] = worker
+                if self._failed > RETRIES:
+                    self._next_start = now + START_PAUSE
+                    break
         for worker, since in list(self._idle.items()):
             if not self._queue and now - since > IDLE_SECONDS:
                 del self._idle[worker]
-                self._ray.kill(worker)
+                self._kill(worker)
+
+    def _workers(self) -> int:
+        at_work = sum(worker is not None for worker, _ in self._busy.values())
+        return len(self._starting) + len(self._idle) + at_work
 
     def _arguments(self, step: _Step) -> tuple[Any, ...]:
         file = self._files[step.index]
@@ -319,11 +423,10 @@ class _Archive:
             worker = self._starting.pop(result)
             try:
                 self._ray.get(result)
-            except Exception as error:
-                raise ClusterError(
-                    f"A worker cannot start ({_reason(error)}). See that every machine of the cluster has Ray and "
-                    f"stbn {__version__} in the same Python."
-                ) from error
+            except self._ray.exceptions.RayError as error:
+                self._start_failed(worker, error)
+                return
+            self._failed = 0
             self._idle[worker] = time.monotonic()
             return
         worker, step = self._busy.pop(result)
@@ -333,17 +436,55 @@ class _Archive:
             value = error.cause if isinstance(error.cause, Exception) else error
         except self._ray.exceptions.RayError as error:
             if worker is not None:
-                with suppress(Exception):
-                    self._ray.kill(worker)  # another one takes its place
+                self._kill(worker)  # another one takes its place
                 worker = None
+            self._deaths[step] = self._deaths.get(step, 0) + 1
+            if self._deaths[step] <= RETRIES:
+                if not self._files[step.index].over:
+                    self._add(step.kind, step.index, step.number)
+                return
             value = ClusterError(
-                f"Its worker died {RETRIES + 1} times ({_reason(error)}). Look for a lack of memory on that machine, "
-                "or start the same command again to go on."
+                f"Its worker died {RETRIES + 1} times ({self._reason(error)}). Look for a lack of memory on that "
+                "machine, or start the same command again to go on."
             )
         if worker is not None:
             self._idle[worker] = time.monotonic()
         if not self._files[step.index].over:
             self._follow(step, value)
+
+    def _start_failed(self, worker: Any, error: Exception) -> None:
+        """A worker did not become ready. Raises ClusterError where none will."""
+        self._kill(worker)
+        if getattr(error, "actor_init_failed", False):
+            raise ClusterError(
+                f"A worker cannot start ({self._reason(error)}). See that every machine of the cluster has Ray and "
+                f"stbn {__version__} in the same Python."
+            ) from error
+        self._failed += 1
+        self._next_start = time.monotonic() + START_PAUSE
+        if self._failed > RETRIES and not self._workers():
+            where = address_of(self._options.address) or "this machine"
+            raise ClusterError(
+                f"No worker stays alive on {where} ({self._reason(error)}). Look for a lack of memory there, or start "
+                "with fewer --cluster-workers."
+            ) from error
+
+    def _kill(self, worker: Any) -> None:
+        with suppress(Exception):  # it may be dead, and the cluster gone
+            self._ray.kill(worker)
+
+    def _reason(self, error: Exception) -> str:
+        """Why a worker died, in some words."""
+        known = self._ray.exceptions
+        if isinstance(error, known.OutOfMemoryError):
+            return "out of memory"
+        if isinstance(error, known.WorkerCrashedError | known.RayActorError) and not getattr(
+            error, "actor_init_failed", False
+        ):
+            return "its process was killed, or its machine lost"
+        # The last line of what Ray says names the error itself.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return (lines[-1] if lines else type(error).__name__).rstrip(".")
 
     def _follow(self, step: _Step, value: Any) -> None:
         """What comes after a step that gave this."""
@@ -453,7 +594,7 @@ def _reporter(tally: str, name: str) -> Report:
     import ray  # pyright: ignore[reportMissingImports] - an extra
 
     actor = None
-    with suppress(ValueError):  # where it is being started again, nothing is shown
+    with suppress(Exception):  # where it is being started again or is lost, nothing is shown
         actor = ray.get_actor(tally)
     last = 0.0
 
@@ -461,7 +602,8 @@ def _reporter(tally: str, name: str) -> Report:
         nonlocal last
         if actor is not None and (now := time.monotonic()) - last >= REPORT_SECONDS:
             last = now
-            actor.put.remote(name, count)
+            with suppress(Exception):
+                actor.put.remote(name, count)
 
     return report
 
@@ -471,9 +613,3 @@ def _size(job: DenoiseJob) -> int:
         return max(Path(job.source.path).stat().st_size, 1)
     except OSError:
         return 1  # its step will say what is wrong
-
-
-def _reason(error: BaseException) -> str:
-    """The last line of what Ray says, which names the error itself."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__).rstrip(".")

@@ -1,8 +1,8 @@
 """Which files of an archive are finished: what a run that was killed and started again need not do once more.
 
 A record for each output lies in a hidden folder of the output folder. It is begun before the work, with what the
-output's place held then, and completed after it. Renaming the finished output is one step, so that at any moment of a
-crash the record and the output together say whether that has happened.
+output's place held then; it says which file is about to be renamed to the output, and is completed after that. Renaming
+is one step, so that at any moment of a crash the record and the output together say whether that has happened.
 """
 
 import hashlib
@@ -17,8 +17,10 @@ from filelock import FileLock, Timeout
 
 from stbn_cli import __version__
 from stbn_cli.errors import OutputError
-from stbn_cli.files import whole_file
+from stbn_cli.files import partial_path, whole_file
 from stbn_cli.jobs.denoise import DenoiseJob
+from stbn_cli.video.output import resolve_output
+from stbn_cli.video.workfolder import WorkFolder
 
 FOLDER = ".stbn-cluster"
 LOCK = "lock"
@@ -78,6 +80,16 @@ def begin(job: DenoiseJob) -> None:
         _write(job, {"key": _key(job), "before": _signature(Path(job.output))})
 
 
+def about_to_rename(job: DenoiseJob) -> None:
+    """Note which file will be the output, so that no other one is taken for it."""
+    if resolve_output(job.output).kind != "video":
+        return  # a folder is known by being there
+    written = _signature(partial_path(Path(job.output), WorkFolder(job.output).path))
+    record = _read(job)
+    if record is not None and written is not None:
+        _write(job, record | {"written": written[0]})
+
+
 def finish(job: DenoiseJob, finished: Finished) -> None:
     """Note what became of it."""
     _write(
@@ -102,11 +114,14 @@ def is_finished(job: DenoiseJob) -> Finished | None:
         if record["signature"] != now:
             return None
         return Finished(record["summary"], record["document"], tuple(record["warnings"]))
-    if record["before"] == now:
+    # A folder that was not there is ours; a file is by its inode, which outlives renaming.
+    if record["before"] == now or (len(now) > 1 and record.get("written") != now[0]):
         return None
     # Renamed, and killed before more could be noted.
     known = {"input": str(job.source.path), "output": str(job.output)}
-    return Finished(f"{job.output}: finished by an earlier run", known)
+    missing = job.grain_table is not None and not Path(job.grain_table).exists()
+    warning = f"{job.grain_table} was not written. Denoise again with --overwrite if you need it."
+    return Finished(f"{job.output}: finished by an earlier run", known, (warning,) if missing else ())
 
 
 def _path(job: DenoiseJob) -> Path:
@@ -116,11 +131,19 @@ def _path(job: DenoiseJob) -> Path:
 
 
 def _key(job: DenoiseJob) -> str:
-    """Knows the input and all options again."""
-    status = Path(job.source.path).stat()
+    """Knows the input, all options and a model's file again."""
     options = replace(job, overwrite=False, resume=False, restart=False)
-    text = f"{__version__} {status.st_size} {status.st_mtime_ns} {options!r}"
+    text = f"{__version__} {_stamp(Path(job.source.path))} {options!r}"
+    model = Path(job.options.model).expanduser()
+    if model.is_file():
+        text += f" {_stamp(model)}"
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _stamp(path: Path) -> str:
+    """Changes when a file is written anew. Raises OSError."""
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _signature(path: Path) -> list[int] | None:

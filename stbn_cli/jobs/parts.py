@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from stbn_cli.inference.parts import Part, SceneFinder, parts_of
 from stbn_cli.inference.resume import ChunkSizes, StreamState
 from stbn_cli.jobs.denoise import DenoiseJob, DenoiseResult, PreparedDenoising
 from stbn_cli.jobs.events import Events
-from stbn_cli.jobs.finished import Finished, begin, finish, is_finished
+from stbn_cli.jobs.finished import Finished, about_to_rename, begin, finish, is_finished
 from stbn_cli.jobs.noise import measure_clip
 from stbn_cli.jobs.resume import PARTS, SMALLEST_KEPT
 from stbn_cli.pipeline import denoise_video_resumably
@@ -121,8 +121,7 @@ class ArchiveWorker:
 
     def open(self, job: DenoiseJob, report: Report) -> Opened | Finished:
         """Denoise a short file, or see what a long one is to be cut for. Raises as `DenoiseJob.prepare` and `run`."""
-        if (known := is_finished(job)) is not None:
-            discard(job)  # of a worker that was killed after the renaming
+        if (known := _already(job)) is not None:
             return known
         with self._prepared(replace(job, dry_run=True), None) as prepared:
             if self._is_long(prepared):
@@ -137,11 +136,7 @@ class ArchiveWorker:
 
     def whole(self, job: DenoiseJob, measured: "Analysis | None", report: Report) -> Finished:
         """Denoise a file that is not cut; a run that was interrupted goes on."""
-        if (known := is_finished(job)) is not None:
-            discard(job)  # of a worker that was killed after the renaming
-            return known
-        begin(job)
-        return self._run(job, measured, report)
+        return _already(job) or self._run(job, measured, report)
 
     def part(
         self, job: DenoiseJob, split: Split, number: int, measured: "Analysis | None", report: Report
@@ -167,17 +162,17 @@ class ArchiveWorker:
 
     def join(self, job: DenoiseJob, split: Split, measured: "Analysis | None", report: Report) -> Finished:
         """Make the output of the finished parts."""
-        if (known := is_finished(job)) is not None:
-            discard(job)  # of a worker that was killed after the renaming
+        if (known := _already(job)) is not None:
             return known
-        begin(job)
-        folder = parts_folder(job).parent
-        parts = [_read_done(folder / PARTS / checked.name) for checked in split.parts]
-        found = [part for part in parts if part is not None]
-        if not (folder / STATE_FILE).exists():
-            names = [(checked.part.first, f"{PARTS}/{checked.name}") for checked in split.parts]
-            ChunkStore(folder, split.key).adopt(names, split.sizes)
-        return self._run(job, measured, report, found)
+        with WorkFolder(job.output, PATIENCE) as work:
+            if (known := is_finished(job)) is not None:
+                return known
+            work.keep()
+            parts = [_read_done(work.path / PARTS / checked.name) for checked in split.parts]
+            if not (work.path / STATE_FILE).exists():
+                names = [(checked.part.first, f"{PARTS}/{checked.name}") for checked in split.parts]
+                ChunkStore(work.path, split.key).adopt(names, split.sizes)
+        return self._run(job, measured, report, [part for part in parts if part is not None])
 
     def _run(
         self,
@@ -186,11 +181,25 @@ class ArchiveWorker:
         report: Report,
         parts: Iterable[PartDone] = (),
     ) -> Finished:
+        """Denoise what is left to do, and tell. A worker that was cut off may do so yet: the first one ends it."""
+        try:
+            return self._run_alone(job, measured, report, parts)
+        except OutputError:
+            if (known := _already(job)) is not None:
+                return known
+            raise
+
+    def _run_alone(
+        self, job: DenoiseJob, measured: "Analysis | None", report: Report, parts: Iterable[PartDone]
+    ) -> Finished:
         with self._prepared(replace(job, resume=True, patience=PATIENCE), measured) as prepared:
+            if (known := is_finished(job)) is not None:
+                return known  # by the worker that held the lock until now
+            begin(job)
             for part in parts:
                 self._events.warn_all(part.warnings)
             prepared.open_progress()
-            result = prepared.run(report)
+            result = prepared.run(report, verifying=lambda: about_to_rename(job))
             found = prepared.denoiser.report
             found.fp32_chunks += sum(part.fp32_chunks for part in parts)
             found.replans += sum(part.replans for part in parts)
@@ -490,4 +499,13 @@ def discard(job: DenoiseJob) -> None:
     folder = WorkFolder(job.output, PATIENCE)
     if folder.path.is_dir():
         with folder:
-            pass  # leaving it removes it
+            folder.clear()
+
+
+def _already(job: DenoiseJob) -> Finished | None:
+    """What became of a file that is finished; what is left of a worker that was killed after the renaming goes."""
+    known = is_finished(job)
+    if known is not None:
+        with suppress(OutputError):  # one that was cut off may be at work yet
+            discard(job)
+    return known

@@ -3,6 +3,9 @@
 import hashlib
 import os
 import shutil
+import time
+import uuid
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,13 +34,13 @@ class WorkFolder:
         """
         self.output = output
         self.path = _hidden_folder(resolve_output(output))
-        self._lock = FileLock(self.path / LOCK, timeout=patience)
+        self._patience = patience
+        self._lock = FileLock(self.path / LOCK)
         self._kept = False
 
     def __enter__(self) -> Self:
         try:
-            self.path.mkdir(mode=0o700, exist_ok=True)  # nobody else's business before it is finished
-            self._lock.acquire()
+            self._acquire()
         except Timeout as error:
             raise OutputError(
                 f"Another run is writing {self.output} now. Wait for it, or name another output."
@@ -53,8 +56,12 @@ class WorkFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._kept:
-            # Before the lock goes: another run could be in it otherwise.
-            shutil.rmtree(self.path, ignore_errors=True)
+            # Before the lock goes: another run could be in it otherwise. And at once, so that one that waits for the
+            # lock makes a new folder, in which nothing is removed.
+            leaving = self.path.with_name(f".{uuid.uuid4().hex}.stbn")
+            with suppress(OSError):
+                self.path.rename(leaving)
+            shutil.rmtree(leaving if leaving.exists() else self.path, ignore_errors=True)
         self._lock.release()
         if not self._kept and os.name == "nt":
             shutil.rmtree(self.path, ignore_errors=True)  # an open file cannot be removed there
@@ -64,10 +71,29 @@ class WorkFolder:
         self._kept = True
 
     def clear(self) -> None:
-        """Remove what an earlier run left."""
-        for child in self.path.iterdir():
-            if child.name != LOCK:
-                shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
+        """Remove what an earlier run left. Raises OutputError where a worker is at work on a part of it."""
+        with ExitStack() as stack:
+            try:
+                for lock in self.path.glob(f"*/**/{LOCK}"):
+                    stack.enter_context(FileLock(lock, timeout=self._patience))
+            except Timeout as error:
+                self.keep()
+                raise OutputError(
+                    f"A worker of an earlier run is at work on a part of {self.output} now. Wait for it or end it, and "
+                    "start again."
+                ) from error
+            for child in self.path.iterdir():
+                if child.name != LOCK:
+                    shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
+
+    def _acquire(self) -> None:
+        """Make and lock the folder. Raises Timeout and OSError."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            self.path.mkdir(mode=0o700, exist_ok=True)  # nobody else's business before it is finished
+            with suppress(FileNotFoundError):  # the run that held it has just removed it
+                self._lock.acquire(timeout=max(deadline - time.monotonic(), 0))
+                return
 
 
 def _hidden_folder(target: OutputTarget) -> Path:

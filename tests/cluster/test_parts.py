@@ -1,18 +1,21 @@
 """A file that is denoised in parts: its frames are those of one run, whatever happens between. Needs no Ray."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from stbn_cli.chunkstore import ChunkStore
 from stbn_cli.errors import OutputError
 from stbn_cli.inference.parts import Part, SceneFinder, parts_of
 from stbn_cli.jobs import parts
-from stbn_cli.jobs.denoise import DenoiseJob
+from stbn_cli.jobs.denoise import DenoiseJob, PreparedDenoising
 from stbn_cli.jobs.events import Events
-from stbn_cli.jobs.finished import Finished, is_finished
+from stbn_cli.jobs.finished import Finished, begin, finish, is_finished
 from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.jobs.parts import (
     ArchiveWorker,
@@ -21,6 +24,7 @@ from stbn_cli.jobs.parts import (
     Split,
     UnlikeError,
     cut,
+    discard,
     finished_parts,
     parts_folder,
 )
@@ -222,3 +226,71 @@ def test_a_worker_that_dies_after_the_renaming_has_finished(
     assert Path(job.output).stat().st_mtime_ns == moment
     # Of another run it is not.
     assert is_finished(replace(job, options=replace(job.options, strength=0.5))) is None
+
+
+def test_another_file_at_the_output_is_not_taken_for_ours(make_scenes, tiny_model_path: Path) -> None:
+    job = job_for(make_scenes(scenes=(6,)), tiny_model_path)
+    begin(job)
+    Path(job.output).write_bytes(b"of another program")
+    assert is_finished(job) is None
+
+
+def test_a_model_that_has_changed_is_run_again(make_scenes, tiny_model_path: Path, tmp_path: Path) -> None:
+    model = tmp_path / "own.safetensors"
+    model.write_bytes(tiny_model_path.read_bytes())
+    job = job_for(make_scenes(scenes=(6,)), model)
+    Path(job.output).touch()
+    finish(job, Finished("done", {}))
+    assert is_finished(job) is not None
+    model.write_bytes(tiny_model_path.read_bytes() + b" ")
+    assert is_finished(job) is None
+
+
+@pytest.mark.parametrize("scenes", [(6,), (20, 20)])
+def test_a_step_that_a_lost_worker_ends_is_not_done_twice(
+    make_scenes, tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch, scenes: tuple[int, ...]
+) -> None:
+    job = job_for(make_scenes(scenes=scenes), tiny_model_path)
+    if len(scenes) == 1:
+        step = partial(ArchiveWorker.whole, job=job, measured=None, report=nothing)
+    else:
+        opened, split = begun(job, worker())
+        for number in range(2):
+            worker().part(job, split, number, opened.measured, nothing)
+        step = partial(ArchiveWorker.join, job=job, split=split, measured=opened.measured, report=nothing)
+    repeated: list[Finished] = []
+    run = PreparedDenoising.run
+
+    def slow(self: PreparedDenoising, *arguments: Any, **options: Any) -> Any:
+        # The lost one holds the lock, and the other one waits for it from here on.
+        other.start()
+        return run(self, *arguments, **options)
+
+    def repeat() -> None:
+        repeated.append(step(worker()))
+
+    other = Thread(target=repeat)
+    monkeypatch.setattr(PreparedDenoising, "run", slow)
+    ended = step(worker())
+    other.join()
+    assert ended.document["frames"] == sum(scenes) and repeated == [ended]
+    assert {path.name for path in Path(job.output).parent.iterdir()} == {
+        "long.mkv",
+        "out.mkv",
+        ".stbn-cluster",
+    }
+
+
+def test_what_a_worker_is_at_is_not_removed(
+    make_scenes, tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_for(make_scenes(scenes=(20, 20)), tiny_model_path)
+    opened, split = begun(job, worker())
+    worker().part(job, split, 0, opened.measured, nothing)
+    monkeypatch.setattr(parts, "PATIENCE", 0.0)
+    with FileLock(parts_folder(job) / split.parts[0].name / "lock"):
+        with pytest.raises(OutputError, match="at work on a part"):
+            discard(job)
+        assert finished_parts(job, split) == (0,)
+    discard(job)
+    assert not parts_folder(job).parent.exists()
