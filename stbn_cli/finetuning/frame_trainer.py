@@ -20,7 +20,7 @@ from stbn_cli.finetuning.aligned_run import AlignedRun
 from stbn_cli.finetuning.alignment import align
 from stbn_cli.finetuning.conditioning import Conditioning, Levels, search
 from stbn_cli.finetuning.footage import NoisyRun
-from stbn_cli.finetuning.frame_judge import Estimates, FrameJudge, Judgement, View
+from stbn_cli.finetuning.frame_judge import Denoise, Estimates, FrameJudge, Judgement, View
 from stbn_cli.finetuning.gaps import FEWEST_FRAMES, JUDGED_PHASE, LEARNING_PHASES, PERIOD, leave_out
 from stbn_cli.finetuning.lessons import Lesson, LessonSource
 from stbn_cli.finetuning.options import FinetuneOptions
@@ -62,6 +62,10 @@ CHECKS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 SEARCH_SHARE, CHECKS_AT_THE_END = 0.4, 2.0
 # A gain by less than this is none, in dB: with noise taken for stronger than it is, a loss was said to gain 0.13.
 LEAST_GAIN = 0.2
+# What was learned is tried on so many still frames of this side (pixels): lessons are too short to show a state that
+# grows. Late frames may miss at most so many times as much as the first ones (squared error).
+STILL_FRAMES, STILL_SIDE, STILL_RATIO = 60, 96, 2.0
+FIRST_STILL = 8
 # Mirrored passes that the result takes, if they gain at least so much, in dB.
 RESULT_PASSES, LEAST_PASSES_GAIN = 4, 0.05
 
@@ -112,6 +116,7 @@ class FrameTrainer:
         self._conditioning: Conditioning | None = None
         self._best: _Candidate | None = None
         self._lessons: LessonSource | None = None
+        self._still: tuple[Tensor, Tensor] | None = None  # frames that show the same, and those with noise
         self._check_seconds = 0.0
 
     def prepare(self, saved: RunState | None) -> None:
@@ -280,8 +285,14 @@ class FrameTrainer:
             return None
         steady = replace(self._noise, levels=_scaled(self._levels))
         engine = _engine(self._models.learner)
+        denoised = [_stream(engine, run.noisy, steady).clamp(0.0, 1.0) for run in self._runs]
+        top, left = (max(side - STILL_SIDE, 0) // 2 for side in denoised[0].shape[-2:])
+        still = denoised[0][:1, :, top : top + STILL_SIDE, left : left + STILL_SIDE]
+        still = still.expand(STILL_FRAMES, -1, -1, -1)
+        random = torch.Generator().manual_seed(self._options.seed)
+        self._still = still, texture.add_to(still, random)
         lessons = LessonSource(
-            [_stream(engine, run.noisy, steady).clamp(0.0, 1.0) for run in self._runs],
+            denoised,
             texture,
             self._models.learner.flow,
             self._schedule.sizes,
@@ -331,7 +342,11 @@ class FrameTrainer:
     def _check(self) -> None:
         """Judge the averaged weights, and keep them if they are the best."""
         weights = self._optimisation.average
-        judgements = self._judge_weights(self._with(weights))
+        network = self._with(weights)
+        denoise = self._estimates(network, self._levels)
+        if self._still is not None and not stays_the_same(denoise, *self._still, self._config.scale):
+            return
+        judgements = self._judge_weights(network)
         if self._best is None or self._best.judgements[0].gain_of(judgements[0]).decibel > 0.0:
             self._keep(judgements, weights, self._optimisation.step)
 
@@ -506,6 +521,18 @@ def estimates_of(network: Recurrent, levels: Levels, precision: torch.dtype, vie
     with torch.autocast(view.noisy.device.type, precision, enabled=precision != torch.float32):
         estimate = network(*inputs)[0]
     return Estimates(estimate[0].float())
+
+
+def stays_the_same(denoise: Denoise, clean: Tensor, noisy: Tensor, scale: int) -> bool:
+    """Whether what a network with states at 1/`scale` makes of a long still scene stays as good as it begins.
+
+    `clean`, `noisy (T, 3, H, W)`: STILL_FRAMES that show the same, without and with noise.
+    """
+    small = (side // scale for side in noisy.shape[-2:])
+    flow = noisy.new_zeros(len(noisy), 2, *small)
+    errors = (denoise(View(noisy, flow, flow)).frames - clean).square().mean((1, 2, 3))
+    first, later = errors[:FIRST_STILL].mean(), errors[FIRST_STILL:].max()
+    return bool(later < STILL_RATIO * first)  # nor where it is no number
 
 
 def _scaled(levels: Levels) -> Levels:

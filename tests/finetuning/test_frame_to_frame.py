@@ -1,6 +1,7 @@
 """Learning from frame to frame: noise that neighbouring pixels share, and a judge that never learned from it."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -144,6 +145,21 @@ def test_mirrored_passes_are_kept_where_nothing_is_learned(
     # Those who denoise in four passes anyway gain nothing by it.
     again_result = finetune_with(noisy, output, model=output, **options, overwrite=True)
     assert again_result.outcome is Outcome.NO_GAIN and not again_result.improved
+
+
+def test_a_network_whose_state_grows_is_found_out(clean: np.ndarray, noisy: np.ndarray) -> None:
+    """`real` as it was before what it carries was damped: well for twenty frames, and then worse than the noise."""
+    network = load_checkpoint(resolve("real")).build().float().eval()
+    assert isinstance(network, Recurrent)
+    still = torch.from_numpy(clean[:1]).permute(0, 3, 1, 2).expand(60, -1, -1, -1)
+    noise = torch.from_numpy(blurred((60, *clean.shape[1:]))).permute(0, 3, 1, 2)
+    levels = ((SIGMA / 255,), (0.7 * SIGMA / 255,))
+    denoise = functools.partial(frame_trainer.estimates_of, network, levels, torch.float32)
+    assert frame_trainer.stays_the_same(denoise, still, still + noise, 2)
+    with torch.no_grad():
+        for branch in (network.forwards, network.backwards):
+            branch[0].weight[:, : network.config.channels] /= 0.6
+    assert not frame_trainer.stays_the_same(denoise, still, still + noise, 2)
 
 
 def test_the_mean_of_estimates_gains_what_they_differ_by() -> None:
