@@ -22,8 +22,8 @@ Direction: TypeAlias = Literal["forward", "backward"]
 
 MEAN_WINDOW = 5  # pixels of a hidden state, over which the local mean is taken
 # What is carried from frame to frame is cut off here, so that no footage can make it grow without end. Usual footage
-# stays below 40.
-LARGEST_STATE = 64.0
+# stays below 64.
+LARGEST_STATE = 128.0
 # Added to the level that is the unit of what the network changes: measured levels may be too low. [0, 1] scale.
 SMALLEST_UNIT = 0.25 / 255
 # The logarithm of the predicted standard deviation over that unit starts here and stays in this range.
