@@ -1,5 +1,6 @@
 """What a network does on pixels that it was never trained on: windows of the runs, looked at again and again."""
 
+import itertools
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,7 +19,9 @@ from stbn_cli.raw.pattern import PLANES
 
 # Small, so that few pixels come from many places: parts of a clip gain differently.
 WINDOW = 128  # pixels of a side
-WINDOW_FRAMES = 8
+# At least, where the run has as many: short windows do not show what a network's state becomes in a scene. On bus at
+# sigma 30, windows of five frames said that the start had been improved by 0.16 dB where sixteen frames lost 0.09.
+WINDOW_FRAMES = 16
 # Pixels next to a cut side of a window lack neighbours that they have in the whole frame: they do not count.
 MARGIN = 16
 WINDOWS = 2  # the purpose of the random numbers
@@ -143,8 +146,8 @@ def _windows_of(index: int, run: NoisyRun) -> list[Window]:
     """The whole run in windows that do not overlap but by their margins."""
     count, _, height, width = run.noisy.shape
     result = []
-    for first in range(0, count, WINDOW_FRAMES):
-        times = slice(first, min(first + WINDOW_FRAMES, count))
+    bounds = np.linspace(0, count, max(1, count // WINDOW_FRAMES) + 1).round().astype(int).tolist()
+    for times in itertools.starmap(slice, pairwise(bounds)):
         for rows, inner_rows in _cut(height):
             for columns, inner_columns in _cut(width):
                 result.append(Window(index, times, rows, columns, (inner_rows, inner_columns)))

@@ -49,22 +49,21 @@ from stbn_cli.noise.model import LearnedNoise, SceneNoise
 from stbn_cli.noise.sure import Gain
 from stbn_cli.scale import BYTE_SCALE
 from stbn_cli.stopping import StopRequest
+from stbn_cli.training.validation import STILL_FRAMES, STILL_SIDE
 
 # Frames in which motion is found, and that show what alignment changes, are denoised as if the noise were so many times
 # as strong: what is left of it in them would be learned.
 STEADY_FACTOR = 1.5
 SMALLEST_ERROR = 1e-6  # [0, 1] scale squared, of a sequence in the loss
 FEWEST_COUNTING = 0.05  # of the pixels of all pairs; with fewer nothing can be learned
-# When the weights are judged, as shares of the steps: soon, since lessons teach most at first, and may go too far.
-CHECKS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 # When the search for levels ends, as a share of the whole time. What has to be left of that after the last step: the
 # last check, and what several passes gain.
 SEARCH_SHARE, CHECKS_AT_THE_END = 0.4, 2.0
 # A gain by less than this is none, in dB: with noise taken for stronger than it is, a loss was said to gain 0.13.
 LEAST_GAIN = 0.2
-# What was learned is tried on so many still frames of this side (pixels): lessons are too short to show a state that
-# grows. Late frames may miss at most so many times as much as the first ones (squared error).
-STILL_FRAMES, STILL_SIDE, STILL_RATIO = 60, 96, 2.0
+# What was learned is tried on a still scene, since lessons are too short to show a state that grows. Late frames may
+# miss at most so many times as much as the first ones (squared error).
+STILL_RATIO = 2.0
 FIRST_STILL = 8
 # Mirrored passes that the result takes, if they gain at least so much, in dB.
 RESULT_PASSES, LEAST_PASSES_GAIN = 4, 0.05
@@ -155,6 +154,10 @@ class FrameTrainer:
         )
         self._keep(self._judge_weights(self._start_network), self._network.state_dict(), 0)
         self._lessons = self._prepare_lessons(texture)
+        self._schedule = self._hooks.shorten(
+            self._schedule, self._check_seconds, CHECKS_AT_THE_END * self._check_seconds
+        )
+        self._optimisation.ema_decay = self._schedule.ema_decay
         if saved is not None:
             self._restore(saved.training)
 
@@ -162,8 +165,7 @@ class FrameTrainer:
         """All steps, or as many as the time and the user allow."""
         if self._best is None or self._lessons is None:
             return
-        steps = self._schedule.steps
-        checks = {max(1, round(share * steps)) for share in CHECKS}
+        steps, checks = self._schedule.steps, self._schedule.checks
         saved = self._hooks.seconds()
         while self._optimisation.step < steps and not stop():
             if self._hooks.out_of_time(CHECKS_AT_THE_END * self._check_seconds):

@@ -1,7 +1,7 @@
 """How much to do in the time and memory there is. Pure: measurements in, sizes out."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.models.config import RecurrentConfig
@@ -23,14 +23,18 @@ FRAME_LEARNING_RATE = 2e-4
 # Of the time: the optimiser's; reading, flow and checks have the rest.
 STEPS_SHARE = 0.75
 FEWEST_STEPS = 8
-# Where the averaged weights are judged, as shares of the steps.
+# Where the averaged weights are judged, as shares of the steps. From frame to frame soon, since lessons teach most at
+# first, and may go too far.
 CHECKS = (0.1, 0.25, 0.5, 0.75, 1.0)
+FRAME_CHECKS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+CHECKS_SHARE = 0.25  # of the time for steps: more checks than that are left out, the last one never
+STEPS_MARGIN = 0.9  # of the time: a step was timed alone, at its quickest
 # Every pixel that is loaded is trained on about so often; pixels of the checks, as a share of the training's. A check
 # costs a third of a step's time a pixel, so that all of them take a tenth of the time.
 VISITS = 4
 CHECK_SHARE = 0.05
 FEWEST_PIXELS, MOST_PIXELS = 2_000_000, 400_000_000  # times frames, to load
-FEWEST_CHECKED = 1_500_000  # times frames
+FEWEST_CHECKED = 2_000_000  # times frames
 # Bytes of a pixel in the memory of the clips: frames, three pairs of flows, the mask.
 PIXEL_BYTES = 12 + 3 * 8 + 1
 MEMORY_SHARE = 0.4  # of what may be planned with, for the clips
@@ -90,10 +94,19 @@ class FinetuneSchedule:
     sizes: StepSizes
     clip_pixels: int  # times frames, to load
     check_pixels: int  # times frames, of one check
+    check_shares: tuple[float, ...] = CHECKS
 
     @property
     def warmup(self) -> int:
         return max(1, min(20, self.steps // 10))
+
+    def shortened(self, seconds: float, step_seconds: float, check_seconds: float) -> "FinetuneSchedule":
+        """The same with the steps and checks that there are `seconds` for, so that the learning rate falls in time."""
+        most = int(CHECKS_SHARE * seconds / check_seconds) if check_seconds > 0 else len(self.check_shares)
+        shares = self.check_shares[-max(1, most) :]
+        left = STEPS_MARGIN * seconds - len(shares) * check_seconds
+        steps = min(self.steps, _rounded_down(int(left / step_seconds)))
+        return replace(self, steps=steps, check_shares=shares)
 
     def learning_rate_at(self, step: int) -> float:
         """Of `step`, 0 the first: up in a straight line, down along half a cosine."""
@@ -108,22 +121,34 @@ class FinetuneSchedule:
     @property
     def checks(self) -> tuple[int, ...]:
         """Steps after which the weights are judged; the last one is the end."""
-        return tuple(sorted({max(1, round(share * self.steps)) for share in CHECKS}))
+        return tuple(sorted({max(1, round(share * self.steps)) for share in self.check_shares}))
+
+
+def _rounded_down(steps: int) -> int:
+    """To 4, 5, 6 or 7 times a power of two, FEWEST_STEPS at least.
+
+    A run on the same machine then mostly has the same number, and with it the same result.
+    """
+    steps = max(FEWEST_STEPS, steps)
+    unit = 2 ** (steps.bit_length() - 3)
+    return steps // unit * unit
 
 
 def make_schedule(
-    config: NetworkConfig, options: FinetuneOptions, sizes: StepSizes, step_seconds: float, clip_memory: int
+    config: NetworkConfig,
+    options: FinetuneOptions,
+    sizes: StepSizes,
+    step_seconds: float,
+    clip_memory: int,
+    wanted_pixels: int = 0,
 ) -> FinetuneSchedule:
-    """Steps for the time at `step_seconds` a step, and footage for the steps.
+    """Steps for the time at `step_seconds` a step, rounded down, and footage for the steps.
 
-    `clip_memory`: bytes that the clips may take. Steps are rounded down to 4, 5, 6 or 7 times a power of two, so that a
-    run on the same machine mostly has the same number, and with it the same result.
+    `clip_memory`: bytes that the clips may take. `wanted_pixels`: times frames, to load if they fit.
     """
     steps = options.steps
     if steps is None:
-        fitting = max(FEWEST_STEPS, int(STEPS_SHARE * 60.0 * options.minutes / step_seconds))
-        unit = 2 ** (fitting.bit_length() - 3)
-        steps = fitting // unit * unit
+        steps = _rounded_down(int(STEPS_SHARE * 60.0 * options.minutes / step_seconds))
     rate = options.learning_rate
     if rate is None and isinstance(config, RecurrentConfig):
         rate = FRAME_LEARNING_RATE
@@ -136,6 +161,7 @@ def make_schedule(
         steps=steps,
         learning_rate=rate,
         sizes=sizes,
-        clip_pixels=min(max(trained // VISITS, FEWEST_PIXELS), MOST_PIXELS, room),
+        clip_pixels=min(max(trained // VISITS, FEWEST_PIXELS, wanted_pixels), MOST_PIXELS, room),
         check_pixels=max(int(CHECK_SHARE * trained), FEWEST_CHECKED),
+        check_shares=FRAME_CHECKS if isinstance(config, RecurrentConfig) else CHECKS,
     )

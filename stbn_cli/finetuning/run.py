@@ -12,7 +12,7 @@ from stbn_cli.analysis.analysis import Analysis
 from stbn_cli.devices import synchronise
 from stbn_cli.errors import InputError, MemoryExhaustedError
 from stbn_cli.finetuning.crops import CropBatch
-from stbn_cli.finetuning.footage import read_runs
+from stbn_cli.finetuning.footage import RUN_FRAMES, read_runs
 from stbn_cli.finetuning.frame_trainer import FrameModels, FrameTrainer, example_step
 from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.finetuning.plan import FinetuneSchedule, StepSizes, choose_sizes, make_schedule
@@ -65,6 +65,7 @@ class FinetuneRun:
         """
         self._frame_models = frame_models
         self._begun = time.monotonic()
+        self._one_step = 0.0  # seconds
         self.start, self.options = start, options
         self.device = start.device
         self._state_path = state_path
@@ -101,12 +102,15 @@ class FinetuneRun:
         self._report_progress("reading")
         if models is not None:
             self.start = models.learner
-        schedule = self._saved.schedule if self._saved is not None else self._plan()
+        frame = found.clip.width * found.clip.height * len(clips)  # one of each clip
+        schedule = self._saved.schedule if self._saved is not None else self._plan(RUN_FRAMES * frame)
         pixels = schedule.clip_pixels
         if models is not None:
-            pixels = max(pixels, FRAMES_TO_COMPARE * found.clip.width * found.clip.height * len(clips))
+            pixels = max(pixels, FRAMES_TO_COMPARE * frame)
         runs = [run.to(self.device) for run in read_runs(clips, span, pixels, self.options.seed, stabiliser)]
-        hooks = Hooks(self._report_progress, self._save, self._out_of_time, lambda: self._seconds)
+        hooks = Hooks(
+            self._report_progress, self._save, self._out_of_time, lambda: self._seconds, self._shortened
+        )
         trainer: FinetuneTrainer | FrameTrainer
         if models is not None:
             trainer = FrameTrainer(models, self.options, runs, schedule, found.measured, hooks)
@@ -156,6 +160,15 @@ class FinetuneRun:
         """
         return self.options.steps is None and self._seconds + needed > share * MINUTE * self.options.minutes
 
+    def _shortened(
+        self, schedule: FinetuneSchedule, check_seconds: float, needed: float = 0.0
+    ) -> FinetuneSchedule:
+        """With what there is time for, now that everything is prepared, before the last `needed` seconds."""
+        if self.options.steps is not None or self._saved is not None:
+            return schedule
+        left = MINUTE * self.options.minutes - self._seconds - needed
+        return schedule.shortened(max(left, 0.0), self._one_step, check_seconds)
+
     def _report_progress(self, phase: str, step: int = 0, steps: int = 0, gain: Gain | None = None) -> None:
         """Tell how far the run is."""
         left = None
@@ -168,8 +181,8 @@ class FinetuneRun:
         if self._state_path is not None:
             save_state(self._state_path, state)
 
-    def _plan(self) -> FinetuneSchedule:
-        """Sizes that fit the memory, and as many steps as fit the time."""
+    def _plan(self, wanted_pixels: int) -> FinetuneSchedule:
+        """Sizes that fit the memory, and as many steps as fit the time; `wanted_pixels`: to load if they fit."""
         config, memory = self.start.checkpoint.config, usable_memory(self.device)
         choose = partial(
             choose_sizes, config, self.options, self.device.type, value_bytes=self.start.precision.itemsize
@@ -177,7 +190,8 @@ class FinetuneRun:
         sizes = choose(memory)
         while True:
             try:
-                return make_schedule(config, self.options, sizes, self._step_seconds(sizes), memory)
+                self._one_step = self._step_seconds(sizes)
+                return make_schedule(config, self.options, sizes, self._one_step, memory, wanted_pixels)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise

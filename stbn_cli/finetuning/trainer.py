@@ -78,6 +78,14 @@ class OutOfTime(Protocol):
     def __call__(self, needed: float, share: float = 1.0) -> bool: ...
 
 
+class ShortenSchedule(Protocol):
+    """The schedule with the steps and checks that the time allows, but for `needed` seconds at the end."""
+
+    def __call__(
+        self, schedule: FinetuneSchedule, check_seconds: float, needed: float = 0.0
+    ) -> FinetuneSchedule: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """What the trainer needs of the run around it."""
@@ -86,6 +94,7 @@ class Hooks:
     save: Callable[[RunState], None]
     out_of_time: OutOfTime
     seconds: Callable[[], float]  # since the run began
+    shorten: ShortenSchedule
 
 
 class FinetuneTrainer:
@@ -144,6 +153,8 @@ class FinetuneTrainer:
             for run in self._runs
         ]
         self._crops = CropSource(self._runs, flows, self._schedule.sizes, self._options.seed)
+        self._schedule = self._hooks.shorten(self._schedule, self._check_seconds)
+        self._optimisation.ema_decay = self._schedule.ema_decay
         if saved is not None:
             self._restore(saved.training)
 

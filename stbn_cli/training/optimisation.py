@@ -36,7 +36,7 @@ class Optimisation:
         self._module = module
         self._device = device
         self._gradient_clip = gradient_clip
-        self._ema_decay = ema_decay
+        self.ema_decay = ema_decay
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         groups = [{**group, "lr": 0.0} for group in groups]
         hidden = [group for group in groups if group.get("orthogonal")]
@@ -78,7 +78,7 @@ class Optimisation:
                 self._scaler.step(optimiser)
         self._scaler.update()
         self.step += 1
-        decay = min(self._ema_decay, (1.0 + self.step) / (EMA_START + self.step))
+        decay = min(self.ema_decay, (1.0 + self.step) / (EMA_START + self.step))
         with torch.no_grad():
             current = self._module.state_dict()
             torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage] - one kernel, not hundreds

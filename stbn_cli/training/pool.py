@@ -117,9 +117,12 @@ class Pool:
         return len(self._files)
 
     def batch(self, step: int, count: int, frames: int, size: int, error: float) -> PoolBatch:
-        """`count` sequences of `frames` frames of `size` pixels (a multiple of 4); levels are wrong
-        by `error` (standard deviation of the logarithm)."""
+        """`count` sequences of `frames` frames of `size` pixels (a multiple of 4), at most KEPT_FRAMES.
+
+        Levels are wrong by `error` (standard deviation of the logarithm).
+        """
         random = np.random.default_rng((self.seed, step))
+        frames = min(frames, KEPT_FRAMES)
         parts = [self._crop(random, frames, size, error) for _ in range(count)]
         return PoolBatch(*(torch.stack(part) for part in zip(*parts, strict=True)))
 

@@ -25,7 +25,7 @@ from stbn_cli.synthesis.protocol import protocol_noise
 from stbn_cli.training.muon import hidden_and_others
 from stbn_cli.training.options import TrainOptions
 from stbn_cli.training.pool import FLOW_SCALE, Pool, PoolBatch
-from stbn_cli.training.validation import Validation
+from stbn_cli.training.validation import STILL_FRAMES, STILL_SIDE, Validation
 
 # Sequences hardly wrong (0-255 scale) are not to be made perfect at the expense of others.
 NEGLIGIBLE_ERROR = 0.7
@@ -36,6 +36,8 @@ LARGE = 1.5
 REFRESH_STEPS = 500  # between two looks for new entries of the pool
 VALIDATION_SEED = 77
 VALIDATION_KINDS: tuple[NoiseKind, ...] = ("camera", "compressed")
+STILL_SIGMA = 30.0  # of white noise, 0-255 scale
+STILL_LAST = 10  # frames of a still scene that count, at its end
 VALIDATION_RANGE = (5.0, 40.0)  # 0-255 scale
 
 
@@ -102,7 +104,10 @@ class RecurrentTask(nn.Module):
 
 @torch.inference_mode()
 def validate_recurrent(network: Recurrent, clips: Sequence[Tensor], sigmas: Sequence[float]) -> Validation:
-    """Mean PSNR in dB over the clips under white noise (0-255 scale) and other kinds, given the true levels."""
+    """Mean PSNR in dB over the clips under white noise (0-255 scale) and other kinds, given the true levels.
+
+    And of the last frames of still scenes, each a clip's first frame: they are lost where the state grows.
+    """
     device = next(network.parameters()).device
     flow = create_flow_estimator("dis-half")
     picture = None
@@ -133,5 +138,14 @@ def validate_recurrent(network: Recurrent, clips: Sequence[Tensor], sigmas: Sequ
             found = degrade(kind, frames, random, (low / BYTE_SCALE, high / BYTE_SCALE))
             scores.append(float(psnr(denoised(found.noisy, found.clean), found.clean).mean()))
         means[kind] = round(sum(scores) / len(scores), 3)
+    scores = []
+    for clean in cut:
+        top, left = (max(side - STILL_SIDE, 0) // 8 * 4 for side in clean.shape[-2:])
+        still = clean[:1, :, top : top + STILL_SIDE, left : left + STILL_SIDE].expand(
+            STILL_FRAMES, -1, -1, -1
+        )
+        estimate = denoised(protocol_noise(still, STILL_SIGMA / BYTE_SCALE), still)
+        scores.append(float(psnr(estimate, still)[-STILL_LAST:].mean()))
+    means["still"] = round(sum(scores) / len(scores), 3)
     mean = sum(means.values()) / len(means)
     return Validation({"psnr": means, "mean": mean}, mean, picture)

@@ -23,7 +23,7 @@ from stbn_cli.training.denoiser_task import DenoiserTask
 from stbn_cli.training.flow_task import FlowTask
 from stbn_cli.training.footage import Footage, check_apart, load_footage
 from stbn_cli.training.options import FLOW_MODEL, TrainOptions
-from stbn_cli.training.pool import Pool
+from stbn_cli.training.pool import KEPT_FRAMES, Pool
 from stbn_cli.training.recurrent_task import RecurrentTask
 from stbn_cli.training.validation import CLIP_FRAMES, crop_clips
 from stbn_cli.training.widening import can_widen, from_rgb, widen
@@ -90,8 +90,13 @@ def _create_recurrent(options: TrainOptions, initial: Checkpoint | None) -> Recu
 def open_source(
     options: TrainOptions, footage: Footage, margin: int, device: torch.device
 ) -> SequenceSource | Pool:
-    """What batches are made of. Raises `InputError` if a pool is empty."""
+    """What batches are made of. Raises `InputError` if a pool is empty or its clips are too short."""
     if options.pool is not None:
+        if options.train_length > KEPT_FRAMES:
+            raise InputError(
+                f"Clips of a pool have {KEPT_FRAMES} frames, fewer than --train-length {options.train_length}. "
+                f"Give --train-length {KEPT_FRAMES} or less."
+            )
         return Pool(options.pool, options.seed)
     return SequenceSource(footage, sequence_options(options, margin), device)
 

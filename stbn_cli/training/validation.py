@@ -26,6 +26,9 @@ CROP = 256  # pixels, from the middle of the frame
 FLOW_SCENES = 20  # rendered for a flow network's validation
 FLOW_SEED = 99
 KIND_DRAWS = 4
+# Recurrent networks are tried on so many still frames of this side (pixels) as well: sequences to learn from are too
+# short to show a state that grows.
+STILL_FRAMES, STILL_SIDE = 60, 96
 KIND_SEED = 77
 
 

@@ -163,9 +163,29 @@ def test_the_footage_fits_steps_and_memory(steps: int, memory: int) -> None:
 
 
 def test_longer_runs_load_and_judge_more() -> None:
-    few, many = scheduled(steps=100), scheduled(steps=1000)
+    few, many = scheduled(steps=200), scheduled(steps=2000)
     assert many.clip_pixels > 4 * few.clip_pixels and many.check_pixels > 4 * few.check_pixels
-    assert scheduled(steps=1000, memory=2**28).clip_pixels < many.clip_pixels
+    assert scheduled(steps=2000, memory=2**28).clip_pixels < many.clip_pixels
+
+
+def test_what_is_wanted_is_loaded_if_it_fits() -> None:
+    def loaded(memory: int) -> int:
+        return make_schedule(SMALL, FinetuneOptions(steps=8), SIZES, 1, memory, 10**8).clip_pixels
+
+    assert loaded(PLENTY) == 10**8
+    assert loaded(2**30) * PIXEL_BYTES <= MEMORY_SHARE * 2**30
+
+
+def test_a_schedule_is_shortened_to_what_time_is_left_for_and_never_lengthened() -> None:
+    planned = scheduled(steps=1280)
+    assert planned.shortened(2000.0, 1.0, 5.0) == planned
+    shorter = planned.shortened(200.0, 1.0, 5.0)
+    assert shorter.steps == 128 and shorter.sizes == planned.sizes
+    assert shorter.checks[-1] == 128 and len(shorter.checks) == len(planned.checks)
+    assert shorter.learning_rate_at(127) < 0.01 * shorter.learning_rate
+    # Where a check takes long there are few of them.
+    assert planned.shortened(100.0, 1.0, 12.0).checks == (48, 64)
+    assert planned.shortened(0.0, 1.0, 12.0).checks == (FEWEST_STEPS,)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,20 @@
 """The pool of noisy clips: what is drawn, that it can be made in parts, and that crops stay consistent."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from stbn_cli.checkpoints.serial import load_checkpoint
 from stbn_cli.errors import InputError
 from stbn_cli.models.config import RECURRENT_SIZES, RecurrentConfig
+from stbn_cli.models.recurrent import Recurrent
 from stbn_cli.models.warp import warp_bilinear
 from stbn_cli.noise.luma import luma_of
 from stbn_cli.synthesis import mixture
@@ -22,6 +25,7 @@ from stbn_cli.training.footage import load_footage
 from stbn_cli.training.muon import orthogonalised
 from stbn_cli.training.options import TrainOptions
 from stbn_cli.training.pool import Pool, entry_path, make_pool
+from stbn_cli.training.recurrent_task import validate_recurrent
 from stbn_cli.training.trainer import Trainer
 
 TINY = RecurrentConfig(channels=8, blocks=1, coarse_channels=8, coarse_blocks=1)
@@ -117,9 +121,45 @@ def test_the_same_step_gives_the_same_batch(pool_dir: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+def test_sequences_are_as_long_as_the_clips_at_most(
+    pool_dir: Path, options_of: Callable[..., TrainOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some steps ask for two frames more than --train-length, which itself has to fit."""
+    assert Pool(pool_dir).batch(0, 1, 6, 32, 0.0).noisy.shape[1] == 4
+    monkeypatch.setitem(RECURRENT_SIZES, "real-fast", TINY)
+    options = options_of(model="real-fast", pool=pool_dir, still_dirs=(), train_length=13)
+    with pytest.raises(InputError, match="12 frames, fewer than --train-length 13"):
+        Trainer(options).run()
+
+
 def test_an_empty_pool_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no clips"):
         Pool(tmp_path)
+
+
+class _Fading(nn.Module):
+    """Gives every frame back, but black from one on."""
+
+    def __init__(self, frames: int) -> None:
+        super().__init__()
+        self.frames, self.weight = frames, nn.Parameter(torch.zeros(1))
+
+    def forward(self, noisy: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+        result = noisy.clone()
+        result[:, self.frames :] = 0.0
+        return result, result
+
+
+def test_validation_looks_at_a_long_still_scene() -> None:
+    clips = [torch.rand(6, 3, 40, 132, generator=torch.Generator().manual_seed(0))]
+
+    def found(frames: int) -> tuple[dict[str, float], float]:
+        validation = validate_recurrent(cast(Recurrent, _Fading(frames)), clips, [30.0])
+        return dict(cast(Mapping[str, float], validation.row["psnr"])), validation.score
+
+    (right, best), (wrong, score) = found(60), found(50)
+    assert right.pop("still") > wrong.pop("still") + 5.0
+    assert right == wrong and best > score
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
