@@ -46,11 +46,11 @@ def main() -> None:
         for kind in options.noise.split(","):
             truth, noisy = add_noise(clean, kind)
             frames = np.ascontiguousarray(noisy.permute(0, 2, 3, 1).numpy())
-            noise_kind = analyze(frames).verdict.kind
             row = []
             for model in models:
-                chosen = DenoiserOptions(noise_kind=noise_kind, device="cpu", precision="fp32")
-                estimate = load_denoiser(model, options=chosen)(frames)
+                kind_of_noise = analyze(frames).verdict.kind if model == "auto" else None
+                chosen = DenoiserOptions(model, noise_kind=kind_of_noise, device="cpu", precision="fp32")
+                estimate = load_denoiser(options=chosen)(frames)
                 found = psnr(torch.from_numpy(estimate).permute(0, 3, 1, 2), truth)
                 row += [float(found.mean()), float(found[-LAST:].mean())]
             rows.append(row)
