@@ -123,8 +123,8 @@ def _checked(frames: Iterable[np.ndarray], start: int, name: str, smallest_side:
     for index, frame in enumerate(frames, start):
         if min(frame.shape[:2]) < smallest_side:
             raise InputError(
-                f"{name} is {frame.shape[1]}x{frame.shape[0]} pixels; at least {smallest_side}x{smallest_side} are "
-                "needed for this. Denoise it without."
+                f"{name} is {frame.shape[1]}x{frame.shape[0]} pixels; measuring its noise takes at least "
+                f"{smallest_side}x{smallest_side}. Use stbn denoise with --sigma."
             )
         if not np.isfinite(frame).all():
             raise InputError(

@@ -72,7 +72,7 @@ def explanation(result: "FinetuneResult") -> str | None:
     if tried and result.steps == 0 and not (result.finished or result.interrupted):
         minutes = math.ceil(result.seconds / 30.0)  # twice as many
         return (
-            f"Looking at the noise took {clock(result.seconds)} and left no time to learn. Give at least "
+            f"The preparation took {clock(result.seconds)} and left no time to learn. Give at least "
             f"{counted(minutes, 'minute')}."
         )
     if result.outcome is not Outcome.CORRELATED_NOISE:

@@ -192,7 +192,11 @@ def finetune(
         job = gathered(FinetuneJob, *groups, clips=clips, output=target, span=span, options=options)
         _run(job, messages)
     except KeyboardInterrupt:
-        raise InterruptedByUserError(f"Interrupted. Nothing was written to {target}.") from None
+        from stbn_cli.finetuning.output import state_path
+
+        # Of a run that was interrupted before.
+        kept = " --resume still continues the run before." if state_path(target).exists() else ""
+        raise InterruptedByUserError(f"Interrupted. Nothing was written to {target}.{kept}") from None
 
 
 def _default_output(clip: str) -> Path:

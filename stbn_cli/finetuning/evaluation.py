@@ -1,6 +1,7 @@
 """What a network does on pixels that it was never trained on: windows of the runs, looked at again and again."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -24,6 +25,9 @@ WINDOW = 128  # pixels of a side
 WINDOW_FRAMES = 16
 # Pixels next to a cut side of a window lack neighbours that they have in the whole frame: they do not count.
 MARGIN = 16
+# Errors within a block of so many frames and pixels of a side may go together.
+BLOCK_FRAMES, BLOCK = 8, 32
+MOST_BLOCKS = 1 << 10  # of a window, along time and both axes
 WINDOWS = 2  # the purpose of the random numbers
 
 
@@ -41,6 +45,17 @@ class Window:
     def place(self) -> tuple[slice, slice, slice, slice]:
         """The part of a tensor `(T, C, H, W)`."""
         return self.times, slice(None), self.rows, self.columns
+
+
+def blocks_of(window: int, frames: Sequence[int], height: int, width: int) -> Tensor:
+    """Numbers `(T, height, width)` int64 of the blocks that pixels belong to, each window's its own.
+
+    `frames`: numbers, from the window's first.
+    """
+    times = torch.tensor(frames).div(BLOCK_FRAMES, rounding_mode="floor").view(-1, 1, 1)
+    rows, columns = (torch.arange(side).div(BLOCK, rounding_mode="floor") for side in (height, width))
+    place = rows[:, None] * MOST_BLOCKS + columns
+    return (window * MOST_BLOCKS + times) * MOST_BLOCKS**2 + place
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +96,10 @@ class HeldOutEvaluator:
             inner = (..., *window.inner)
             residual.add((frames - denoised)[inner])
             held = run.held_out[window.place][inner][:, 0]
+            blocks = blocks_of(number, range(len(held)), *held.shape[1:]).to(frames.device)
             outputs.append(found[inner].movedim(1, -1)[held])
             noisy.append(frames[inner].movedim(1, -1)[held])
-            groups.append(torch.full((len(outputs[-1]),), number, device=frames.device))
+            groups.append(blocks[held])
         assert picture is not None
         predictions = Predictions(
             torch.cat(outputs).T[..., None], torch.cat(noisy).T[..., None], torch.cat(groups)

@@ -42,20 +42,26 @@ class NoisyRun:
 
 
 def read_runs(
-    clips: Sequence[Clip], span: Span, pixels: int, seed: int, stabiliser: Stabiliser | None = None
+    clips: Sequence[Clip],
+    span: Span,
+    pixels: int,
+    seed: int,
+    stabiliser: Stabiliser | None = None,
+    *,
+    fewest: int = 2,
 ) -> list[NoisyRun]:
     """Runs of about `pixels` pixels times frames together, an equal share of each clip, evenly spread over it.
 
-    `stabiliser`: of raw clips; None of video. Split at scene cuts; the longest come first. A file that is named twice
-    counts once: what one copy holds out the other would learn from. Raises `InputError` if a clip is missing, holds
-    nothing, is smaller than SMALLEST_SIDE, or holds values that are not finite; `ValueError` for arrays that are no
-    frames.
+    `stabiliser`: of raw clips; None of video. `fewest`: frames of each clip that has as many. Split at scene cuts; the
+    longest come first. A file that is named twice counts once: what one copy holds out the other would learn from.
+    Raises `InputError` if a clip is missing, holds nothing, is smaller than SMALLEST_SIDE, or holds values that are not
+    finite; `ValueError` for arrays that are no frames.
     """
     runs: list[NoisyRun] = []
     clips = each_once(clips)
 
     def places(length: int | None, size: int) -> list[tuple[int, int]]:
-        return _places(length, max(2, pixels // len(clips) // size))
+        return _places(length, max(fewest, pixels // len(clips) // size))
 
     for number, clip in enumerate(clips):
         found = runs_of_clip(clip, span, places, smallest_side=SMALLEST_SIDE, raw=stabiliser is not None)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stbn_cli.finetuning.aligned_run import AlignedRun
 from stbn_cli.finetuning.alignment import Pair, comes_from_inside
-from stbn_cli.finetuning.evaluation import Window, choose_windows
+from stbn_cli.finetuning.evaluation import Window, blocks_of, choose_windows
 from stbn_cli.finetuning.redraw import NoiseTexture
 from stbn_cli.finetuning.tone import Tone
 from stbn_cli.models.config import RecurrentConfig
@@ -153,7 +153,7 @@ class FrameJudge:
                 differences = ((neighbour - goal[place].float())[:, weight[0]] for goal in pair.goals)
                 noise.append([0.5 * part.square().mean(0) for part in differences])
                 shown.append(pair.shown[place].float()[:, weight[0]].T)
-                groups.append(torch.full((len(missed[-1][0]),), number, device=warped.device))
+                groups.append(self._blocks(number, kept[index : index + 1], *weight.shape[1:])[weight])
                 for other, counts in by_target.get(pair.target, []):
                     both = (weight & counts)[0]
                     apart.append(0.5 * (warped - other).square().mean(0)[both])
@@ -193,8 +193,9 @@ class FrameJudge:
             single, averaged = (denoise(view).frames.clamp(0.0, 1.0) for denoise in (one, mean))
             if picture is None:
                 picture = averaged[len(kept) // 2]
-            apart.append((single - averaged).square().mean(1)[(..., *window.inner)].flatten())
-            groups.append(torch.full((len(apart[-1]),), number, device=apart[-1].device))
+            distance = (single - averaged).square().mean(1)[(..., *window.inner)]
+            apart.append(distance.flatten())
+            groups.append(self._blocks(number, kept, *distance.shape[1:]).flatten())
         assert picture is not None
         distance = torch.cat(apart)
         return compare_risks(distance, torch.zeros_like(distance), torch.cat(groups), level), picture
@@ -224,12 +225,23 @@ class FrameJudge:
 
     def _stein(self, probes: list[tuple[Tensor, Tensor, Tensor]], before: Judgement | None) -> Finding:
         shown, missed, terms = (torch.cat(parts) for parts in zip(*probes, strict=True))
-        group = torch.arange(len(probes)).repeat_interleave(torch.tensor([len(part[2]) for part in probes]))
+        group = torch.cat(
+            [
+                self._blocks(number, kept, *(part.stop - part.start for part in window.inner)).flatten()
+                for number, (window, kept, _) in enumerate(self._places)
+            ]
+        )
         tone = Tone.of(missed, shown)
         errors = (missed - tone.at(shown)).square().mean(1) + terms
         if before is not None and before.stein is not None:
             errors += tone.beyond(before.stein.tone, self._right).at(shown).square().mean(1)
-        return Finding(errors, group.to(errors.device), tone)
+        return Finding(errors, group, tone)
+
+    def _blocks(self, number: int, frames: Sequence[int], height: int, width: int) -> Tensor:
+        """As `blocks_of`, of frames of the run that window `number` is of."""
+        window = self._places[number][0]
+        within = [frame - window.times.start for frame in frames]
+        return blocks_of(number, within, height, width).to(self._runs[window.run].run.noisy.device)
 
     def noisy_picture(self) -> Tensor:
         """What `Judgement.picture` was before, (3, h, w)."""

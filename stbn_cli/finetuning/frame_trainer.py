@@ -100,7 +100,7 @@ class FrameTrainer:
         self._config: RecurrentConfig = self._network.config
         self._device, self._precision = models.learner.device, models.learner.precision
         self._runs = [_cut(run, self._config.multiple) for run in runs if len(run.noisy) >= FEWEST_FRAMES]
-        self._frames = sum(len(run.noisy) for run in runs)
+        self._frames = sum(len(run.noisy) for run in self._runs)
         self._optimisation = create_optimisation(self._network, models.learner, ema_decay=schedule.ema_decay)
         learner, reference = models.learner.checkpoint, models.reference.checkpoint
         self._fingerprint = fingerprint(
@@ -150,12 +150,15 @@ class FrameTrainer:
             lambda levels, first: tutor.judge(
                 self._estimates(self._start_network, levels), None if first is None else (first, first)
             )[0],
-            lambda: self._hooks.out_of_time(0.0, SEARCH_SHARE),
+            # A run that goes on goes on with the levels that it found.
+            lambda: saved is not None or self._hooks.out_of_time(0.0, SEARCH_SHARE),
         )
+        if saved is not None:
+            self._conditioning = replace(self._conditioning, **saved.training["conditioning"])
         self._keep(self._judge_weights(self._start_network), self._network.state_dict(), 0)
         self._lessons = self._prepare_lessons(texture)
         self._schedule = self._hooks.shorten(
-            self._schedule, self._check_seconds, CHECKS_AT_THE_END * self._check_seconds
+            self._schedule, self._check_seconds, (CHECKS_AT_THE_END - 1.0) * self._check_seconds
         )
         self._optimisation.ema_decay = self._schedule.ema_decay
         if saved is not None:
@@ -213,7 +216,7 @@ class FrameTrainer:
             gain=gain,
             against=reference.info.name,
             noise=self._noise.model,
-            level=self._noise.level,
+            level=BYTE_SCALE * self._noise.level,
             correlation=self._measured.correlation,
             flow_distilled=False,
             luma_only=False,
@@ -363,8 +366,10 @@ class FrameTrainer:
         return network
 
     def _save(self) -> None:
-        best = self._best
+        best, conditioning = self._best, self._conditioning
+        assert conditioning is not None
         training: dict[str, Any] = {
+            "conditioning": {"levels": conditioning.levels, "factors": conditioning.factors},
             "optimisation": self._optimisation.state(),
             "network": self._network.state_dict(),
             "best": None if best is None else {"weights": best.weights, "step": best.step},

@@ -41,7 +41,12 @@ from stbn_cli.stopping import stop_of_learning
 
 MINUTE = 60.0
 TIMED_STEPS = 5
-FRAMES_TO_COMPARE = 12  # of a clip, at least, where frames learn from each other
+# Of a clip, at least, whatever the time: fewer do not show what a network's state becomes. And where frames learn from
+# each other.
+FEWEST_FRAMES, FRAMES_TO_COMPARE = 8, 12
+# Flow is found so many times in every frame that is read, which may take this share of the time.
+FLOWS_OF_A_FRAME, FLOW_SHARE = 6, 0.25
+FLOW_SIDE = 256  # pixels of the frames that flow is timed on
 SMALLEST_BUDGET = 2**20  # bytes; with less planned for, a step that does not fit never will
 
 
@@ -103,11 +108,24 @@ class FinetuneRun:
         if models is not None:
             self.start = models.learner
         frame = found.clip.width * found.clip.height * len(clips)  # one of each clip
-        schedule = self._saved.schedule if self._saved is not None else self._plan(RUN_FRAMES * frame)
-        pixels = schedule.clip_pixels
-        if models is not None:
-            pixels = max(pixels, FRAMES_TO_COMPARE * frame)
-        runs = [run.to(self.device) for run in read_runs(clips, span, pixels, self.options.seed, stabiliser)]
+        if self._saved is None:
+            schedule = self._plan(RUN_FRAMES * frame)
+        else:
+            schedule = self._saved.schedule
+            if self.options.steps not in (None, schedule.steps):
+                raise InputError(
+                    f"The interrupted run has {schedule.steps} steps planned, not {self.options.steps}. Resume it "
+                    "without --steps, or start a new one without --resume."
+                )
+        read = read_runs(
+            clips,
+            span,
+            schedule.clip_pixels,
+            self.options.seed,
+            stabiliser,
+            fewest=FEWEST_FRAMES if models is None else FRAMES_TO_COMPARE,
+        )
+        runs = [run.to(self.device) for run in read]
         hooks = Hooks(
             self._report_progress, self._save, self._out_of_time, lambda: self._seconds, self._shortened
         )
@@ -121,7 +139,8 @@ class FinetuneRun:
         trainer.prepare(self._saved)
         with stop_of_learning() as stop:
             trainer.train(stop)
-        return self._complete(trainer.result(interrupted=stop()), found)
+            result = trainer.result(interrupted=stop())
+        return self._complete(result, found)
 
     def _refused(self, found: Probe, outcome: Outcome, models: FrameModels | None) -> FinetuneResult:
         """What `stbn denoise` would take, without an attempt."""
@@ -188,6 +207,11 @@ class FinetuneRun:
             choose_sizes, config, self.options, self.device.type, value_bytes=self.start.precision.itemsize
         )
         sizes = choose(memory)
+        if self.options.steps is None:
+            affordable = (
+                FLOW_SHARE * MINUTE * self.options.minutes / (FLOWS_OF_A_FRAME * self._flow_seconds())
+            )
+            wanted_pixels = min(wanted_pixels, int(affordable))
         while True:
             try:
                 self._one_step = self._step_seconds(sizes)
@@ -221,6 +245,17 @@ class FinetuneRun:
             synchronise(self.device)
             times.append(time.perf_counter() - begun)
         return min(times[1:])
+
+    def _flow_seconds(self) -> float:
+        """Time that flow between two frames takes, for each pixel."""
+        generator = torch.Generator().manual_seed(0)
+        one, other = torch.rand(2, 1, 3, FLOW_SIDE, FLOW_SIDE, generator=generator).to(self.device)
+        begun = 0.0
+        for _ in range(2):  # the first time, memory is fetched and kernels are compiled
+            begun = time.perf_counter()
+            self.start.flow(one, other, 0.1)
+            synchronise(self.device)
+        return (time.perf_counter() - begun) / FLOW_SIDE**2
 
     def _example(self, sizes: StepSizes) -> CropBatch:
         generator = torch.Generator().manual_seed(0)

@@ -16,7 +16,7 @@ from stbn_cli.finetuning.footage import NoisyRun
 from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.finetuning.plan import FinetuneSchedule, StepSizes
 
-VERSION = 1
+VERSION = 2
 # Pixels that go into the fingerprint of the clips: every so many rows and columns.
 FINGERPRINT_STEP = 8
 

@@ -156,7 +156,8 @@ def compare_risks(before: Tensor, after: Tensor, group: Tensor, level: float) ->
     sums.index_add_(0, number, difference - mean)
     together = float(sums.square().sum().sqrt()) / len(group) * math.sqrt(count / max(count - 1, 1))
     alone = float((difference - mean).square().sum().sqrt()) / len(group)
-    standard_error = max(together, alone)
+    # One group alone says nothing of chance.
+    standard_error = max(together, alone) if count > 1 else max(alone, abs(mean))
     floor = max(level, 0.0) + 1e-12
     decibel = 10.0 * math.log10(max(floor + mean, 1e-12) / floor)
     slope = 10.0 / math.log(10.0) / max(floor + mean, 1e-12)

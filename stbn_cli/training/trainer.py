@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
@@ -243,6 +243,8 @@ class Trainer:
         if not clips or not self.processes.is_main:
             return
         validation = self.task.validate(self.average, clips)
+        if _measures(self._validated) != _measures(validation.row):
+            self.best = None  # of a run that began with a version whose scores are of other parts
         if self.best is None or not validation.score <= self.best:  # whatever is better than not a number
             self.best = validation.score
             self._validated = dict(validation.row)
@@ -311,6 +313,12 @@ class Trainer:
                 f"The run in {str(path.parent)!r} cannot be resumed: its {STATE_FILE} is damaged or from another "
                 f"version of stbn ({type(error).__name__}). Start another run, with --initial from its {MODEL_FILE}."
             ) from error
+
+
+def _measures(row: Mapping[str, object]) -> set[object]:
+    """The names of what a validation's score is the mean of."""
+    parts = row.get("psnr")
+    return set(parts) if isinstance(parts, Mapping) else set()
 
 
 class _Meter:

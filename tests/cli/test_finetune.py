@@ -289,6 +289,10 @@ def test_ctrl_c_keeps_the_best_so_far_and_the_run_can_go_on(
     assert names_in(tmp_path) == {"shots", model.name, "m.resume.pt"}
     assert stbn("denoise", shots, "-o", tmp_path / "out.mkv", "-m", model).code == 0
 
+    assert_refused(stbn(*arguments, "--resume", "--steps", 12), 3, "8 steps planned, not 12")
+    with monkeypatch.context() as patched:
+        pressing_ctrl_c_at(0, patched, "finding motion")
+        assert "--resume still continues the run before" in stbn(*arguments, "--resume").err
     resumed = stbn(*arguments, "--resume", "--json")
     assert resumed.code == 0, resumed.err
     document = json.loads(resumed.out)

@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from stbn_cli.finetuning.evaluation import MARGIN, WINDOW, WINDOW_FRAMES, Evaluation, HeldOutEvaluator, Window
+from stbn_cli.finetuning.evaluation import (
+    MARGIN,
+    MOST_BLOCKS,
+    WINDOW,
+    WINDOW_FRAMES,
+    Evaluation,
+    HeldOutEvaluator,
+    Window,
+    blocks_of,
+)
 from stbn_cli.finetuning.flows import BlindFlows, find_blind_flows
 from stbn_cli.finetuning.footage import NoisyRun
 from stbn_cli.flow.dis import DisFlow
@@ -88,6 +97,13 @@ def test_windows_count_every_pixel_once(size: tuple[int, int, int]) -> None:
     assert all((count == 1).all() for count in counts)
 
 
+def test_blocks_are_of_some_pixels_and_frames_and_of_one_window() -> None:
+    blocks = blocks_of(3, range(5, 24), 80, 130)
+    assert blocks.shape == (19, 80, 130) and len(blocks.unique()) == 3 * 3 * 5
+    assert (blocks[:3, :32, :32] == blocks[0, 0, 0]).all() and blocks[3, 0, 0] != blocks[2, 0, 0]
+    assert not set(blocks.unique().tolist()) & set(blocks_of(2, range(24), 80, 130).unique().tolist())
+
+
 def test_a_look_takes_about_the_pixels_it_may_and_others_for_another_seed() -> None:
     runs = [run_of(torch.zeros(1, 3, 1, 1).expand(32, 3, 160, 320)), random_run(4, 64, 64)]
 
@@ -122,7 +138,7 @@ def test_a_look_finds_what_the_network_says_of_the_held_out_pixels(network: STBN
     assert found.predictions.outputs.shape == (9, count, 1) and found.predictions.noisy.shape == (3, count, 1)
     torch.testing.assert_close(found.predictions.outputs[..., 0], outputs.movedim(1, 0)[:, held])
     assert torch.equal(found.predictions.noisy[..., 0], run.noisy.movedim(1, 0)[:, held])
-    assert (found.predictions.group == 0).all() and len(found.predictions.group) == count
+    assert (found.predictions.group < MOST_BLOCKS**3).all() and len(found.predictions.group) == count
     denoised = posterior_mean(outputs, run.noisy, torch.full((1, 1, 1, 1), 0.1))
     torch.testing.assert_close(found.picture, denoised[2])
     assert found.residual_sigma == pytest.approx(
@@ -134,19 +150,20 @@ def test_of_all_windows_together_no_held_out_pixel_is_missed_or_taken_twice() ->
     runs = [random_run(18, 40, 250), random_run(3, 36, 36, seed=1)]
     evaluator = evaluator_of(*runs)
     found = evaluator.evaluate(Certain(), 0.1, NOISE, torch.float32).predictions
-    assert sorted(found.group.unique().tolist()) == list(range(len(evaluator.windows)))
+    windows = (found.group // MOST_BLOCKS**3).unique().tolist()
+    assert windows == list(range(len(evaluator.windows))) and len(found.group.unique()) > len(windows)
     expected = torch.cat([run.noisy.movedim(1, -1)[run.held_out[:, 0]] for run in runs])
     # Random values of 24 bits: the red ones alone tell the pixels apart well enough.
     order, expected_order = found.noisy[0, :, 0].argsort(), expected[:, 0].argsort()
     assert torch.equal(found.noisy[:, order, 0].T[:, 0], expected[expected_order][:, 0])
     assert found.noisy.sum().item() == pytest.approx(expected.sum().item(), rel=1e-5)
-    # Groups are the windows, in their order.
+    # Groups are blocks of the windows, which come in their order.
     for number, window in enumerate(evaluator.windows):
         run = runs[window.run]
         inner = (..., *window.inner)
         held = run.held_out[window.place][inner][:, 0]
         here = run.noisy[window.place][inner].movedim(1, -1)[held]
-        assert torch.equal(found.noisy[:, found.group == number, 0].T, here)
+        assert torch.equal(found.noisy[:, found.group // MOST_BLOCKS**3 == number, 0].T, here)
 
 
 def test_the_network_gets_frames_flow_and_level_of_the_same_place() -> None:

@@ -86,6 +86,13 @@ def test_a_short_array_is_one_run_of_all_its_values(dtype: type) -> None:
     np.testing.assert_allclose(run.noisy.permute(0, 2, 3, 1).numpy(), scaled, rtol=0, atol=1e-6)
 
 
+def test_every_clip_gives_some_frames_however_large_it_is(no_cuts: None) -> None:
+    """A large clip beside small ones is no clip of two frames."""
+    small, large = np.zeros((30, 32, 32, 3), np.uint8), np.zeros((30, 96, 128, 3), np.uint8)
+    read = read_runs([small, large, small + 1], Span(), 3 * 24 * 32 * 32, seed=0, fewest=8)
+    assert sorted(len(run.noisy) for run in read) == [8, 24, 24]
+
+
 def test_values_outside_the_scale_are_kept() -> None:
     frames = shot(0, 2).astype(np.float32) / 255
     frames[0, 0, 0], frames[1, 5, 7] = -0.5, 1.5
