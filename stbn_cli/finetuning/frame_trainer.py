@@ -137,12 +137,13 @@ class FrameTrainer:
             FrameJudge(aligned, phase, self._schedule.check_pixels, self._config, texture, self._options.seed)
             for phase in (LEARNING_PHASES[0], JUDGED_PHASE)
         )
+        if judge.sees_pixels:
+            # Where too few pixels count to learn from, several passes may still gain.
+            self._hooks.report_progress("judging the start")
+            self._judge, self._reference = judge, judge.judge(self._reference_estimates())
         if counting < FEWEST_COUNTING or not (tutor.sees_pixels and judge.sees_pixels):
             self._outcome = Outcome.NOTHING_NEW
             return
-        self._judge = judge
-        self._hooks.report_progress("judging the start")
-        self._reference = self._judge.judge(self._reference_estimates())
         assert self._noise.levels is not None
         self._hooks.report_progress("trying noise levels")
         self._conditioning = search(
@@ -391,8 +392,9 @@ class FrameTrainer:
 
     def _header(self, outcome: Outcome, gain: Gain | None, best: "_Candidate | None") -> dict[str, Any]:
         """What the header says of the run."""
-        conditioning, sizes = self._conditioning, self._schedule.sizes
-        assert gain is not None and conditioning is not None
+        sizes = self._schedule.sizes
+        factors = (1.0, 1.0) if best is None or self._conditioning is None else self._conditioning.factors
+        assert gain is not None
         correlation = self._measured.correlation
         return {
             "from": (self._models.reference if best is None else self._models.learner).checkpoint.info.name,
@@ -401,8 +403,8 @@ class FrameTrainer:
             "outcome": str(outcome),
             "estimated_gain_db": round(gain.decibel, 3),
             "standard_error_db": round(gain.error, 3),
-            "luma_factor": 1.0 if best is None else round(conditioning.factors[0], 3),
-            "colour_factor": 1.0 if best is None else round(conditioning.factors[1], 3),
+            "luma_factor": round(factors[0], 3),
+            "colour_factor": round(factors[1], 3),
             "steps": self._optimisation.step,
             "planned_steps": self._schedule.steps,
             "kept_step": 0 if best is None else best.step,

@@ -144,6 +144,11 @@ def test_mirrored_passes_are_kept_where_nothing_is_learned(
     assert result.gain is not None and 0.0 < result.gain.decibel < after - before + 0.1
     assert again == pytest.approx(before, abs=0.02)
     assert result.checkpoint.info.name == "real"
+    # Nor are many pixels needed that can be compared with the next frame, as they are to learn.
+    with monkeypatch.context() as patched:
+        patched.setattr(frame_trainer, "FEWEST_COUNTING", 2.0)
+        unlearned = finetune_with(noisy, output, model=resolve("real"), **options, overwrite=True)
+    assert unlearned.outcome is Outcome.AVERAGED and unlearned.steps == 0 and unlearned.gain == result.gain
     # Those who denoise in four passes anyway gain nothing by it.
     again_result = finetune_with(noisy, output, model=output, **options, overwrite=True)
     assert again_result.outcome is Outcome.NO_GAIN and not again_result.improved
