@@ -24,6 +24,7 @@ def gained(result: "FinetuneResult") -> str:
         Outcome.REPEATED_NOISE: "the noise repeats from frame to frame",
         Outcome.TOO_SHORT: "there are too few frames",
         Outcome.NOTHING_NEW: "hardly any pixel could be compared with the next frame",
+        Outcome.CODED_NOISE: "compression has changed the noise too much to learn from it",
     }
     if result.improved:
         assert result.gain is not None
@@ -68,6 +69,8 @@ def explanation(result: "FinetuneResult") -> str | None:
         return f"{spread}. Learning from such noise takes at least six frames of one scene. {kept}"
     if result.outcome is Outcome.NOTHING_NEW:
         return f"{spread}. Learning from it takes frames that show the same under new noise; hardly any do. {kept}"
+    if result.outcome is Outcome.CODED_NOISE:
+        return f"Compression has changed the noise too much to learn from it. Use the original if you have it. {kept}"
     tried = result.outcome in (Outcome.NO_GAIN, Outcome.AVERAGED)
     if tried and result.steps == 0 and not (result.finished or result.interrupted):
         minutes = math.ceil(result.seconds / 30.0)  # twice as many

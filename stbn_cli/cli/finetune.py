@@ -184,7 +184,7 @@ def finetune(
     span = read.span(part)
     options = gathered(FinetuneOptions, learning, steps, sigma=to_unit(parse_sigma(learning.sigma)))
     if not messages.quiet:
-        say_beginning(clips[0], measuring=True)
+        say_beginning(clips[0], measuring=False)
     try:
         from stbn_cli.jobs.finetune import FinetuneJob
 

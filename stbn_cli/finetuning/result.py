@@ -29,6 +29,8 @@ class Outcome(StrEnum):
     NOTHING_NEW = (
         "nothing new"  # the result is the start; hardly a pixel could be compared with the next frame
     )
+    # The result is the start: what a coder left of the noise depends on the picture.
+    CODED_NOISE = "coded noise"
     IDENTITY = "identity"  # the result is the start; the network had begun to reproduce the noise
 
 

@@ -14,6 +14,7 @@ import torch
 from stbn_cli.api import load_denoiser
 from stbn_cli.checkpoints.serial import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
 from stbn_cli.checkpoints.store import resolve
+from stbn_cli.cli.adaptation import explanation, gained
 from stbn_cli.errors import OptionError
 from stbn_cli.finetuning import frame_trainer
 from stbn_cli.finetuning.aligned_run import AlignedRun
@@ -23,11 +24,13 @@ from stbn_cli.finetuning.footage import NoisyRun
 from stbn_cli.finetuning.frame_judge import Estimates, Finding, FrameJudge, Judgement, View
 from stbn_cli.finetuning.gaps import JUDGED_PHASE, LEARNING_PHASES, PERIOD, kept_frames, leave_out
 from stbn_cli.finetuning.lessons import LessonSource
+from stbn_cli.finetuning.options import FinetuneOptions
 from stbn_cli.finetuning.plan import StepSizes
 from stbn_cli.finetuning.redraw import texture_of
 from stbn_cli.finetuning.result import FinetuneResult, Outcome
 from stbn_cli.finetuning.tone import Tone
 from stbn_cli.flow.estimator import NoFlow
+from stbn_cli.jobs.finetune import FinetuneJob
 from stbn_cli.jobs.options import DenoiserOptions
 from stbn_cli.models.config import RecurrentConfig
 from stbn_cli.models.recurrent import Recurrent
@@ -207,6 +210,18 @@ def test_a_seed_repeats_itself_and_an_interrupted_run_ends_alike(
     monkeypatch.setattr(frame_trainer, "search", no_search)
     finetune_with(noisy, again, model=timid, **SMALL, resume=True)
     assert again.read_bytes() == lesson[1].read_bytes()
+
+
+def test_what_a_coder_left_of_the_noise_is_not_learned(
+    noisy: np.ndarray, timid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame_trainer, "LEAST_PASSES_GAIN", 99.0)
+    options = FinetuneOptions(steps=SMALL["steps"])
+    job = FinetuneJob(clips=[noisy], model=timid, noise_kind="compressed", device="cpu", options=options)
+    result = job.run(lambda progress: None)
+    assert result.outcome is Outcome.CODED_NOISE and result.steps == 0
+    assert result.checkpoint.info.name == "timid"
+    assert "Use the original" in str(explanation(result)) and "compression" in gained(result)
 
 
 def test_a_run_that_learns_nothing_gives_the_model_back(noisy: np.ndarray, tmp_path: Path) -> None:
