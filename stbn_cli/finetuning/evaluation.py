@@ -1,9 +1,8 @@
 """What a network does on pixels that it was never trained on: windows of the runs, looked at again and again."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, starmap
 
 import numpy as np
 import torch
@@ -163,7 +162,7 @@ def _windows_of(index: int, run: NoisyRun) -> list[Window]:
     count, _, height, width = run.noisy.shape
     result = []
     bounds = np.linspace(0, count, max(1, count // WINDOW_FRAMES) + 1).round().astype(int).tolist()
-    for times in itertools.starmap(slice, pairwise(bounds)):
+    for times in starmap(slice, pairwise(bounds)):
         for rows, inner_rows in _cut(height):
             for columns, inner_columns in _cut(width):
                 result.append(Window(index, times, rows, columns, (inner_rows, inner_columns)))

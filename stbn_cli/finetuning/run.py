@@ -43,9 +43,9 @@ MINUTE = 60.0
 TIMED_STEPS = 5
 # Of a clip, at least, whatever the time: fewer do not show what a network's state becomes. And where frames learn from
 # each other.
-FEWEST_FRAMES, FRAMES_TO_COMPARE = 8, 12
+FRAMES_TO_JUDGE, FRAMES_TO_COMPARE = 8, 12
 # Flow is found so many times in every frame that is read, which may take this share of the time.
-FLOWS_OF_A_FRAME, FLOW_SHARE = 6, 0.25
+FLOWS_OF_A_FRAME, FLOW_TIME_SHARE = 6, 0.25
 FLOW_SIDE = 256  # pixels of the frames that flow is timed on
 SMALLEST_BUDGET = 2**20  # bytes; with less planned for, a step that does not fit never will
 
@@ -123,7 +123,7 @@ class FinetuneRun:
             schedule.clip_pixels,
             self.options.seed,
             stabiliser,
-            fewest=FEWEST_FRAMES if models is None else FRAMES_TO_COMPARE,
+            fewest=FRAMES_TO_JUDGE if models is None else FRAMES_TO_COMPARE,
         )
         runs = [run.to(self.device) for run in read]
         hooks = Hooks(
@@ -209,7 +209,7 @@ class FinetuneRun:
         sizes = choose(memory)
         if self.options.steps is None:
             affordable = (
-                FLOW_SHARE * MINUTE * self.options.minutes / (FLOWS_OF_A_FRAME * self._flow_seconds())
+                FLOW_TIME_SHARE * MINUTE * self.options.minutes / (FLOWS_OF_A_FRAME * self._flow_seconds())
             )
             wanted_pixels = min(wanted_pixels, int(affordable))
         while True:
