@@ -4,11 +4,10 @@
     python benchmarks/finetuning.py motorbike.mkv rafting.mkv bus.mp4 --noise poisson,channels,white75
     python benchmarks/finetuning.py motorbike.mkv rafting.mkv bus.mp4 --model auto --noise camera1,camera2,camera3
 
-The noise is drawn once (seed 0) and kept as float32 frames, mostly not clipped. Before: what `stbn denoise` makes of
-them.
-After: the same with the model that `stbn finetune` made from these frames alone, both with their default options. PSNR
-is the mean over the frames, results clipped to [0, 1]. Rows go to --json as they come, so that nothing is lost,
-and `--table FILE...` prints the table of such files.
+The noise is drawn once (seed 0) and kept as float32 frames, mostly not clipped; coded noise as the file that the coder
+wrote. Before: what `stbn denoise` makes of them. After: the same with the model that `stbn finetune` made from these
+frames alone, both with their default options. PSNR is the mean over the frames, results clipped to [0, 1]. Rows go to
+--json as they come, so that nothing is lost, and `--table FILE...` prints the table of such files.
 """
 
 import argparse
@@ -69,9 +68,8 @@ def add_noise(clean: Tensor, kind: str) -> tuple[Tensor, Tensor]:
         camera = CAMERAS[int(kind.removeprefix("camera")) - 1]
         return sampled(camera.deliver(clean, None)), sampled(camera.deliver(clean, generator))
     if kind.startswith("coded"):
-        rate = int(1e6 * float(kind.removeprefix("coded")) * clean.shape[-1] * clean.shape[-2] / (960 * 540))
-        noisy = (clean + unit * (CODED_SIGMA / 255.0)).clamp(0.0, 1.0)
-        return clean, H264(bitrate=rate).code(noisy)[0]
+        noisy, coder = before_coding(clean, kind)
+        return clean, coder.code(noisy)[0]
     if kind.startswith("grain"):
         level = NoiseLevelFunction.white(GRAIN_SIGMA / 255.0)
         return clean, Grain(level, float(kind.removeprefix("grain"))).add_to(clean, generator)
@@ -85,15 +83,27 @@ def add_noise(clean: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     raise SystemExit(f"no noise is called {kind!r}")
 
 
+def before_coding(clean: Tensor, kind: str) -> tuple[Tensor, H264]:
+    """What "coded8" is made of: `clean (T, 3, H, W)` with white noise, and the coder."""
+    rate = 1e6 * float(kind.removeprefix("coded")) * clean.shape[-1] * clean.shape[-2] / (960 * 540)
+    unit = protocol_noise(torch.zeros_like(clean), 1.0)
+    return (clean + unit * (CODED_SIGMA / 255.0)).clamp(0.0, 1.0), H264(bitrate=int(rate))
+
+
 def measure(path: Path, kind: str, options: argparse.Namespace) -> dict[str, Any]:
     """One clip under one noise: before, after, and what the run believed."""
     clean = load_clean(find_clips([path])[0], options.frames)
     height, width = (side // 2 * 2 for side in clean.shape[-2:])
     clean, noisy = add_noise(middle(clean[..., :height, :width], options.crop), kind)
     noisy = noisy.permute(0, 2, 3, 1).contiguous().numpy()
+    clip: np.ndarray | Path = noisy
+    if kind.startswith("coded"):
+        before, coder = before_coding(clean, kind)
+        clip = options.folder / f"{path.stem}-{kind}.mkv"
+        coder.write(before, clip)
     output = options.folder / f"{path.stem}-{kind}.safetensors"
     result = finetune(
-        noisy,
+        clip,
         output,
         model=options.model,
         minutes=options.minutes,
@@ -103,7 +113,7 @@ def measure(path: Path, kind: str, options: argparse.Namespace) -> dict[str, Any
         overwrite=True,
         preview=output.with_suffix(".png"),
     )
-    noise_kind = analyze(noisy).verdict.kind if options.model == "auto" else None
+    noise_kind = analyze(clip).verdict.kind if options.model == "auto" else None
     before = true_psnr(options.model, noisy, clean, options, noise_kind)
     after = true_psnr(output, noisy, clean, options) if result.improved else before
     gain = result.gain

@@ -41,9 +41,9 @@ from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.models.config import RecurrentConfig
 from stbn_cli.models.recurrent import Recurrent
-from stbn_cli.noise.calibration import assumed_levels, assumed_noise
+from stbn_cli.noise.calibration import assumed_levels, assumed_noise, level_error
 from stbn_cli.noise.kinds import NoiseKind
-from stbn_cli.noise.levels import independent_levels, level_map
+from stbn_cli.noise.levels import independent_levels, level_map, uncertain_levels
 from stbn_cli.noise.measurement import SceneMeasurement
 from stbn_cli.noise.model import LearnedNoise, SceneNoise
 from stbn_cli.noise.sure import Gain
@@ -253,10 +253,13 @@ class FrameTrainer:
             network, judged = recurrent_network(start).eval(), self._reference
             levels = scene_noise(start, self._measured, self._options, self._models.kind).levels
             assert levels is not None
+        error = 0.0
+        if kept is None and self._options.sigma is None and start.noise is None:
+            error = level_error(self._models.kind, RESULT_PASSES)  # as `stbn denoise` does
         several = Recurrent(replace(network.config, passes=RESULT_PASSES)).to(start.device)
         several.load_state_dict(network.state_dict())
         gain, averaged = self._judge.gain_of_mean(
-            self._estimates(network, levels), self._estimates(several, levels), judged[0].level
+            self._estimates(network, levels), self._estimates(several, levels, error), judged[0].level
         )
         certain = gain.is_certain and gain.decibel >= LEAST_PASSES_GAIN
         return (gain, averaged) if certain else (None, picture)
@@ -340,8 +343,9 @@ class FrameTrainer:
         engine = _engine(start)
         return lambda view: Estimates(_stream(engine, view.noisy, noise))
 
-    def _estimates(self, network: Recurrent, levels: Levels) -> Any:
-        return partial(estimates_of, network.eval(), levels, self._precision)
+    def _estimates(self, network: Recurrent, levels: Levels, error: float = 0.0) -> Any:
+        conditioning = uncertain_levels(torch.tensor(levels), error)
+        return partial(estimates_of, network.eval(), conditioning, self._precision)
 
     def _judge_weights(self, network: Recurrent) -> tuple[Judgement, ...]:
         assert self._judge is not None
@@ -528,9 +532,9 @@ def example_step(start: StartingPoint, sizes: StepSizes) -> tuple[Recurrent, Cal
 
 
 @torch.inference_mode()
-def estimates_of(network: Recurrent, levels: Levels, precision: torch.dtype, view: View) -> Estimates:
-    """What a network says of a view."""
-    level = level_map(view.noisy, torch.tensor(levels), network.config.scale)
+def estimates_of(network: Recurrent, levels: Tensor, precision: torch.dtype, view: View) -> Estimates:
+    """What a network says of a view, given `levels` as `level_map` takes them."""
+    level = level_map(view.noisy, levels, network.config.scale)
     inputs = (part[None] for part in (view.noisy, level, view.to_previous, view.to_next))
     with torch.autocast(view.noisy.device.type, precision, enabled=precision != torch.float32):
         estimate = network(*inputs)[0]

@@ -62,7 +62,8 @@ class Scene:
     conditioning_sigma: float  # what the network is conditioned on (within its trained range)
     # What conditions it instead, where it was trained for maps: `noise` within this range.
     map_range: tuple[float, float] | None = None
-    # Levels of luma and colour noise by brightness `(2, K)`, for networks that take maps of both.
+    # Levels of luma and colour noise by brightness `(2, K)`, for networks that take maps of both; `(4, K)`: those of
+    # even and of odd passes.
     levels: Tensor | None = None
     state_scale: int = 1  # pixels of the frame, along each axis, for one of that map
     clipping: Clipping = UNCLIPPED

@@ -25,12 +25,13 @@ from stbn_cli.inference.report import EngineReport, SceneReport
 from stbn_cli.inference.resume import ChunkSizes, StreamState, pinned
 from stbn_cli.inference.schedule import ChunkScheduler
 from stbn_cli.inference.worker import Worker, padded_size
+from stbn_cli.models.config import passes_of
 from stbn_cli.models.networks import Network
-from stbn_cli.noise.calibration import assumed_levels, assumed_noise
+from stbn_cli.noise.calibration import assumed_levels, assumed_noise, level_error
 from stbn_cli.noise.clipping import find_clipping
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
 from stbn_cli.noise.kinds import NoiseKind
-from stbn_cli.noise.levels import white_levels
+from stbn_cli.noise.levels import uncertain_levels, white_levels
 from stbn_cli.noise.measurement import measure_scene
 from stbn_cli.noise.model import LearnedNoise, NoiseLevelFunction, SceneNoise
 
@@ -437,7 +438,11 @@ class Denoiser:
         if self._config.head == "direct":
             levels = white_levels(noise.level) if noise.levels is None else torch.tensor(noise.levels)
             # Conditioned on more than they were trained for, these networks destroy the picture.
-            factor = min(factor, max(high, noise.level) / max(noise.level, TINY_LEVEL))
+            room = max(high, noise.level) / max(noise.level, TINY_LEVEL)
+            factor = min(factor, room)
+            if self.options.sigma is None and self._noise is None:
+                error = level_error(self.noise_kind, passes_of(self._config))
+                levels = uncertain_levels(levels, min(error, math.log(room / factor)))
             return Scene(
                 model,
                 noise.level,

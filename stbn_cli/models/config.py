@@ -224,7 +224,8 @@ class RecurrentConfig:
     def seen_values(self) -> int:
         """Values for a pixel of a frame that `Recurrent.see` finds and that are kept, rounded up."""
         channels = self.frame_channels + 2 * MEAN_CHANNELS + 2 * LEVEL_CHANNELS
-        return -(-channels // self.scale**2)
+        levels = min(self.passes, 2)  # that passes assume
+        return -(-levels * channels // self.scale**2)
 
     @property
     def propagation_reach(self) -> int:

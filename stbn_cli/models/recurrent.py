@@ -113,7 +113,8 @@ class Recurrent(nn.Module):
         """Estimate and logarithm of its standard deviation, `(N, T, 3, H, W)` each, of a whole clip, float32.
 
         `noisy (N, T, 3, H, W)`, nominal [0, 1], H and W multiples of `config.multiple`. `level (N, T, 2, h, w)`:
-        standard deviation of luma and colour noise on the same scale, at the state's resolution or broadcast to it.
+        standard deviation of luma and colour noise on the same scale, at the state's resolution or broadcast to it;
+        `(N, T, 4, h, w)`: of even and of odd passes.
         `flow_to_previous[:, t]` and `flow_to_next[:, t] (N, T, 2, h, w)`: at the state's resolution, in its pixels.
         """
         batch, count = noisy.shape[:2]
@@ -143,18 +144,21 @@ class Recurrent(nn.Module):
     def see(self, noisy: Tensor, level: Tensor) -> Seen:
         """What the layers need to know of frames `(N, 3, H, W)`, whichever direction they are passed in.
 
-        `level` broadcasts to `(N, 2, h, w)`. The maps are the layers' inputs (details in units of the noise, local
-        mean, level), the local mean and the unit, the latter two float32.
+        `level` broadcasts to `(N, 2, h, w)`, or to `(N, 4, h, w)`: of even and of odd passes. The maps are the local
+        mean and, once or for even and odd passes, the layers' inputs (details in units of the noise, local mean, level)
+        and the unit; mean and unit are float32.
         """
         frame, level = noisy.float(), level.float()
         small = F.pixel_unshuffle(frame, self.config.scale)
         mean = _local_mean(small.unflatten(1, (IMAGE_CHANNELS, -1)).mean(2))
-        unit = level.square().sum(1, keepdim=True).sqrt() + SMALLEST_UNIT
-        centred = (level + SMALLEST_UNIT).log() * 0.5 + 2.0  # of the order of one
-        centred = centred.expand(len(small), -1, *small.shape[-2:])
-        details = _normalised(small, mean, unit)
-        inputs = self._as_input(torch.cat((details, mean - 0.5, centred), 1))
-        return Seen(frame, (inputs, mean, unit), inputs.dtype)
+        maps = [mean]
+        for both in level.split(LEVEL_CHANNELS, 1):
+            unit = both.square().sum(1, keepdim=True).sqrt() + SMALLEST_UNIT
+            centred = (both + SMALLEST_UNIT).log() * 0.5 + 2.0  # of the order of one
+            centred = centred.expand(len(small), -1, *small.shape[-2:])
+            details = _normalised(small, mean, unit)
+            maps += [self._as_input(torch.cat((details, mean - 0.5, centred), 1)), unit]
+        return Seen(frame, tuple(maps), maps[1].dtype)
 
     def _as_input(self, x: Tensor) -> Tensor:
         return x.to(self.fusion.enter.weight.dtype, memory_format=torch.channels_last)
@@ -180,19 +184,20 @@ class Recurrent(nn.Module):
 
         `aligned` is what `align` gives of the neighbour; None starts the recurrence.
         """
-        inputs, mean, unit = seen.maps
+        mean, levels = seen.maps[0], _levels_of(seen)
         if aligned is None:
-            own = inputs.new_zeros(len(inputs), self.config.state_channels, *inputs.shape[-2:])
-            neighbour = inputs[:, : self.config.frame_channels]  # itself
+            first, _ = levels[0]
+            own = first.new_zeros(len(first), self.config.state_channels, *first.shape[-2:])
+            neighbours = [inputs[:, : self.config.frame_channels] for inputs, _ in levels]  # itself
         else:
             own, small = aligned
             own = own.clamp(-LARGEST_STATE, LARGEST_STATE)
             with torch.no_grad():
-                neighbour = self._as_input(_normalised(small, mean, unit))
+                neighbours = [self._as_input(_normalised(small, mean, unit)) for _, unit in levels]
         states = []
-        for mirror, state in zip(
-            self._mirrors, own.to(inputs.dtype).chunk(self.config.passes, 1), strict=True
-        ):
+        passes = zip(self._mirrors, own.to(seen.dtype).chunk(self.config.passes, 1), strict=True)
+        for number, (mirror, state) in enumerate(passes):
+            (inputs, _), neighbour = levels[number % len(levels)], neighbours[number % len(levels)]
             branch = self.forwards if (direction == "forward") != mirror.reversed else self.backwards
             frame = mirror.of_unshuffled(neighbour, self.config.scale)
             states.append(
@@ -223,23 +228,34 @@ class Recurrent(nn.Module):
         Those are what has to be added to the noisy frame, the others the logarithm of the standard deviation of what is
         then still wrong.
         """
-        inputs, _, unit = seen.maps
+        levels = _levels_of(seen)
         found = []
         pairs = (
-            state.to(inputs.dtype).chunk(self.config.passes, 1) for state in (forward_state, backward_state)
+            state.to(seen.dtype).chunk(self.config.passes, 1) for state in (forward_state, backward_state)
         )
-        for mirror, ahead, back in zip(self._mirrors, *pairs, strict=True):
+        for number, (mirror, ahead, back) in enumerate(zip(self._mirrors, *pairs, strict=True)):
+            inputs, unit = levels[number % len(levels)]
             states = (back, ahead) if mirror.reversed else (ahead, back)
             shown = (*(mirror.of(state) for state in states), self._shown(inputs, mirror))
-            outputs = self.fusion(torch.cat(shown, 1), spread).float()
-            found.append(mirror.of_unshuffled(outputs, self.config.scale))
-        outputs = found[0] if len(found) == 1 else torch.stack(found).mean(0)
-        difference, *rest = outputs.split(self.config.frame_channels, 1)
-        # In units of the noise: what is learned at one level holds at another, and where there is none little changes.
-        parts = [difference * unit]
-        parts += [(part + FIRST_LOG_SPREAD).clamp(*LOG_SPREAD_RANGE) + unit.log() for part in rest]
-        pictures = [F.pixel_shuffle(part, self.config.scale) for part in parts]
-        return torch.cat(pictures, 1) if rest else pictures[0]
+            outputs = mirror.of_unshuffled(
+                self.fusion(torch.cat(shown, 1), spread).float(), self.config.scale
+            )
+            difference, *rest = outputs.split(self.config.frame_channels, 1)
+            # In units of the noise: what is learned at one level holds at another, and where there is none little
+            # changes.
+            parts = [difference * unit]
+            parts += [(part + FIRST_LOG_SPREAD).clamp(*LOG_SPREAD_RANGE) + unit.log() for part in rest]
+            found.append(parts)
+        means = (
+            parts[0] if len(parts) == 1 else torch.stack(parts).mean(0) for parts in zip(*found, strict=True)
+        )
+        pictures = [F.pixel_shuffle(part, self.config.scale) for part in means]
+        return torch.cat(pictures, 1) if spread else pictures[0]
+
+
+def _levels_of(seen: Seen) -> list[tuple[Tensor, Tensor]]:
+    """The layers' inputs and the unit: one for all passes, or those of even and of odd ones."""
+    return list(zip(seen.maps[1::2], seen.maps[2::2], strict=True))
 
 
 def _normalised(small: Tensor, mean: Tensor, unit: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ MOST_HIDDEN = 3.0
 # Colour's part of that (in 4:2:0 video 0.3 to 0.55 were measured) for networks that take luma and colour apart.
 CODED_COLOUR = 0.5
 # Standard deviation of the logarithm of a measured level over the true one, as networks that take levels of luma and of
-# colour meet it in training.
+# colour meet it in training. Where they make several passes over noise that neighbours share, these allow for it.
 LEVEL_ERROR = 0.3
 # Of what clipped noise does to the mean, these networks undo a part by themselves, since they learned from clean
 # frames. So much of it is left (flat frames of levels 2 to 20 at sigma 5 to 30: 0.77 to 0.9).
@@ -93,6 +93,11 @@ def assumed_levels(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
         tuple(factor * value for value in row) for factor, row in zip(factors, full.levels, strict=True)
     )
     return SceneNoise(full.model.scaled(factors[0]), factors[0] * full.level, full.level, rows)
+
+
+def level_error(kind: NoiseKind, passes: int) -> float:
+    """The `error` of `uncertain_levels` for networks that make so many passes over measured noise of this kind."""
+    return 0.0 if passes == 1 or kind in INDEPENDENT_KINDS else LEVEL_ERROR
 
 
 def _cautious(level: float, flat: float, hidden: float, least: float) -> float:

@@ -1,5 +1,6 @@
 """How a noise level may be given, its one way to broadcast against a clip, and its map by brightness."""
 
+import math
 from typing import TypeAlias
 
 import numpy as np
@@ -56,17 +57,30 @@ def independent_levels(model: NoiseLevelFunction, knots: int) -> tuple[tuple[flo
     return tuple(np.sqrt(luma).tolist()), tuple(np.sqrt((red + blue) / 2).tolist())
 
 
-def level_map(noisy: Tensor, levels: Tensor, scale: int) -> Tensor:
-    """Standard deviations `(N, 2, H/scale, W/scale)` float32 of luma and colour noise in frames `noisy (N, 3, H, W)`.
+def uncertain_levels(levels: Tensor, error: float) -> Tensor:
+    """`levels (2, K)` as they are if `error` is 0, else those below and above by a factor of exp(error), (4, K).
 
-    `levels (2, K)`: of luma and of colour differences (R - Y and B - Y) on the [0, 1] scale, at K evenly spaced values
-    of brightness from 0 to 1. Brightness is that of the frames smoothed over `BRIGHTNESS_WINDOW` pixels of the map.
+    `error`: standard deviation of the logarithm of measured levels over true ones. Networks that make several passes
+    take both in turn: the two nodes of Gauss-Hermite quadrature, so that the mean over the passes is about the mean
+    over all levels that the noise may have.
+    """
+    if error == 0.0:
+        return levels
+    return torch.cat([levels * math.exp(sign * error) for sign in (-1.0, 1.0)])
+
+
+def level_map(noisy: Tensor, levels: Tensor, scale: int) -> Tensor:
+    """Standard deviations `(N, R, H/scale, W/scale)` float32 of luma and colour noise in frames `noisy (N, 3, H, W)`.
+
+    `levels (R, K)`: of luma and of colour differences (R - Y and B - Y), once or more than once, on the [0, 1] scale,
+    at K evenly spaced values of brightness from 0 to 1. Brightness is that of the frames smoothed over
+    `BRIGHTNESS_WINDOW` pixels of the map.
     """
     levels = levels.to(noisy.device)
     knots = levels.shape[1]
     brightness = luma_of(F.avg_pool2d(noisy.float(), scale))
     if knots == 1:
-        return levels.view(1, 2, 1, 1).expand(len(noisy), -1, *brightness.shape[-2:])
+        return levels.view(1, -1, 1, 1).expand(len(noisy), -1, *brightness.shape[-2:])
     brightness = F.avg_pool2d(
         brightness, BRIGHTNESS_WINDOW, 1, BRIGHTNESS_WINDOW // 2, count_include_pad=False
     )

@@ -18,7 +18,9 @@ from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.models.config import RECURRENT_SIZES, RecurrentConfig, STBNConfig
 from stbn_cli.models.recurrent import MEAN_WINDOW, Recurrent, _local_mean
 from stbn_cli.models.warp import warp_bilinear
-from stbn_cli.noise.levels import level_map, white_levels
+from stbn_cli.noise.calibration import LEVEL_ERROR
+from stbn_cli.noise.kinds import NoiseKind
+from stbn_cli.noise.levels import level_map, uncertain_levels, white_levels
 
 SMALL = RecurrentConfig(channels=8, blocks=1, coarse_channels=8, coarse_blocks=1)
 SIGMA = 0.05
@@ -43,12 +45,12 @@ def moving_clip(frames: int, height: int, width: int) -> np.ndarray:
     return (clip + SIGMA * torch.randn(clip.shape, generator=random)).numpy()
 
 
-def denoiser_of(network: Recurrent, **options: int) -> Denoiser:
-    engine = EngineOptions(sigma=SIGMA, scene_cuts=False, **options)
+def denoiser_of(
+    network: Recurrent, sigma: float | None = SIGMA, kind: NoiseKind = "camera", **options: int
+) -> Denoiser:
+    engine = EngineOptions(sigma=sigma, scene_cuts=False, **options)
     flow = create_flow_estimator("dis-half")
-    return Denoiser(
-        network, flow, engine, device=torch.device("cpu"), dtype=torch.float32, noise_kind="camera"
-    )
+    return Denoiser(network, flow, engine, device=torch.device("cpu"), dtype=torch.float32, noise_kind=kind)
 
 
 def test_no_state_grows_without_end() -> None:
@@ -69,14 +71,14 @@ def test_no_state_grows_without_end() -> None:
     assert sizes[10] > 10 * sizes[0] and max(sizes) < 1e4
 
 
-def whole_clip(network: Recurrent, clip: np.ndarray) -> np.ndarray:
+def whole_clip(network: Recurrent, clip: np.ndarray, levels: torch.Tensor | None = None) -> np.ndarray:
     """What `Recurrent.forward` makes of a clip, extended to a multiple of 4 pixels."""
     height, width = clip.shape[1:3]
     noisy = torch.from_numpy(clip).permute(0, 3, 1, 2)
     padding = [-max(side, 8) % 4 + max(8 - side, 0) for side in (width, height)]
     noisy = F.pad(noisy, (0, padding[0], 0, padding[1]), mode="replicate")
     flows = estimate_clip_flows(create_flow_estimator("dis-half"), F.avg_pool2d(noisy, 2))
-    level = level_map(noisy, white_levels(SIGMA), 2)
+    level = level_map(noisy, white_levels(SIGMA) if levels is None else levels, 2)
     with torch.no_grad():
         estimate, _ = network(noisy[None], level[None], flows[0][None], flows[1][None])
     return estimate[0, ..., :height, :width].permute(0, 2, 3, 1).numpy()
@@ -103,20 +105,41 @@ def test_the_engine_gives_what_the_whole_clip_gives(
         assert np.abs(result - clip).max() > 0.01
 
 
+@pytest.mark.parametrize(("kind", "error"), [("camera", LEVEL_ERROR), ("white", 0.0)])
+def test_several_passes_allow_for_what_a_measured_level_may_be_wrong_by(
+    network: Recurrent, kind: NoiseKind, error: float
+) -> None:
+    clip, several = np.clip(moving_clip(8, 96, 128), 0.02, 0.98), in_passes(network, 4)
+    engine = denoiser_of(several, None, kind)
+    measured = engine.scene_noise(list(clip)).levels
+    assert measured is not None and measured[0][0] > 0.0
+    expected = whole_clip(several, clip, uncertain_levels(torch.tensor(measured), error))
+    np.testing.assert_allclose(engine(clip), expected, atol=2e-5)
+    one = in_passes(network, 1)
+    expected = whole_clip(one, clip, torch.tensor(measured))
+    np.testing.assert_allclose(denoiser_of(one, None, kind)(clip), expected, atol=2e-5)
+
+
 def in_passes(network: Recurrent, passes: int) -> Recurrent:
     several = Recurrent(replace(network.config, passes=passes))
     several.load_state_dict(network.state_dict())
     return several.eval()
 
 
+@pytest.mark.parametrize("error", [0.0, 0.3])
 @pytest.mark.parametrize("passes", [2, 4])
-def test_passes_give_the_mean_over_mirrored_clips(network: Recurrent, passes: int) -> None:
-    """Mirroring turns motion round, and played backwards the next frame is the one before."""
+def test_passes_give_the_mean_over_mirrored_clips(network: Recurrent, passes: int, error: float) -> None:
+    """Mirroring turns motion round, and played backwards the next frame is the one before.
+
+    Where the level is uncertain, even passes assume less noise, and odd ones more.
+    """
     random = torch.Generator().manual_seed(2)
-    noisy, level = torch.rand(1, 4, 3, 24, 32, generator=random), torch.full((1, 1, 2, 1, 1), SIGMA)
+    noisy = torch.rand(1, 4, 3, 24, 32, generator=random)
+    levels = uncertain_levels(torch.full((2, 1), SIGMA), error).view(1, 1, -1, 1, 1)
     flows = [2 * torch.randn(1, 4, 2, 12, 16, generator=random) for _ in range(2)]
 
-    def played(flipped: bool, mirrored: bool, backwards: bool) -> torch.Tensor:
+    def played(number: int, flipped: bool, mirrored: bool, backwards: bool) -> torch.Tensor:
+        level = levels[:, :, -2:] if number % 2 else levels[:, :, :2]
         axes = [axis for axis, turned in ((3, flipped), (4, mirrored), (1, backwards)) if turned]
         signs = torch.tensor([-1.0 if mirrored else 1.0, -1.0 if flipped else 1.0]).view(2, 1, 1)
         to_previous, to_next = ((flow * signs).flip(axes) for flow in (flows[::-1] if backwards else flows))
@@ -124,10 +147,10 @@ def test_passes_give_the_mean_over_mirrored_clips(network: Recurrent, passes: in
 
     ways = [(False, False, False), (True, True, False), (False, True, True), (True, False, True)]
     with torch.no_grad():
-        mean = torch.stack([played(*way) for way in ways[:passes]]).mean(0)
-        estimate, spread = in_passes(network, passes)(noisy, level, *flows)
+        mean = torch.stack([played(number, *way) for number, way in enumerate(ways[:passes])]).mean(0)
+        estimate, spread = in_passes(network, passes)(noisy, levels, *flows)
     torch.testing.assert_close(estimate, mean, atol=1e-5, rtol=0)
-    assert spread.shape == noisy.shape and not torch.allclose(estimate, played(*ways[0]), atol=1e-3)
+    assert spread.shape == noisy.shape and not torch.allclose(estimate, played(0, *ways[0]), atol=1e-3)
 
 
 def test_a_file_says_how_many_passes_its_network_makes(network: Recurrent, tmp_path: Path) -> None:
