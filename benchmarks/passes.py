@@ -18,6 +18,7 @@ from stbn_cli import DenoiserOptions, load_denoiser
 from stbn_cli.analysis.analysis import analyze
 from stbn_cli.bench.clips import find_clips, load_clean
 from stbn_cli.metrics import psnr
+from stbn_cli.noise import calibration
 
 
 def main() -> None:
@@ -29,9 +30,12 @@ def main() -> None:
     parser.add_argument("--passes", default="1,2,4", help="numbers of passes, separated by commas")
     parser.add_argument("--frames", type=int, default=10)
     parser.add_argument("--crop", help="WIDTHxHEIGHT of the frames' middle, to be quick")
+    parser.add_argument("--same-level", action="store_true", help="let all passes assume one level")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args()
+    if options.same_level:
+        calibration.LEVEL_ERROR = 0.0
     counts = [int(count) for count in options.passes.split(",")]
     titles = [title for count in counts for title in (f"{count}, PSNR", "s a frame")]
     print(f"| clip | noise | {' | '.join(titles)} |\n|{'---|' * (2 + len(titles))}")
