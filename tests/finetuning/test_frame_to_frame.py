@@ -163,7 +163,7 @@ def test_a_network_whose_state_grows_is_found_out(clean: np.ndarray, noisy: np.n
     assert isinstance(network, Recurrent)
     still = torch.from_numpy(clean[:1]).permute(0, 3, 1, 2).expand(60, -1, -1, -1)
     noise = torch.from_numpy(blurred((60, *clean.shape[1:]))).permute(0, 3, 1, 2)
-    levels = ((SIGMA / 255,), (0.7 * SIGMA / 255,))
+    levels = torch.tensor([[SIGMA], [0.7 * SIGMA]]) / 255
     denoise = functools.partial(frame_trainer.estimates_of, network, levels, torch.float32)
     assert frame_trainer.stays_the_same(denoise, still, still + noise, 2)
     with torch.no_grad():
