@@ -63,13 +63,16 @@ def explanation(result: "FinetuneResult") -> str | None:
         )
     kept = f"The result is {result.against}, which stbn denoise takes for this noise."
     spread = "The noise is spread over neighbouring pixels"
-    if result.outcome is Outcome.REPEATED_NOISE:
+    if result.outcome is Outcome.AVERAGED:
+        kept = f"The result is {result.against} in {result.passes} passes."
+    reason = result.untaught or result.outcome
+    if reason is Outcome.REPEATED_NOISE:
         return f"{spread} and repeats from frame to frame, so nothing tells it from the picture. {kept}"
-    if result.outcome is Outcome.TOO_SHORT:
+    if reason is Outcome.TOO_SHORT:
         return f"{spread}. Learning from such noise takes at least six frames of one scene. {kept}"
-    if result.outcome is Outcome.NOTHING_NEW:
+    if reason is Outcome.NOTHING_NEW:
         return f"{spread}. Learning from it takes frames that show the same under new noise; hardly any do. {kept}"
-    if result.outcome is Outcome.CODED_NOISE:
+    if reason is Outcome.CODED_NOISE:
         return f"Compression has changed the noise too much to learn from it. Use the original if you have it. {kept}"
     tried = result.outcome in (Outcome.NO_GAIN, Outcome.AVERAGED)
     if tried and result.steps == 0 and not (result.finished or result.interrupted):

@@ -179,7 +179,7 @@ class FinetuneDisplay(Display):
             self._part, self._begin, self._first = progress.phase, now, progress.step
             self.phase(f"{self._purpose}: {progress.phase}")
         words = []
-        if progress.gain is not None:
+        if progress.gain is not None and progress.gain.decibel > 0.0:
             words.append(f"{progress.gain.decibel:+.2f} dB (its own estimate)")
         if progress.step > self._first:
             left = (progress.steps - progress.step) * (now - self._begin) / (progress.step - self._first)

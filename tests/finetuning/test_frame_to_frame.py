@@ -152,6 +152,8 @@ def test_mirrored_passes_are_kept_where_nothing_is_learned(
         patched.setattr(frame_trainer, "FEWEST_COUNTING", 2.0)
         unlearned = finetune_with(noisy, output, model=resolve("real"), **options, overwrite=True)
     assert unlearned.outcome is Outcome.AVERAGED and unlearned.steps == 0 and unlearned.gain == result.gain
+    told = str(explanation(unlearned))
+    assert "hardly any do" in told and "real in 4 passes" in told and explanation(result) is None
     # Those who denoise in four passes anyway gain nothing by it.
     again_result = finetune_with(noisy, output, model=output, **options, overwrite=True)
     assert again_result.outcome is Outcome.NO_GAIN and not again_result.improved
