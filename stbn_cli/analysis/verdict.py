@@ -8,6 +8,7 @@ from stbn_cli.analysis.picture import Filled
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.measurement import (
     FAINT,
+    LEAST_SEEN_CODED,
     SceneMeasurement,
     neighbours_share,
     typical,
@@ -19,6 +20,10 @@ UNEVEN = 1.25
 SKIPPED = 0.03
 # A grid this strong is a coder's.
 GRID = 1.06
+# A coder takes the noise of flat places and leaves much of it elsewhere: aligned frames then differ as if luma's noise
+# were independent, and colour's not, but by so many times what high frequencies show in flat places. Measured: 1.8 to 5
+# behind H.264 at 0.6 bits a pixel, up to 1.6 where nothing but 4:2:0 shared the noise.
+EVEN_LUMA, EVEN_CHROMA, UNEVEN_RATIO = 0.15, 0.5, 1.7
 # Noise that a frame shares with the next by more than this part is copied.
 HELD = 0.4
 # With so much of the picture skipped, there are few new frames to learn from.
@@ -99,6 +104,7 @@ def _judged(evidence: Evidence) -> tuple[NoiseKind, bool, bool, *tuple[str, ...]
         )
     if neighbours_share(evidence.runs):
         traces = evidence.skipped > SKIPPED or evidence.grid > GRID or evidence.temporal_correlation > HELD
+        traces = traces or 2 * sum(map(_lost_in_flat_places, evidence.runs)) > len(evidence.runs)
         if traces or evidence.lossy:
             text = "The noise is spread over neighbouring pixels, and compression has changed it."
             return "compressed", False, True, text, USED["compressed"]
@@ -112,6 +118,14 @@ def _judged(evidence: Evidence) -> tuple[NoiseKind, bool, bool, *tuple[str, ...]
             "from pixel to pixel."
         )
     return kind, False, False, text, USED[kind]
+
+
+def _lost_in_flat_places(run: SceneMeasurement) -> bool:
+    found = run.correlation
+    if not found.reliable or found.level < LEAST_SEEN_CODED:
+        return False
+    even = found.luma < EVEN_LUMA and found.chroma > EVEN_CHROMA
+    return even and found.level > UNEVEN_RATIO * run.independent.level
 
 
 def _independent_kind(evidence: Evidence) -> NoiseKind:

@@ -11,7 +11,7 @@ from stbn_cli.analysis.analysis import RUN_FRAMES, Analysis, analyze, analyze_fr
 from stbn_cli.analysis.picture import clipped_shares, find_repeats, grid_strength
 from stbn_cli.noise.bars import Bars, find_bars, without_bars
 from stbn_cli.noise.model import NoiseLevelFunction
-from stbn_cli.synthesis.codec import H264
+from stbn_cli.synthesis.codec import H264, sampled
 from stbn_cli.synthesis.isp import CameraPipeline, Grain
 from stbn_cli.synthesis.sensor import SensorNoise, poisson_gaussian
 
@@ -76,6 +76,17 @@ def test_coded_noise_is_told_from_coded_pictures(clean: torch.Tensor, tmp_path: 
     H264(crf=24).write(clean, tmp_path / "c.mp4")
     found = analyze(tmp_path / "c.mp4")
     assert found.verdict.faint and found.verdict.kind == "white"
+
+
+def test_frames_tell_that_they_were_coded(clean: torch.Tensor) -> None:
+    """Where no file says so: in arrays, and in what was decoded and stored without loss. 4:2:0 alone is no coder."""
+    noisy = SensorNoise(NoiseLevelFunction.white(20 / 255), clipped=True).add_to(clean, seeded())
+    for bits in (0.4, 0.6):
+        coded, _ = H264(bitrate=round(bits * 256 * 176 * 25)).code(noisy)
+        assert analysed(coded).verdict.kind == "compressed"
+    assert analysed(sampled(noisy)).verdict.kind == "camera"
+    delivered = CameraPipeline(shot=0.008, read=0.008, sharpening=0.5).deliver(clean, seeded())
+    assert analysed(sampled(delivered)).verdict.kind == "camera"
 
 
 def test_hardly_any_noise_is_said_to_be_that(clean: torch.Tensor) -> None:
