@@ -68,8 +68,8 @@ def add_noise(clean: Tensor, kind: str) -> tuple[Tensor, Tensor]:
         camera = CAMERAS[int(kind.removeprefix("camera")) - 1]
         return sampled(camera.deliver(clean, None)), sampled(camera.deliver(clean, generator))
     if kind.startswith("coded"):
-        noisy, coder = before_coding(clean, kind)
-        return clean, coder.code(noisy)[0]
+        given, coder = before_coding(clean, kind)
+        return clean, coder.code(given)[0]
     if kind.startswith("grain"):
         level = NoiseLevelFunction.white(GRAIN_SIGMA / 255.0)
         return clean, Grain(level, float(kind.removeprefix("grain"))).add_to(clean, generator)
@@ -94,13 +94,16 @@ def measure(path: Path, kind: str, options: argparse.Namespace) -> dict[str, Any
     """One clip under one noise: before, after, and what the run believed."""
     clean = load_clean(find_clips([path])[0], options.frames)
     height, width = (side // 2 * 2 for side in clean.shape[-2:])
-    clean, noisy = add_noise(middle(clean[..., :height, :width], options.crop), kind)
-    noisy = noisy.permute(0, 2, 3, 1).contiguous().numpy()
-    clip: np.ndarray | Path = noisy
+    clean = middle(clean[..., :height, :width], options.crop)
+    file = options.folder / f"{path.stem}-{kind}.mkv"
     if kind.startswith("coded"):
-        before, coder = before_coding(clean, kind)
-        clip = options.folder / f"{path.stem}-{kind}.mkv"
-        coder.write(before, clip)
+        given, coder = before_coding(clean, kind)
+        coder.write(given, file)
+        noisy = load_clean(find_clips([file])[0], options.frames)
+    else:
+        clean, noisy = add_noise(clean, kind)
+    noisy = noisy.permute(0, 2, 3, 1).contiguous().numpy()
+    clip: np.ndarray | Path = file if kind.startswith("coded") else noisy
     output = options.folder / f"{path.stem}-{kind}.safetensors"
     result = finetune(
         clip,

@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args()
     if options.same_level:
-        calibration.LEVEL_ERROR = 0.0
+        calibration.MEASUREMENT_ERROR.update(dict.fromkeys(calibration.MEASUREMENT_ERROR, (0.0, 0.0)))
     counts = [int(count) for count in options.passes.split(",")]
     titles = [title for count in counts for title in (f"{count}, PSNR", "s a frame")]
     print(f"| clip | noise | {' | '.join(titles)} |\n|{'---|' * (2 + len(titles))}")

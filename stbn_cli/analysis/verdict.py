@@ -21,9 +21,10 @@ SKIPPED = 0.03
 # A grid this strong is a coder's.
 GRID = 1.06
 # A coder takes the noise of flat places and leaves much of it elsewhere: aligned frames then differ as if luma's noise
-# were independent, and colour's not, but by so many times what high frequencies show in flat places. Measured: 1.8 to 5
-# behind H.264 at 0.6 bits a pixel, up to 1.6 where nothing but 4:2:0 shared the noise.
-EVEN_LUMA, EVEN_CHROMA, UNEVEN_RATIO = 0.15, 0.5, 1.7
+# were independent, and colour's not, but by more than UNEVEN_RATIO times what high frequencies show in flat places.
+# Measured: 1.8 to 4.3 behind H.264 at 0.6 bits a pixel, up to 1.6 where nothing but 4:2:0 shared the noise. Colour's
+# correlation there: 0.43 to 0.65, by how its samples were interpolated.
+EVEN_LUMA, EVEN_CHROMA, UNEVEN_RATIO = 0.15, 0.35, 1.7
 # Noise that a frame shares with the next by more than this part is copied.
 HELD = 0.4
 # With so much of the picture skipped, there are few new frames to learn from.
@@ -39,8 +40,8 @@ USED: dict[NoiseKind, str] = {
     "learn such noise.",
     "camera": "`stbn denoise` uses the model for camera noise. `stbn finetune` learns such noise from frame to frame, "
     "which rarely brings a gain.",
-    "compressed": "`stbn denoise` uses the model for compressed noise. `stbn finetune` learns it from frame to frame "
-    "if it does not repeat in time, which rarely brings a gain.",
+    "compressed": "`stbn denoise` uses the model for compressed noise. `stbn finetune` learns nothing from it, but "
+    "finds out whether several passes are better.",
 }
 INDEPENDENT: dict[NoiseKind, str] = {
     "white": "The noise is independent from pixel to pixel and about equally strong everywhere.",

@@ -122,5 +122,6 @@ def describe(result: "FinetuneResult") -> dict[str, Any]:
         "flow_distilled": result.flow_distilled,
         "luma_only": result.luma_only,
         "passes": result.passes,
+        "untaught": None if result.untaught is None else str(result.untaught),
         "explanation": explanation(result),
     }

@@ -288,11 +288,14 @@ def _plan(prepared: "PreparedDenoising", logging: LoggingFlags, config: str | No
 
 
 def _tell_adaptation(result: "FinetuneResult", events: Events, verbosity: int) -> None:
-    if text := explanation(result):
+    text = explanation(result)
+    if text and not result.improved:
         events.warn(text)
     if verbosity >= NORMAL:
         end = "Adapting interrupted; using the best model so far" if result.interrupted else "Adapted"
         say(f"{end}: {gained(result)}")
+        if text and result.improved:
+            say(text)
 
 
 def _tell(report: RunReport, result: "DenoiseResult", verbosity: int) -> dict[str, Any]:

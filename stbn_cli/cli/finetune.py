@@ -210,10 +210,13 @@ def _default_output(clip: str) -> Path:
 def _run(job: "FinetuneJob", messages: MessageFlags) -> None:
     with FinetuneDisplay(quiet=messages.quiet) as display:
         result = job.run(display, warn)
-    if text := explanation(result):
+    text = explanation(result)
+    if text and not result.improved:
         warn(text)
     if not messages.quiet:
         say(f"{job.output}: {gained(result)}")
+        if text and result.improved:
+            say(text)
     if messages.json:
         show_json({"output": str(job.output), **describe(result)})
     if result.interrupted:

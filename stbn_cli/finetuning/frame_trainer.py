@@ -41,7 +41,7 @@ from stbn_cli.inference.denoiser import Denoiser
 from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.models.config import RecurrentConfig
 from stbn_cli.models.recurrent import Recurrent
-from stbn_cli.noise.calibration import assumed_levels, assumed_noise, level_error
+from stbn_cli.noise.calibration import assumed_levels, assumed_noise
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import independent_levels, level_map, uncertain_levels
 from stbn_cli.noise.measurement import SceneMeasurement
@@ -250,13 +250,12 @@ class FrameTrainer:
         start = self._models.reference
         if kept is not None:
             network, levels, judged = self._with(kept.weights), self._levels, kept.judgements
+            error = 0.0  # the levels were found on these clips
         else:
             network, judged = recurrent_network(start).eval(), self._reference
-            levels = scene_noise(start, self._measured, self._options, self._models.kind).levels
+            assumed = scene_noise(start, self._measured, self._options, self._models.kind)
+            levels, error = assumed.levels, assumed.level_error
             assert levels is not None
-        error = 0.0
-        if kept is None and self._options.sigma is None and start.noise is None:
-            error = level_error(self._models.kind, RESULT_PASSES)  # as `stbn denoise` does
         several = Recurrent(replace(network.config, passes=RESULT_PASSES)).to(start.device)
         several.load_state_dict(network.state_dict())
         gain, averaged = self._judge.gain_of_mean(

@@ -27,7 +27,7 @@ from stbn_cli.inference.schedule import ChunkScheduler
 from stbn_cli.inference.worker import Worker, padded_size
 from stbn_cli.models.config import passes_of
 from stbn_cli.models.networks import Network
-from stbn_cli.noise.calibration import assumed_levels, assumed_noise, level_error
+from stbn_cli.noise.calibration import assumed_levels, assumed_noise
 from stbn_cli.noise.clipping import find_clipping
 from stbn_cli.noise.estimate import MAXIMUM_FRAMES
 from stbn_cli.noise.kinds import NoiseKind
@@ -372,7 +372,12 @@ class Denoiser:
             return None
         begun = resume.scenes[-1]
         noise = SceneNoise(
-            NoiseLevelFunction(begun.variances), begun.sigma, begun.measured, begun.levels, begun.clipping
+            NoiseLevelFunction(begun.variances),
+            begun.sigma,
+            begun.measured,
+            begun.levels,
+            begun.clipping,
+            begun.level_error,
         )
         return SceneQueue(self._scene(noise), before, resume.state)
 
@@ -421,6 +426,7 @@ class Denoiser:
                 noise.measured,
                 noise.levels,
                 noise.clipping,
+                noise.level_error,
             )
         )
         return SceneQueue(self._scene(noise))
@@ -440,9 +446,8 @@ class Denoiser:
             # Conditioned on more than they were trained for, these networks destroy the picture.
             room = max(high, noise.level) / max(noise.level, TINY_LEVEL)
             factor = min(factor, room)
-            if self.options.sigma is None and self._noise is None:
-                error = level_error(self.noise_kind, passes_of(self._config))
-                levels = uncertain_levels(levels, min(error, math.log(room / factor)))
+            if passes_of(self._config) > 1:
+                levels = uncertain_levels(levels, min(noise.level_error, math.log(room / factor)))
             return Scene(
                 model,
                 noise.level,

@@ -21,6 +21,7 @@ class SceneReport:
     measured: float | None = None  # where it was estimated: the level, of which `sigma` is made, [0, 1]
     levels: tuple[tuple[float, ...], ...] | None = None  # as `SceneNoise` has them
     clipping: Clipping = UNCLIPPED
+    level_error: float = 0.0  # as `SceneNoise` has it
 
     @property
     def level(self) -> float:

@@ -224,7 +224,7 @@ class RecurrentConfig:
     def seen_values(self) -> int:
         """Values for a pixel of a frame that `Recurrent.see` finds and that are kept, rounded up."""
         channels = self.frame_channels + 2 * MEAN_CHANNELS + 2 * LEVEL_CHANNELS
-        levels = min(self.passes, 2)  # that passes assume
+        levels = min(self.passes, 2)  # at most: passes may assume two
         return -(-levels * channels // self.scale**2)
 
     @property

@@ -8,7 +8,7 @@ import math
 from dataclasses import replace
 
 from stbn_cli.noise.estimate import LUMA_GAIN
-from stbn_cli.noise.flatness import FLOOR, KNOTS
+from stbn_cli.noise.flatness import FLOOR, KNOTS, SHARED_RATIO
 from stbn_cli.noise.kinds import INDEPENDENT_KINDS, NoiseKind
 from stbn_cli.noise.levels import independent_levels
 from stbn_cli.noise.measurement import SceneMeasurement
@@ -38,7 +38,7 @@ MOST_HIDDEN = 3.0
 # Colour's part of that (in 4:2:0 video 0.3 to 0.55 were measured) for networks that take luma and colour apart.
 CODED_COLOUR = 0.5
 # Standard deviation of the logarithm of a measured level over the true one, as networks that take levels of luma and of
-# colour meet it in training. Where they make several passes over noise that neighbours share, these allow for it.
+# colour meet it in training.
 LEVEL_ERROR = 0.3
 # Of what clipped noise does to the mean, these networks undo a part by themselves, since they learned from clean
 # frames. So much of it is left (flat frames of levels 2 to 20 at sigma 5 to 30: 0.77 to 0.9).
@@ -77,12 +77,17 @@ def assumed_noise(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
 def assumed_levels(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
     """The conditioning of networks that take levels of luma and colour by brightness, whatever neighbours share."""
     full = measured.full
+    # A single picture's level is raised below, which is as much as is known of its error.
+    error = MEASUREMENT_ERROR[kind][1] if measured.compared else 0.0
     if kind == "compressed":
         luma = assumed_noise(measured, kind).level
-        return SceneNoise(NoiseLevelFunction.white(luma), luma, full.level, ((luma,), (CODED_COLOUR * luma,)))
+        model, rows = NoiseLevelFunction.white(luma), ((luma,), (CODED_COLOUR * luma,))
+        return SceneNoise(model, luma, full.level, rows, level_error=error)
     if full.levels is None:
         rows = independent_levels(full.model, KNOTS)
-        return SceneNoise(full.model, full.level, full.level, rows)
+        if full.ratio <= SHARED_RATIO:
+            error = 0.0  # of noise that is independent, hardly any
+        return SceneNoise(full.model, full.level, full.level, rows, level_error=error)
     if measured.compared:
         factors = (COMPARED_LEVELS_SHARE, COMPARED_LEVELS_SHARE)
     else:
@@ -92,12 +97,9 @@ def assumed_levels(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
     rows = tuple(
         tuple(factor * value for value in row) for factor, row in zip(factors, full.levels, strict=True)
     )
-    return SceneNoise(full.model.scaled(factors[0]), factors[0] * full.level, full.level, rows)
-
-
-def level_error(kind: NoiseKind, passes: int) -> float:
-    """The `error` of `uncertain_levels` for networks that make so many passes over measured noise of this kind."""
-    return 0.0 if passes == 1 or kind in INDEPENDENT_KINDS else LEVEL_ERROR
+    return SceneNoise(
+        full.model.scaled(factors[0]), factors[0] * full.level, full.level, rows, level_error=error
+    )
 
 
 def _cautious(level: float, flat: float, hidden: float, least: float) -> float:

@@ -58,11 +58,11 @@ def independent_levels(model: NoiseLevelFunction, knots: int) -> tuple[tuple[flo
 
 
 def uncertain_levels(levels: Tensor, error: float) -> Tensor:
-    """`levels (2, K)` as they are if `error` is 0, else those below and above by a factor of exp(error), (4, K).
+    """`levels (2, K)` one standard deviation lower, for even passes, and higher, for odd ones: (4, K).
 
-    `error`: standard deviation of the logarithm of measured levels over true ones. Networks that make several passes
-    take both in turn: the two nodes of Gauss-Hermite quadrature, so that the mean over the passes is about the mean
-    over all levels that the noise may have.
+    `error`: standard deviation of the logarithm of measured levels over true ones; if 0, `levels` come back as they
+    are. The two are the nodes of Gauss-Hermite quadrature: the mean over the passes is about that over all levels that
+    the noise may have.
     """
     if error == 0.0:
         return levels

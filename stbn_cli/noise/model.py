@@ -134,6 +134,8 @@ class SceneNoise:
     # Standard deviation of luma and of colour noise ([0, 1]) at evenly spaced brightness, for networks that take both.
     levels: tuple[tuple[float, ...], ...] | None = None
     clipping: Clipping = UNCLIPPED
+    # Standard deviation of the logarithm of `levels` over the true ones; several passes allow for it.
+    level_error: float = 0.0
 
     @property
     def shown(self) -> float:

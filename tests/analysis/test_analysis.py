@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -78,12 +79,18 @@ def test_coded_noise_is_told_from_coded_pictures(clean: torch.Tensor, tmp_path: 
     assert found.verdict.faint and found.verdict.kind == "white"
 
 
-def test_frames_tell_that_they_were_coded(clean: torch.Tensor) -> None:
+def test_frames_tell_that_they_were_coded(clean: torch.Tensor, tmp_path: Path) -> None:
     """Where no file says so: in arrays, and in what was decoded and stored without loss. 4:2:0 alone is no coder."""
     noisy = SensorNoise(NoiseLevelFunction.white(20 / 255), clipped=True).add_to(clean, seeded())
     for bits in (0.4, 0.6):
         coded, _ = H264(bitrate=round(bits * 256 * 176 * 25)).code(noisy)
         assert analysed(coded).verdict.kind == "compressed"
+    # Other converters interpolate colour in another way.
+    coder = H264(bitrate=round(0.6 * 256 * 176 * 25))
+    coder.write(noisy, tmp_path / "coded.mkv")
+    with av.open(tmp_path / "coded.mkv") as container:
+        pictures = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    assert analyze(pictures).verdict.kind == "compressed"
     assert analysed(sampled(noisy)).verdict.kind == "camera"
     delivered = CameraPipeline(shot=0.008, read=0.008, sharpening=0.5).deliver(clean, seeded())
     assert analysed(sampled(delivered)).verdict.kind == "camera"

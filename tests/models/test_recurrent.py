@@ -18,9 +18,11 @@ from stbn_cli.inference.plan import EngineOptions
 from stbn_cli.models.config import RECURRENT_SIZES, RecurrentConfig, STBNConfig
 from stbn_cli.models.recurrent import MEAN_WINDOW, Recurrent, _local_mean
 from stbn_cli.models.warp import warp_bilinear
-from stbn_cli.noise.calibration import LEVEL_ERROR
+from stbn_cli.noise.calibration import MEASUREMENT_ERROR
 from stbn_cli.noise.kinds import NoiseKind
 from stbn_cli.noise.levels import level_map, uncertain_levels, white_levels
+from stbn_cli.noise.model import NoiseLevelFunction, SceneNoise
+from stbn_cli.synthesis.isp import Grain
 
 SMALL = RecurrentConfig(channels=8, blocks=1, coarse_channels=8, coarse_blocks=1)
 SIGMA = 0.05
@@ -36,13 +38,13 @@ def network() -> Recurrent:
     return network.eval()
 
 
-def moving_clip(frames: int, height: int, width: int) -> np.ndarray:
+def moving_clip(frames: int, height: int, width: int, sigma: float = SIGMA) -> np.ndarray:
     """(T, H, W, 3) float32: a blurred texture that moves by (2, 1) pixels a frame, with noise."""
     random = torch.Generator().manual_seed(1)
     coarse = torch.rand(1, 3, height // 4 + frames, width // 4 + frames, generator=random)
     texture = F.interpolate(coarse, scale_factor=4.0, mode="bicubic")[0].permute(1, 2, 0)
     clip = torch.stack([texture[t : t + height, 2 * t : 2 * t + width] for t in range(frames)])
-    return (clip + SIGMA * torch.randn(clip.shape, generator=random)).numpy()
+    return (clip + sigma * torch.randn(clip.shape, generator=random)).numpy()
 
 
 def denoiser_of(
@@ -105,19 +107,44 @@ def test_the_engine_gives_what_the_whole_clip_gives(
         assert np.abs(result - clip).max() > 0.01
 
 
-@pytest.mark.parametrize(("kind", "error"), [("camera", LEVEL_ERROR), ("white", 0.0)])
+@pytest.mark.parametrize(
+    ("kind", "frames", "correlated"),
+    [("camera", 8, True), ("compressed", 8, True), ("camera", 8, False), ("camera", 1, True)],
+    ids=["camera", "compressed", "white noise", "one picture"],
+)
 def test_several_passes_allow_for_what_a_measured_level_may_be_wrong_by(
-    network: Recurrent, kind: NoiseKind, error: float
+    network: Recurrent, kind: NoiseKind, frames: int, correlated: bool
 ) -> None:
-    clip, several = np.clip(moving_clip(8, 96, 128), 0.02, 0.98), in_passes(network, 4)
-    engine = denoiser_of(several, None, kind)
-    measured = engine.scene_noise(list(clip)).levels
-    assert measured is not None and measured[0][0] > 0.0
-    expected = whole_clip(several, clip, uncertain_levels(torch.tensor(measured), error))
-    np.testing.assert_allclose(engine(clip), expected, atol=2e-5)
-    one = in_passes(network, 1)
-    expected = whole_clip(one, clip, torch.tensor(measured))
-    np.testing.assert_allclose(denoiser_of(one, None, kind)(clip), expected, atol=2e-5)
+    """Of noise that neighbours share, and where frames were compared; one pass takes the level as it is."""
+    clean = 0.25 + 0.5 * torch.from_numpy(moving_clip(frames, 96, 128, sigma=0.0)).permute(0, 3, 1, 2)
+    grain = Grain(NoiseLevelFunction.white(10 / 255), 1.0 if correlated else 0.0)
+    clip = grain.add_to(clean, torch.Generator().manual_seed(3)).permute(0, 2, 3, 1).numpy()
+    noise = denoiser_of(network, None, kind).scene_noise(list(clip))
+    uncertain = frames > 1 and (correlated or kind == "compressed")
+    assert noise.level_error == (MEASUREMENT_ERROR[kind][1] if uncertain else 0.0)
+    assert noise.levels is not None and noise.levels[0][0] > 0.0
+    for passes, error in ((1, 0.0), (4, noise.level_error)):
+        several = in_passes(network, passes)
+        expected = whole_clip(several, clip, uncertain_levels(torch.tensor(noise.levels), error))
+        np.testing.assert_allclose(denoiser_of(several, None, kind)(clip), expected, atol=2e-5)
+        tiles = denoiser_of(several, None, kind, tile=64, chunk=3, chunk_overlap=9)
+        np.testing.assert_allclose(tiles(clip), expected, atol=2e-5)
+
+
+def test_no_pass_assumes_more_noise_than_the_network_was_trained_for(network: Recurrent) -> None:
+    noise = SceneNoise(NoiseLevelFunction.white(0.2), 0.2, 0.2, ((0.2,), (0.1,)), level_error=0.5)
+    for strength, highest in ((1.0, 0.24), (3.0, 0.24), (1.0, 0.2), (1.0, 0.1)):
+        several = Denoiser(
+            in_passes(network, 4),
+            create_flow_estimator("dis-half"),
+            EngineOptions(strength=strength),
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+            sigma_range=(0.0, highest),
+            noise_kind="compressed",
+        )
+        levels = several._scene(noise).levels
+        assert levels is not None and float(levels.max()) <= max(highest, 0.2) + 1e-6
 
 
 def in_passes(network: Recurrent, passes: int) -> Recurrent:
