@@ -38,8 +38,8 @@ USED: dict[NoiseKind, str] = {
     "white": "`stbn denoise` uses the model for white noise. `stbn finetune` can learn such noise.",
     "sensor": "`stbn denoise` uses the sensor model, which is given the noise of every pixel. `stbn finetune` can "
     "learn such noise.",
-    "camera": "`stbn denoise` uses the model for camera noise. `stbn finetune` learns such noise from frame to frame, or "
-    "finds that several passes are better.",
+    "camera": "`stbn denoise` uses the model for camera noise. `stbn finetune` learns such noise from frame to frame, "
+    "or finds that several passes are better.",
     "compressed": "`stbn denoise` uses the model for compressed noise. `stbn finetune` learns nothing from it, but may "
     "find that several passes are better.",
 }
