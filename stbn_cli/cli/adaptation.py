@@ -65,7 +65,7 @@ def explanation(result: "FinetuneResult") -> str | None:
     spread = "The noise is spread over neighbouring pixels"
     if result.outcome is Outcome.AVERAGED:
         kept = f"The result is {result.against} in {result.passes} passes."
-    reason = result.untaught or result.outcome
+    reason = result.not_learned_because or result.outcome
     if reason is Outcome.REPEATED_NOISE:
         return f"{spread} and repeats from frame to frame, so nothing tells it from the picture. {kept}"
     if reason is Outcome.TOO_SHORT:
@@ -122,6 +122,8 @@ def describe(result: "FinetuneResult") -> dict[str, Any]:
         "flow_distilled": result.flow_distilled,
         "luma_only": result.luma_only,
         "passes": result.passes,
-        "untaught": None if result.untaught is None else str(result.untaught),
+        "not_learned_because": None
+        if result.not_learned_because is None
+        else str(result.not_learned_because),
         "explanation": explanation(result),
     }

@@ -229,7 +229,7 @@ class FrameTrainer:
             frames=self._frames,
             steps=self._optimisation.step,
             seconds=self._hooks.seconds(),
-            untaught=self._outcome if outcome is Outcome.AVERAGED else None,
+            not_learned_because=self._outcome if outcome is Outcome.AVERAGED else None,
             before=judge.noisy_picture() if judge is not None else None,
             start=ahead[0].picture if ahead else None,
             after=picture,

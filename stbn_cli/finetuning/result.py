@@ -68,7 +68,7 @@ class FinetuneResult:
     after: torch.Tensor | None = None  # denoised by the result, if that is not the start
     measured: Probe | None = None  # the noise as every command has it
     known: bool = False  # the user has given the noise level
-    untaught: Outcome | None = None  # why nothing could be learned, where the result is averaged all the same
+    not_learned_because: Outcome | None = None  # of an averaged result
 
     @property
     def improved(self) -> bool:

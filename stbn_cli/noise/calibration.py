@@ -77,8 +77,8 @@ def assumed_noise(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
 def assumed_levels(measured: SceneMeasurement, kind: NoiseKind) -> SceneNoise:
     """The conditioning of networks that take levels of luma and colour by brightness, whatever neighbours share."""
     full = measured.full
-    # A single picture's level is raised below, which is as much as is known of its error. Larger ones than in training
-    # lose where the level is far too low (0.1 dB on bus in H.264).
+    # A single picture's level is raised below, which is as much as is known of its error. Passes that allow for larger
+    # errors than networks met in training lose where the level is far too low (0.1 dB on bus in H.264).
     error = min(MEASUREMENT_ERROR[kind][1], LEVEL_ERROR) if measured.compared else 0.0
     if kind == "compressed":
         luma = assumed_noise(measured, kind).level
